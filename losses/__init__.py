@@ -1,0 +1,25 @@
+"""The losses by their command-line names. All take logits and a mask, both (B, T, H, W)."""
+
+from functools import partial
+
+from losses.hard_mining import HardMiningLoss
+from losses.pixelwise import BCELoss
+from losses.soft_iou import SoftIoULoss
+
+LOSSES = {
+    "SoftIoU": SoftIoULoss,
+    "BCE": BCELoss,
+    "HAM": partial(HardMiningLoss, dilate_weight=True),
+    "HPM": partial(HardMiningLoss, dilate_weight=False),
+}
+
+
+def build_loss(name):
+    """The loss of this name: callable(logits, mask) -> scalar.
+
+    Raises:
+        ValueError: no loss has this name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}: expected one of {', '.join(LOSSES)}")
+    return LOSSES[name]()

@@ -1,0 +1,50 @@
+"""What the detectors share: the check of a clip's shape."""
+
+from torch import nn
+
+
+class Detector(nn.Module):
+    """Base of the detectors: clip (B, 1, T, H, W) to logits (B, T, H, W).
+
+    Subclasses write `detect`, from a checked clip to logits (B, 1, T, H, W). T is built into the
+    weights.
+
+    Args:
+        seqlen: T, the number of frames of a clip.
+
+    Raises:
+        ValueError: the clip is not (B, 1, T, H, W) with H and W at least `smallest_side`.
+    """
+
+    smallest_side = 1
+
+    def __init__(self, seqlen):
+        super().__init__()
+        self.seqlen = seqlen
+
+    def check_clip(self, clip):
+        side = self.smallest_side
+        expected = f"expected (batch, 1, {self.seqlen}, height, width)"
+        if clip.dim() != 5:
+            raise ValueError(f"clip of shape {tuple(clip.shape)}: {expected}, which is of rank 5")
+        _, channels, frames, height, width = clip.shape
+        if channels != 1:
+            raise ValueError(f"clip of {channels} channels: {expected}, infrared has 1 channel")
+        if frames != self.seqlen:
+            raise ValueError(
+                f"clip of {frames} frames: {expected}, this network was made for clips of "
+                f"{self.seqlen} frames"
+            )
+        if min(height, width) < side:
+            raise ValueError(f"frames of {height}x{width}: {expected} with sides of {side} or more")
+
+    def forward(self, clip):
+        self.check_clip(clip)
+        return self.detect(clip).squeeze(1)
+
+
+def upsample(x, size):
+    """(B, C, T, h, w) to (B, C, T, *size): bilinear in space, corners aligned, time untouched."""
+    return nn.functional.interpolate(
+        x, size=(x.shape[2], *size), mode="trilinear", align_corners=True
+    )

@@ -1,0 +1,43 @@
+"""TPro, the temporal probe."""
+
+import math
+
+import torch
+from torch import nn
+
+from models.blocks import projection
+
+
+class TPro(nn.Module):
+    """The temporal probe: learned correlation of every temporal profile with itself in time.
+
+    The input is divided by sqrt(T) and its channels are split, in order, into groups, one a head.
+    Each head holds one `Linear(T -> T)`, whose T x T weight is the paper's learnable
+    signal-correlation matrix, and applies it along time at every pixel. It does not depend on the
+    input: this is not attention. The heads' outputs are concatenated; BN, ReLU, 1x1x1, BN, ReLU.
+
+    Args:
+        channels: d, divisible by `heads`.
+        heads: m.
+        seqlen: T, the number of frames of a clip.
+
+    Shapes: (B, d, T, H, W) to the same.
+    """
+
+    def __init__(self, channels, heads, seqlen):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"TPro: {channels} channels do not split into {heads} heads")
+        self.seqlen = seqlen
+        # The name is that of the released checkpoints.
+        self.QK_heads = nn.ModuleList(nn.Linear(seqlen, seqlen) for _ in range(heads))
+        self.norm1 = nn.BatchNorm3d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv = projection(channels, channels)
+
+    def forward(self, x):
+        profiles = x.movedim(2, -1) / math.sqrt(self.seqlen)  # (B, d, H, W, T)
+        groups = profiles.chunk(len(self.QK_heads), dim=1)
+        probed = [head(group) for head, group in zip(self.QK_heads, groups, strict=True)]
+        x = torch.cat(probed, dim=1).movedim(-1, 2)
+        return self.conv(self.relu(self.norm1(x)))
