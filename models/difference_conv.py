@@ -17,8 +17,8 @@ def temporal_difference_kernel(weight):
 
         k_i = 2 w_i - w_min(i+1, K-1) - w_max(i-1, 0),
 
-    for K = 3: [w0 - w1, 2 w1 - w0 - w2, w2 - w1]. The taps sum to zero, so a signal that is constant
-    in time gives only the bias.
+    for K = 3: [w0 - w1, 2 w1 - w0 - w2, w2 - w1]. The taps sum to zero: a constant signal
+    gives only the bias.
 
     Args:
         weight: (C_out, C_in, T, K, K).
