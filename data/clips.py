@@ -1,0 +1,154 @@
+"""Training clips: sampled windows, padded in time and cropped around a target."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.utils.data import Dataset
+
+from data.frames import read_window
+
+TARGET_CENTRED_SHARE = 0.75
+EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames [start, stop) of the sequence at index `sequence` of a list."""
+
+    sequence: int
+    start: int
+    stop: int
+
+    def __len__(self):
+        return self.stop - self.start
+
+
+def candidate_windows(lengths, seqlen):
+    """All windows that training clips are drawn from.
+
+    For a sequence of N frames the windows [max(0, i - T), i) for i = int(0.1 T) ... N - 1: some
+    are shorter than T, and the last frame is never used. 96 for 100 frames at T = 40.
+    """
+    return [
+        Window(index, max(0, stop - seqlen), stop)
+        for index, frames in enumerate(lengths)
+        for stop in range(max(int(0.1 * seqlen), 1), frames)
+    ]
+
+
+class TrainClips(Dataset):
+    """One epoch of training clips; call `set_epoch` before each.
+
+    Item i is drawn by a generator seeded with (seed, epoch, i): it is the same whatever process
+    asks for it and in whatever order. Its window is drawn with probability proportional to its
+    length, independently of i; the parity of i decides at which end a short window is padded (with
+    zeros after normalisation: at the end for odd i, at the start for even i).
+
+    Args:
+        sequences: list of `data.frames.SequenceFiles`.
+        mean, std: normalisation of the grey levels.
+        seqlen: T, frames of a clip.
+        patch_size: P, side of the square crop in pixels.
+        sample_rate: clips of an epoch as a share of the candidate windows.
+        seed: of the draws.
+        size: (height, width) that frames and masks are resized to first, or None.
+
+    Items: clip (1, T, P, P) float32, normalised; mask (T, P, P) uint8 in {0, 1}.
+
+    Raises:
+        ValueError: the sequences are too short, or the rate too small, for a single clip.
+    """
+
+    def __init__(self, sequences, mean, std, seqlen, patch_size, sample_rate, seed, size=None):
+        self.sequences = sequences
+        self.mean, self.std = mean, std
+        self.seqlen, self.patch_size = seqlen, patch_size
+        self.size = size
+        self.seed, self.epoch = seed, 0
+        self.windows = candidate_windows([len(files) for files in sequences], seqlen)
+        self.clips = int(len(self.windows) * sample_rate)
+        if self.clips < 1:
+            raise ValueError(
+                f"{len(self.windows)} candidate windows of {seqlen} frames at --sample_rate "
+                f"{sample_rate} make no clip; expected longer sequences or a larger rate"
+            )
+        self._cumulative = np.cumsum([len(window) for window in self.windows])
+
+    def __len__(self):
+        return self.clips
+
+    def set_epoch(self, epoch):
+        """Chooses the epoch (0-based) whose clips the items are."""
+        self.epoch = epoch
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        window = self.draw_window(rng)
+        frames, masks = read_window(
+            self.sequences[window.sequence], window.start, window.stop, self.size
+        )
+        pad_end = index % 2 == 1
+        middle = masks[middle_frame(len(window), self.seqlen, pad_end)]
+        top, left = draw_crop(middle, self.patch_size, rng)
+        rows = slice(top, top + self.patch_size)
+        columns = slice(left, left + self.patch_size)
+        clip = normalise(frames[:, rows, columns], self.mean, self.std)
+        clip = pad_clip(clip, self.seqlen, self.patch_size, pad_end)
+        mask = pad_clip(masks[:, rows, columns], self.seqlen, self.patch_size, pad_end)
+        return torch.from_numpy(clip)[None], torch.from_numpy(mask)
+
+    def draw_window(self, rng):
+        """A candidate window, with probability proportional to its length."""
+        ticket = rng.integers(self._cumulative[-1])
+        return self.windows[np.searchsorted(self._cumulative, ticket, side="right")]
+
+
+def middle_frame(frames, seqlen, pad_end):
+    """Index, in a window of `frames` frames, of the frame whose mask places the crop.
+
+    In the padded clip it is t // 2 where the padding is at the end and T - ceil(t / 2) where it is
+    at the start.
+    """
+    if pad_end:
+        return frames // 2
+    return seqlen - math.ceil(frames / 2) - (seqlen - frames)
+
+
+def normalise(frames, mean, std):
+    """(x - mean) / std in float32; any real pixel type in."""
+    return (frames.astype(np.float32) - np.float32(mean)) / np.float32(std)
+
+
+def draw_crop(mask, patch_size, rng):
+    """Top left corner of a crop of `patch_size` squared.
+
+    With probability 0.75, if the mask (H, W) has components, the crop is centred on the centroid
+    of a random one, moved by up to +-int(patch_size / 6) along each axis and clipped into the
+    image; else it is uniform. Where the image is smaller than the crop the corner is at 0.
+    """
+    limits = [max(side - patch_size, 0) for side in mask.shape]
+    if rng.random() < TARGET_CENTRED_SHARE and mask.any():
+        labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+        centre = ndimage.center_of_mass(mask, labels, rng.integers(1, count + 1))
+        reach = int(patch_size / 6)
+        jitter = rng.integers(-reach, reach + 1, size=2)
+        corner = [round(c) + j - patch_size // 2 for c, j in zip(centre, jitter, strict=True)]
+        return tuple(int(np.clip(c, 0, limit)) for c, limit in zip(corner, limits, strict=True))
+    return tuple(int(rng.integers(limit + 1)) for limit in limits)
+
+
+def pad_clip(frames, seqlen, patch_size, pad_end):
+    """Zero-pads (t, h, w) to (T, P, P): in time at one end, in space at bottom and right."""
+    missing = seqlen - len(frames)
+    height, width = frames.shape[1:]
+    return np.pad(
+        frames,
+        (
+            (0, missing) if pad_end else (missing, 0),
+            (0, patch_size - height),
+            (0, patch_size - width),
+        ),
+    )

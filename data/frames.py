@@ -1,0 +1,278 @@
+"""Lists, frames and masks on disk: the only code that opens data files."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+IMAGE_SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".pgm"}
+LOW_SNR_LIMIT = 3.0
+
+
+@dataclass(frozen=True)
+class SequenceFiles:
+    """The files of one sequence, frame by frame.
+
+    Attributes:
+        name: of the sequence.
+        images: N paths.
+        masks: N paths.
+        centroids: N paths, or None where targets are the components of the masks.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    centroids: tuple[Path, ...] | None
+
+    def __len__(self):
+        return len(self.images)
+
+
+def prepare(spec, root):
+    """Makes sure that a data set's folder exists; writes it if the data set can be generated.
+
+    Raises:
+        FileNotFoundError: the folder is missing and has to be obtained elsewhere.
+    """
+    root = Path(root)
+    if root.is_dir():
+        return
+    if spec.generate is None:
+        raise FileNotFoundError(
+            f"{root}: no such folder; expected the data set {spec.name}, which comes from "
+            f"{spec.source}; give its place with --datapath, or use --dataset Synthetic, "
+            "which needs no download"
+        )
+    spec.generate(root)
+
+
+def list_sequences(spec, split, root):
+    """Names of the sequences of a split, in the order of its list.
+
+    Args:
+        spec: the data set's row.
+        split: `spec.train` or `spec.test`.
+        root: the data set's folder.
+
+    Raises:
+        FileNotFoundError: there is no list and the data set has no published split.
+        ValueError: the list is empty.
+    """
+    path = Path(root) / split.list_file
+    if not path.is_file():
+        if split.sequences:
+            return list(split.sequences)
+        raise FileNotFoundError(
+            f"{path}: no such list; expected a text file with one <sequence> or "
+            f"<sequence>/<frame> a line, as it comes with {spec.name}"
+        )
+    entries = (line.strip().replace("\\", "/") for line in path.read_text("utf-8-sig").splitlines())
+    names = list(dict.fromkeys(entry.split("/")[0] for entry in entries if entry))
+    if not names:
+        raise ValueError(f"{path}: the list is empty; expected one sequence a line")
+    return names
+
+
+def find_sequences(spec, split, root, names=None):
+    """Files of all sequences of a split, counts checked; opens no image.
+
+    Raises:
+        FileNotFoundError: a list, or a folder of a listed sequence, is missing.
+        ValueError: an empty list or folder, or frames and masks that differ in number.
+    """
+    names = list_sequences(spec, split, root) if names is None else names
+    return [find_sequence(spec, split, root, name) for name in names]
+
+
+def find_sequence(spec, split, root, name):
+    """Files of one sequence; see `find_sequences`."""
+    root = Path(root)
+    images = _list_images(root / split.images.format(name), name, spec.numeric_order)
+    roots = [root / place for place in spec.mask_roots]
+    mask_folder = _first_folder(roots, split.masks.format(name))
+    if mask_folder is None:
+        looked = ", ".join(str(place / split.masks.format(name)) for place in roots)
+        raise FileNotFoundError(f"{name}: no folder of masks; expected one of {looked}")
+    masks = _list_images(mask_folder, name, spec.numeric_order)
+    _check_count(name, images, masks, "masks", mask_folder)
+    centroids = None
+    if split.centroids is not None:
+        folder = _first_folder(roots, split.centroids.format(name))
+        if folder is not None:
+            centroids = _list_images(folder, name, spec.numeric_order)
+            _check_count(name, images, centroids, "centroid masks", folder)
+    return SequenceFiles(name, images, masks, centroids)
+
+
+def read_snr(spec, root, names):
+    """Splits sequences into the low- and high-SNR subsets.
+
+    Returns:
+        {"low_snr": names, "high_snr": names}, in the order of `names`; empty where the data set
+        defines no subsets or none of these sequences belongs to them.
+    """
+    if spec.snr_file is not None:
+        path = Path(root) / spec.snr_file
+        if not path.is_file():
+            return {}
+        with path.open(newline="", encoding="utf-8") as file:
+            snr = {row["sequence"]: float(row["snr"]) for row in csv.DictReader(file)}
+        low = {name for name, value in snr.items() if value <= LOW_SNR_LIMIT}
+        known = set(snr)
+    else:
+        low = set(spec.low_snr)
+        known = low | set(spec.test.sequences) if low else set()
+    subsets = {
+        "low_snr": [name for name in names if name in low],
+        "high_snr": [name for name in names if name in known - low],
+    }
+    return subsets if any(subsets.values()) else {}
+
+
+def read_frame(path, size=None):
+    """Grey levels of an image, the first channel of a colour one.
+
+    Args:
+        path: an image file.
+        size: (height, width) to resize to (bicubic), or None.
+
+    Returns:
+        (H, W) array: uint8, uint16 for 16-bit images, float32 for floating-point ones.
+
+    Raises:
+        ValueError: the file cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode == "P":
+                image = image.convert("RGB")
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as an image ({error}); expected a whole image file"
+        ) from error
+    pixels = pixels if pixels.ndim == 2 else pixels[..., 0]
+    pixels = _plain_dtype(pixels)
+    return pixels if size is None else resize(pixels, size)
+
+
+def read_mask(path, size=None):
+    """A mask (H, W), uint8 in {0, 1}: 1 where the first channel (or palette index) is above 0.
+
+    Args:
+        path: an image file.
+        size: (height, width) to resize to (bicubic, then > 0), or None.
+
+    Raises:
+        ValueError: the file cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as a mask ({error}); expected a whole image file"
+        ) from error
+    pixels = _plain_dtype(pixels if pixels.ndim == 2 else pixels[..., 0])
+    if size is not None:
+        pixels = resize(pixels, size)
+    return (pixels > 0).astype(np.uint8)
+
+
+def read_window(files, start, stop, size=None):
+    """Frames and masks [start, stop) of a sequence, each decoded once.
+
+    Returns:
+        frames (n, H, W) uint8, uint16 or float32, masks (n, H, W) uint8 in {0, 1}.
+
+    Raises:
+        ValueError: an unreadable file, or sizes that differ.
+    """
+    paths = zip(files.images[start:stop], files.masks[start:stop], strict=True)
+    frames, masks = [], []
+    for image, mask in paths:
+        frames.append(read_frame(image, size))
+        masks.append(read_mask(mask, size))
+        if size is None:
+            _check_size(masks[-1], mask, frames[-1], image)
+    return stack(frames, files.images[start:stop]), np.stack(masks)
+
+
+def stack(frames, paths):
+    """Stacks the frames of one sequence: (N, H, W).
+
+    Raises:
+        ValueError: the frames differ in size.
+    """
+    for frame, path in zip(frames, paths, strict=True):
+        _check_size(frame, path, frames[0], paths[0])
+    return np.stack(frames)
+
+
+def resize(pixels, size):
+    """Resizes (H, W) bicubically to `size` = (height, width), as the image library does by default.
+
+    8-bit images keep their type and are rounded and clipped; others pass through float32.
+    """
+    height, width = size
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    image = Image.fromarray(pixels.astype(np.float32))
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    if np.issubdtype(pixels.dtype, np.integer):
+        limits = np.iinfo(pixels.dtype)
+        resized = np.clip(np.rint(resized), limits.min, limits.max)
+    return resized.astype(pixels.dtype)
+
+
+def _plain_dtype(pixels):
+    """uint8, uint16 (native byte order) or float32, whatever the file's pixel type was."""
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8)
+    if pixels.dtype == np.uint8:
+        return pixels
+    if np.issubdtype(pixels.dtype, np.integer) and pixels.min() >= 0 and pixels.max() <= 65535:
+        return pixels.astype(np.uint16)
+    return pixels.astype(np.float32)
+
+
+def _list_images(folder, name, numeric):
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{name}: no folder {folder}; expected one for each sequence of the list"
+        )
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise ValueError(f"{name}: no image in {folder}; expected its frames")
+    return tuple(sorted(paths, key=_number if numeric else lambda path: path.name))
+
+
+def _number(path):
+    """Sorts 2.png before 10.png: the last number in the name, then the name."""
+    digits = re.findall(r"\d+", path.stem)
+    return (int(digits[-1]) if digits else -1, path.name)
+
+
+def _first_folder(roots, relative):
+    return next((root / relative for root in roots if (root / relative).is_dir()), None)
+
+
+def _check_count(name, images, others, what, folder):
+    if len(images) != len(others):
+        raise ValueError(
+            f"{name}: {len(images)} frames but {len(others)} {what} in {folder}; "
+            "expected one for each frame"
+        )
+
+
+def _check_size(pixels, path, expected, expected_path):
+    if pixels.shape[:2] != expected.shape[:2]:
+        (height, width), (rows, columns) = pixels.shape[:2], expected.shape[:2]
+        raise ValueError(
+            f"{path}: {height}x{width} pixels, but {expected_path} has {rows}x{columns}; "
+            "expected one size in a sequence, for frames and masks"
+        )

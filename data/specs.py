@@ -1,0 +1,168 @@
+"""The data sets: what differs between them, as rows of one table (FACTS: paper, section V)."""
+
+from dataclasses import dataclass, field, replace
+
+from data.synthetic import write_synthetic
+
+# Sequences of NUDT-MIRSDT, as published with it.
+LOW_SNR = tuple(f"Sequence{n}" for n in (47, 56, 59, 76, 92, 101, 105, 119))
+TEST_SEQUENCES = tuple(f"Sequence{n}" for n in (*range(85, 98), 47, 56, 59, 76, 101, 105, 119))
+TRAIN_SEQUENCES = tuple(f"Sequence{n}" for n in range(1, 85) if n not in (47, 56, 59, 76))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where one split of a data set lies; `{}` stands for the sequence's name.
+
+    Attributes:
+        list_file: the list, relative to the data set's folder; one entry a line, `<sequence>` or
+            `<sequence>/<anything>`.
+        images, masks: folders relative to the data set's folder (masks: to the first of
+            `DatasetSpec.mask_roots` that has it).
+        centroids: likewise, or None where a data set has no centroid masks.
+        sequences: the sequences where the list file is missing; none: the list must exist.
+    """
+
+    list_file: str
+    images: str
+    masks: str
+    centroids: str | None = None
+    sequences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One data set.
+
+    Attributes:
+        name: as given on the command line and in the names of run folders.
+        mean, std: of the grey levels; frames are fed as (x - mean) / std.
+        train, test: the two splits.
+        sample_rate: share of the training candidates that makes an epoch.
+        numeric_order: frames sort by number (1.png, 2.png, ... 10.png) rather than by name.
+        first_frame: number of the first frame in what is written.
+        train_size: (height, width) that training frames and masks are resized to, or None.
+        test_size: (height, width) that test frames, not masks, are resized to, or None.
+        mask_roots: folders, relative to the data set's, where masks are looked for, in order.
+        low_snr: test sequences of the published low-SNR subset.
+        snr_file: table with columns `sequence` and `snr`, where the subsets are defined by it:
+            low means SNR <= 3.
+        generate: writes the data set into a folder, where it can be made rather than obtained.
+        source: where it comes from, for the message when it is missing.
+    """
+
+    name: str
+    mean: float
+    std: float
+    train: Split
+    test: Split
+    source: str
+    sample_rate: float = 0.1
+    numeric_order: bool = False
+    first_frame: int = 1
+    train_size: tuple[int, int] | None = None
+    test_size: tuple[int, int] | None = None
+    mask_roots: tuple[str, ...] = (".",)
+    low_snr: tuple[str, ...] = ()
+    snr_file: str | None = None
+    generate: object = field(default=None, compare=False)
+
+
+def _nudt_split(list_file, sequences=()):
+    return Split(list_file, "{}/images", "{}/masks", "{}/masks_centroid", sequences)
+
+
+_NUDT = DatasetSpec(
+    name="NUDT-MIRSDT",
+    mean=105.4025,
+    std=26.6452,
+    train=_nudt_split("train.txt", TRAIN_SEQUENCES),
+    test=_nudt_split("test.txt", TEST_SEQUENCES),
+    train_size=(256, 256),
+    low_snr=LOW_SNR,
+    source="github.com/TinaLRJ/Multi-frame-infrared-small-target-detection-DTUM",
+)
+
+# Masks and centroids are those of the clean data set, beside the folder or beside its parent.
+_NUDT_NOISE = replace(
+    _NUDT,
+    name="NUDT-MIRSDT-HiNo",
+    mask_roots=("../NUDT-MIRSDT", "../../NUDT-MIRSDT", "."),
+    source="github.com/TinaLRJ/DeepPro, with NUDT-MIRSDT beside it for the masks",
+)
+
+DATASETS = {
+    spec.name: spec
+    for spec in (
+        _NUDT,
+        _NUDT_NOISE,
+        DatasetSpec(
+            name="IRDST-simulation",
+            mean=106.8523,
+            std=56.9243,
+            train=Split("img_idx/train_IRDST-simulation.txt", "images/{}", "masks/{}"),
+            test=Split("img_idx/test_IRDST-simulation.txt", "images/{}", "masks/{}"),
+            sample_rate=0.03,
+            numeric_order=True,
+            source="the IRDST data set (Sun et al., RDIAN)",
+        ),
+        DatasetSpec(
+            name="RGB-T",
+            mean=85.0799,
+            std=47.4845,
+            train=Split("train.txt", "train2017/{}/01", "segmentations/{}"),
+            test=Split("test.txt", "test2017/{}/01", "segmentations/{}"),
+            sample_rate=0.05,
+            first_frame=0,
+            source="the RGBT-Tiny data set, thermal half",
+        ),
+        DatasetSpec(
+            name="SatVideoIRSDT",
+            mean=111.47,
+            std=22.43,
+            train=Split("train.txt", "train/{}/img", "train/{}/mask"),
+            test=Split("val.txt", "val/{}/img", "val/{}/mask"),
+            sample_rate=0.04,
+            source="the SatVideoIRSDT challenge",
+        ),
+        DatasetSpec(
+            name="IRSatVideo-LEO",
+            mean=72.104,
+            std=12.303,
+            train=Split("annotations/train_sequences.txt", "images/{}", "masks/{}"),
+            test=Split("annotations/val_sequences.txt", "images/{}", "masks/{}"),
+            numeric_order=True,
+            train_size=(512, 512),
+            test_size=(512, 512),
+            source="the IRSatVideo-LEO data set",
+        ),
+        DatasetSpec(
+            name="Synthetic",
+            mean=105.4025,
+            std=26.6452,
+            train=_nudt_split("train.txt"),
+            test=_nudt_split("test.txt"),
+            snr_file="snr.csv",
+            generate=write_synthetic,
+            source="python -m data.synthetic",
+        ),
+    )
+}
+
+
+def get_spec(name):
+    """The row of a data set.
+
+    A name that contains NUDT-MIRSDT but is not it is a noise version of it.
+
+    Raises:
+        ValueError: no data set has this name.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    if "NUDT-MIRSDT" in name:
+        return replace(_NUDT_NOISE, name=name)
+    raise ValueError(
+        f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, "
+        "or a name that contains NUDT-MIRSDT for a noise version of it"
+    )

@@ -1,0 +1,132 @@
+"""Tests a run: stitched scores of a data set's test list, Pd, Fa, AUC and IoU."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.frames import find_sequences, prepare, read_snr
+from data.sequences import LabelledSequences
+from data.specs import get_spec
+from models import MODELS, build_model
+from utils.checkpoint import load, load_weights
+from utils.command_line import choose_device, run_command
+from utils.evaluation import PROTOCOLS, evaluate_sequences
+from utils.report import summarise, summary_lines, write_eval, write_metrics
+from utils.run_dir import find_model_name, find_run, make_folder
+from utils.visual import write_score_maps
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--log_dir", required=True, help="the run: a folder's name under LOGPATH/sem_seg")
+    add("--logpath", default="./log/", help="where runs lie")
+    add("--epoch", type=int, help="test the numbered checkpoint of this epoch, not the best")
+    add("--dataset", default="NUDT-MIRSDT", help="name of the data set")
+    add("--datapath", help="the data set's folder; ./datasets/DATASET if not given")
+    add("--seqlen", type=int, default=40, help="frames of a clip; must be the checkpoint's")
+    add("--batch_size", type=int, default=1, help="windows fed at once")
+    add("--gpu", default="0", help="index of the GPU, or cpu")
+    add("--threshold_eval", type=float, default=0.5, help="score threshold of IoU")
+    add("--protocol", choices=PROTOCOLS, default="hit1_guard4", help="protocol of eval.txt")
+    add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
+    add("--output", type=Path, help="where results go; the run's folder if not given")
+    add("--visual", action="store_true", help="write score maps")
+    args = parser.parse_args(argv)
+    if args.datapath is None:
+        args.datapath = f"./datasets/{args.dataset}"
+    return args
+
+
+ENGINES = {"fast": lambda model: model, "reference": lambda model: model}
+
+
+def main(args):
+    spec = get_spec(args.dataset)
+    run = find_run(args.logpath, args.log_dir)
+    name, model = load_run(run, args.epoch, args.seqlen)
+    device = choose_device(args.gpu)
+    output = make_folder(args.output or run.path)
+    evaluate_run(
+        name,
+        ENGINES[args.engine](model.to(device)),
+        spec,
+        args.datapath,
+        output,
+        run_name=run.name,
+        seqlen=args.seqlen,
+        batch_size=args.batch_size,
+        device=device,
+        threshold=args.threshold_eval,
+        protocol=args.protocol,
+        visual=args.visual,
+        suffix="" if args.epoch is None else f"_epoch-{args.epoch}",
+    )
+
+
+def load_run(run, epoch, seqlen):
+    """A run's network with the weights of its best or a numbered checkpoint: (name, model)."""
+    path = run.checkpoint("best" if epoch is None else epoch)
+    state = load(path)
+    name = find_model_name(run, state.get("args"), MODELS)
+    model = build_model(name, seqlen)
+    load_weights(model, state, name, path)
+    return name, model.eval()
+
+
+def evaluate_run(
+    model_name,
+    detector,
+    spec,
+    datapath,
+    output,
+    *,
+    run_name,
+    seqlen,
+    batch_size,
+    device,
+    threshold,
+    protocol="hit1_guard4",
+    visual=False,
+    suffix="",
+):
+    """Tests a detector on a data set's test list and writes what was found to `output`.
+
+    Writes eval<suffix>.txt and metrics<suffix>.json, with `visual` the score maps; prints the
+    closing summary.
+
+    Returns:
+        The contents of metrics.json.
+    """
+    prepare(spec, datapath)
+    files = find_sequences(spec, spec.test, datapath)
+    sequences = LabelledSequences(files, spec.mean, spec.std, seqlen, spec.test_size)
+    evaluation = evaluate_sequences(
+        detector,
+        sequences,
+        threshold,
+        device,
+        batch_size=batch_size,
+        on_scores=partial(draw, output / "visual", spec.first_frame) if visual else None,
+        progress=partial(tqdm, desc="Testing", unit="sequence", disable=None),
+    )
+    subsets = read_snr(spec, datapath, sequences.names)
+    metrics = summarise(evaluation, subsets, run_name, model_name, spec.name, seqlen, threshold)
+    write_eval(output / f"eval{suffix}.txt", metrics, protocol)
+    write_metrics(output / f"metrics{suffix}.json", metrics)
+    print("\n".join(summary_lines(metrics)))
+    print(f"  written to {output}: eval{suffix}.txt, metrics{suffix}.json")
+    return metrics
+
+
+def draw(folder, first_frame, sequence, scores):
+    write_score_maps(folder / sequence.name, scores, first_frame)
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    run_command(partial(main, arguments))

@@ -1,0 +1,171 @@
+"""Runs a detector over labelled sequences: validation windows, and stitched test sequences.
+
+Anything that maps a clip (B, 1, T, H, W) to logits (B, T, H, W) is a detector.
+"""
+
+import itertools
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from utils.metrics import THRESHOLDS, PdFaCurve, PixelIoU, update_curves
+from utils.windows import stitch
+
+# (hit, guard) of the published rows: of DeepPro-Plus and DTUM, and of DeepPro.
+PROTOCOLS = {"hit1_guard4": (1, 4), "hit2_guard5": (2, 5)}
+
+
+@dataclass
+class SequenceResult:
+    """What one sequence scored.
+
+    Attributes:
+        name: of the sequence.
+        frames: their number.
+        curves: a `PdFaCurve` for each of `PROTOCOLS`.
+        iou: `PixelIoU` of the stitched scores.
+    """
+
+    name: str
+    frames: int
+    curves: dict
+    iou: PixelIoU
+
+
+@dataclass
+class Timing:
+    """Seconds spent, by the wall clock."""
+
+    network: float = 0.0
+    scoring: float = 0.0
+    total: float = 0.0
+    frames: int = 0
+
+
+@dataclass
+class Evaluation:
+    """What a test list scored: results by sequence, in the list's order, and the time it took."""
+
+    sequences: list = field(default_factory=list)
+    timing: Timing = field(default_factory=Timing)
+
+    def curve(self, protocol, names=None):
+        """The summed `PdFaCurve` of the named sequences; of all if None."""
+        hit, guard = PROTOCOLS[protocol]
+        total = PdFaCurve(THRESHOLDS, hit, guard)
+        for result in self.sequences:
+            if names is None or result.name in names:
+                total = total + result.curves[protocol]
+        return total
+
+    def iou(self):
+        """Intersection over union of all sequences together."""
+        intersection = sum(result.iou.intersection for result in self.sequences)
+        union = sum(result.iou.union for result in self.sequences)
+        return intersection / union if union else 0.0
+
+
+@torch.inference_mode()
+def evaluate_windows(detector, loss, sequences, threshold, device, progress=iter):
+    """Validation: the windows of the test list, unstitched (paper, training protocol).
+
+    Args:
+        detector: maps clips to logits, in evaluation mode.
+        loss: callable(logits, mask).
+        sequences: `data.sequences.LabelledSequences`.
+        threshold: a pixel is positive if its score is above it.
+        device: where the detector is.
+        progress: wraps the iterator over sequences.
+
+    Returns:
+        (mean loss over the windows, IoU over all their pixels). The padding of a short sequence
+        counts in the loss, as in training, not in the IoU.
+    """
+    losses, iou = [], PixelIoU(threshold)
+    for sequence in progress(sequences):
+        for start, clip in sequences.clips(sequence):
+            logits = detector(clip[None].to(device)).float()
+            masks = sequence.masks[start : start + sequences.seqlen]
+            logits = _match_size(logits, masks.shape[1:])
+            padded = np.zeros(logits.shape[1:], np.uint8)
+            padded[: len(masks)] = masks
+            losses.append(loss(logits, torch.from_numpy(padded)[None].to(device)).item())
+            scores = torch.sigmoid(logits)[0, : len(masks)].cpu().numpy()
+            iou.update(scores, masks)
+    return float(np.mean(losses)), iou.iou()
+
+
+@torch.inference_mode()
+def score_sequence(detector, sequences, sequence, device, batch_size=1):
+    """Stitched scores (N, H, W) float32 of one sequence, at the size of its masks."""
+    starts, windows = [], []
+    for batch in _batches(sequences.clips(sequence), batch_size):
+        clips = torch.stack([clip for _, clip in batch])
+        logits = detector(clips.to(device))
+        windows.extend(torch.sigmoid(logits.float()).cpu().numpy())
+        starts.extend(start for start, _ in batch)
+    scores = stitch(windows, starts, len(sequence.frames))
+    size = sequence.masks.shape[1:]
+    if scores.shape[1:] != size:
+        scores = _match_size(torch.from_numpy(scores)[None], size)[0].numpy()
+    return scores
+
+
+def evaluate_sequences(
+    detector, sequences, threshold, device, batch_size=1, on_scores=None, progress=iter
+):
+    """Test: stitched scores of every sequence, counted under all `PROTOCOLS`.
+
+    Args:
+        detector, sequences, threshold, device, progress: as in `evaluate_windows`.
+        batch_size: windows of a sequence that are fed at once.
+        on_scores: called with (sequence, scores) after each sequence, for whoever draws them.
+
+    Returns:
+        `Evaluation`.
+
+    Raises:
+        ValueError: a score is NaN, or data cannot be read.
+    """
+    evaluation = Evaluation()
+    timing = evaluation.timing
+    began = time.perf_counter()
+    for sequence in progress(sequences):
+        start = time.perf_counter()
+        scores = score_sequence(detector, sequences, sequence, device, batch_size)
+        timing.network += time.perf_counter() - start
+        start = time.perf_counter()
+        evaluation.sequences.append(count_sequence(sequence, scores, threshold))
+        timing.scoring += time.perf_counter() - start
+        timing.frames += len(scores)
+        if on_scores is not None:
+            on_scores(sequence, scores)
+    timing.total = time.perf_counter() - began
+    return evaluation
+
+
+def count_sequence(sequence, scores, threshold):
+    """Counts one sequence's scores under all `PROTOCOLS`; see `SequenceResult`."""
+    curves = {name: PdFaCurve(THRESHOLDS, *radii) for name, radii in PROTOCOLS.items()}
+    try:
+        update_curves(list(curves.values()), scores, sequence.centroids)
+    except ValueError as error:
+        raise ValueError(f"{sequence.name}: {error}") from error
+    iou = PixelIoU(threshold)
+    iou.update(scores, sequence.masks)
+    return SequenceResult(sequence.name, len(scores), curves, iou)
+
+
+def _batches(items, size):
+    iterator = iter(items)
+    return iter(lambda: list(itertools.islice(iterator, size)), [])
+
+
+def _match_size(maps, size):
+    """Maps (B, T, h, w) resized bilinearly to (B, T, *size), if they are not of that size."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return functional.interpolate(maps, size=tuple(size), mode="bilinear")

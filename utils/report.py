@@ -1,0 +1,188 @@
+"""What a test writes: eval.txt in the published format, metrics.json, the closing summary."""
+
+import json
+import math
+import os
+from datetime import datetime
+from pathlib import Path
+
+from utils.evaluation import PROTOCOLS
+from utils.metrics import THRESHOLDS
+from utils.published import PROTOCOL_NOTE, published_row
+
+SUBSET_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}
+OPERATING_POINT = THRESHOLDS.index(0.5)
+
+
+def summarise(evaluation, subsets, run, model, dataset, seqlen, threshold_eval):
+    """The contents of metrics.json.
+
+    Args:
+        evaluation: `utils.evaluation.Evaluation`.
+        subsets: {"low_snr": names, "high_snr": names}, or {}.
+        run, model, dataset, seqlen, threshold_eval: as the file records them.
+
+    Returns:
+        A dict of plain values; counts are integers, arrays run over `thresholds`, a ratio
+        without denominator is None.
+    """
+    timing = evaluation.timing
+    return {
+        "run": run,
+        "model": model,
+        "dataset": dataset,
+        "seqlen": seqlen,
+        "threshold_eval": threshold_eval,
+        "thresholds": list(THRESHOLDS),
+        "iou": evaluation.iou(),
+        "protocols": {
+            protocol: {
+                "sequences": {
+                    result.name: {"frames": result.frames, **_counts(result.curves[protocol])}
+                    for result in evaluation.sequences
+                },
+                "subsets": {
+                    subset: _with_ratios(evaluation.curve(protocol, names))
+                    for subset, names in {**subsets, "all": None}.items()
+                },
+            }
+            for protocol in PROTOCOLS
+        },
+        "timing": {
+            "network_seconds": timing.network,
+            "scoring_seconds": timing.scoring,
+            "total_seconds": timing.total,
+            "frames": timing.frames,
+            "frames_per_second": timing.frames / timing.total if timing.total else None,
+        },
+    }
+
+
+def write_metrics(path, metrics):
+    """Writes metrics.json whole or not at all."""
+    _write_whole(path, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+
+
+def read_metrics(path):
+    """Reads a metrics.json.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        metrics = json.loads(Path(path).read_text("utf-8"))
+        metrics["protocols"], metrics["thresholds"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a metrics.json of test.py ({error})") from error
+    return metrics
+
+
+def write_eval(path, metrics, protocol):
+    """Writes eval.txt in the published format, under one protocol.
+
+    Args:
+        path: the file.
+        metrics: from `summarise`.
+        protocol: a key of `PROTOCOLS`.
+    """
+    counts = metrics["protocols"][protocol]
+    lines = ["---- EVALUATION----"]
+    for name, sequence in counts["sequences"].items():
+        lines += [f"{name} results:\n", *_threshold_lines(sequence)]
+    for subset in ("low_snr", "high_snr", "all"):
+        if subset in counts["subsets"]:
+            summed = counts["subsets"][subset]
+            auc = math.nan if summed["auc"] is None else summed["auc"]
+            lines += [f"{SUBSET_TITLES[subset]} results:\tAUC:{auc:.5f}\n"]
+            lines += _threshold_lines(summed)
+    lines.append(f"Eval avg class IoU of prediction: {metrics['iou']:.6f}")
+    stamp = f"{datetime.now():%Y-%m-%d %H:%M:%S,%f}"[:-3]
+    _write_whole(path, "".join(f"{stamp} - Model - INFO - {line}\n" for line in lines))
+
+
+def summary_lines(metrics):
+    """The closing summary for the terminal: both protocols, beside the published row."""
+    lines = [f"{metrics['model']} on {metrics['dataset']}, threshold 0.5   (Pd in %, Fa in 1e-5)"]
+    compared = False
+    for protocol, counts in metrics["protocols"].items():
+        hit, guard = PROTOCOLS[protocol]
+        for subset in ("low_snr", "high_snr", "all"):
+            if subset not in counts["subsets"]:
+                continue
+            summed = counts["subsets"][subset]
+            line = (
+                f"  hit {hit}, guard {guard}  {subset.replace('_', ' '):8}  "
+                f"Pd {_scaled(summed['pd'], 100)}  Fa {_scaled(summed['fa'], 1e5)}  "
+                f"AUC {_number(summed['auc'], 4)}"
+            )
+            row = published_row(metrics["dataset"], subset, metrics["model"])
+            if row is not None and row.protocol == protocol:
+                line += f"   published: Pd {row.pd:.2f}  Fa {row.fa:.2f}  AUC {row.auc:.4f}"
+                compared = True
+            lines.append(line)
+    if compared:
+        lines.append(f"  {PROTOCOL_NOTE}")
+    timing = metrics["timing"]
+    lines.append(f"  IoU at {metrics['threshold_eval']}: {metrics['iou']:.4f}")
+    lines.append(
+        f"  {timing['frames']} frames in {timing['total_seconds']:.1f} s, "
+        f"{timing['frames_per_second']:.1f} frames/s: network {timing['network_seconds']:.1f} s, "
+        f"scoring {timing['scoring_seconds']:.1f} s"
+    )
+    return lines
+
+
+def _counts(curve):
+    return {
+        "pixels": int(curve.pixels),
+        "targets": int(curve.targets),
+        "detected": curve.detected.tolist(),
+        "false_alarm_pixels": curve.false_alarm_pixels.tolist(),
+    }
+
+
+def _with_ratios(curve):
+    return {
+        **_counts(curve),
+        "pd": [_finite(value) for value in curve.pd()],
+        "fa": [_finite(value) for value in curve.fa()],
+        "auc": _finite(curve.auc()),
+    }
+
+
+def _threshold_lines(counts):
+    targets, pixels = counts["targets"], counts["pixels"]
+    lines = []
+    rows = zip(THRESHOLDS, counts["detected"], counts["false_alarm_pixels"], strict=True)
+    for threshold, detected, alarms in rows:
+        pd = detected / targets if targets else math.nan
+        lines.append(
+            f"Th_Seg = {threshold:e}:\tPD:[{detected}/{targets}, {pd:.5f}]\t"
+            f"FA:[{alarms}, {alarms / pixels:e}]\n"
+        )
+    return lines
+
+
+def _finite(value):
+    return float(value) if math.isfinite(value) else None
+
+
+def _scaled(values, factor):
+    value = values[OPERATING_POINT]
+    return _number(None if value is None else value * factor, 2)
+
+
+def _number(value, digits):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _write_whole(path, text):
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({error.strerror})") from error
+    finally:
+        aside.unlink(missing_ok=True)

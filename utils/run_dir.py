@@ -1,0 +1,128 @@
+"""Run folders: their names, the paths inside, log files. The only code that builds run paths."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+LOG_FORMAT = "%(asctime)s - Model - %(levelname)s - %(message)s"
+# The tag of soft IoU is the released runs' spelling.
+LOSS_TAGS = {"SoftIoU": "SoftLoUloss"}
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run: `<savepath>/sem_seg/<name>/`."""
+
+    path: Path
+
+    @property
+    def name(self):
+        return self.path.name
+
+    def checkpoint(self, which):
+        """`which`: "best", "last", or the number of an epoch."""
+        stem = which if isinstance(which, str) else f"epoch_{which}"
+        return self.path / "checkpoints" / f"{stem}_model.pth"
+
+    def log_file(self, model):
+        return self.path / "logs" / f"{model}.txt"
+
+    def create(self):
+        """Makes the folders; OSError, with the folder's name, if that is not possible."""
+        for folder in ("checkpoints", "logs"):
+            make_folder(self.path / folder)
+        return self
+
+
+def run_name(dataset, when, loss, model, seqlen):
+    """Name of a run's folder: `<dataset>__<date>__<loss tag>_<model>_DataL<seqlen>`.
+
+    Args:
+        dataset, loss, model, seqlen: as given on the command line.
+        when: `datetime` of the start.
+    """
+    tag = LOSS_TAGS.get(loss, f"{loss}loss")
+    return f"{dataset}__{when:%Y-%m-%d_%H-%M}__{tag}_{model}_DataL{seqlen}"
+
+
+def new_run(savepath, name):
+    """A run folder that does not exist yet: a second run of the same minute gets a suffix."""
+    base = Path(savepath) / "sem_seg"
+    candidates = [base / name, *(base / f"{name}_{number}" for number in range(2, 1000))]
+    return RunDir(next(path for path in candidates if not path.exists()))
+
+
+def find_run(logpath, log_dir):
+    """The run folder `<logpath>/sem_seg/<log_dir>`; `log_dir` may also be a path to a run.
+
+    Raises:
+        FileNotFoundError: there is none; the message names the runs that exist.
+    """
+    base = Path(logpath) / "sem_seg"
+    for path in (base / log_dir, Path(log_dir)):
+        if path.is_dir():
+            return RunDir(path.resolve() if path == Path(".") else path)
+    runs = sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
+    known = ", ".join(runs) if runs else "none"
+    raise FileNotFoundError(f"{base / log_dir}: no such run; runs in {base}: {known}")
+
+
+def find_model_name(run, args, names):
+    """Which model a run is of: from the checkpoint's `args`, else its log file, else its name.
+
+    Args:
+        run: `RunDir`.
+        args: the checkpoint's `args`, or None.
+        names: the known models.
+
+    Raises:
+        ValueError: none of these tells.
+    """
+    if args and args.get("model") in names:
+        return args["model"]
+    logged = [path.stem for path in (run.path / "logs").glob("*.txt") if path.stem in names]
+    if len(logged) == 1:
+        return logged[0]
+    longest_first = sorted(names, key=len, reverse=True)
+    named = [name for name in longest_first if f"_{name}_DataL" in run.name]
+    if named:
+        return named[0]
+    raise ValueError(
+        f"{run.path}: neither the checkpoint, nor logs/, nor the folder's name tells the model; "
+        f"expected one of {', '.join(names)}"
+    )
+
+
+def make_folder(path):
+    """Makes a folder that can be written to, with its parents.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{path}: the folder cannot be made ({error.strerror})") from error
+    if not os.access(path, os.W_OK):
+        raise PermissionError(f"{path}: the folder cannot be written to; choose another place")
+    return path
+
+
+def open_log(path):
+    """The training log: a logger that writes to `path` (appending) in the published format."""
+    logger = logging.getLogger("DeepPro")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    close_log(logger)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    logger.addHandler(handler)
+    return logger
+
+
+def close_log(logger):
+    """Detaches and closes the log's files."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
