@@ -192,14 +192,13 @@ def read_window(files, start, stop, size=None):
     Raises:
         ValueError: an unreadable file, or sizes that differ.
     """
-    paths = zip(files.images[start:stop], files.masks[start:stop], strict=True)
-    frames, masks = [], []
-    for image, mask in paths:
-        frames.append(read_frame(image, size))
-        masks.append(read_mask(mask, size))
-        if size is None:
-            _check_size(masks[-1], mask, frames[-1], image)
-    return stack(frames, files.images[start:stop]), np.stack(masks)
+    paths = files.images[start:stop], files.masks[start:stop]
+    frames = stack([read_frame(path, size) for path in paths[0]], paths[0])
+    masks = [read_mask(path, size) for path in paths[1]]
+    if size is None:
+        for mask, path in zip(masks, paths[1], strict=True):
+            _check_size(mask, path, frames[0], paths[0][0])
+    return frames, np.stack(masks)
 
 
 def stack(frames, paths):

@@ -156,7 +156,7 @@ def power_law_field(rng, shape, beta, outer_scale, stretch=1.0, angle=0.0):
     Args:
         rng: numpy Generator.
         shape: (H, W).
-        beta: spectral exponent; clouds have about 3.
+        beta: spectral exponent; clouds have 3 to 4.
         outer_scale: samples; structures much larger than this are not favoured any more.
         stretch: structures are this much longer along `angle` (0: along the rows' direction,
             that is horizontally) than across.
@@ -219,7 +219,7 @@ def cloud_scene(rng, shape):
     """Broken clouds with bright lit edges over a sky that is warmer towards the ground."""
     rows, _ = grid(shape)
     shape_field = evolving_field(
-        rng, shape, rng.uniform(3.0, 3.6), shape[0] / 2, 0.05, rng.uniform(1, 2)
+        rng, shape, rng.uniform(3.4, 4.0), shape[0] / 2, 0.05, rng.uniform(1, 2)
     )
     cover = rng.uniform(-0.6, 0.5)
     density = smoothstep(shape_field, cover, cover + rng.uniform(0.8, 1.6))
@@ -327,7 +327,7 @@ def horizon_scene(rng, shape):
     ridges = rng.integers(1, 4)
     for k in range(ridges):
         nearness = (k + 1) / ridges
-        profile = power_law_field(rng, (64, shape[1]), 3.2, shape[1] / 3)[32]
+        profile = power_law_field(rng, (64, shape[1]), 4.0, shape[1] / 3)[32]
         edge = middle + (0.15 * k + rng.uniform(0.01, 0.06) * profile) * shape[0]
         ground = rng.normal(0, 0.15) + warm * nearness + nearness * (0.35 * relief + 0.12 * fine)
         scene = scene + smoothstep(rows, edge - 1.5, edge + 1.5) * (ground + 0.6 - scene)
@@ -335,10 +335,10 @@ def horizon_scene(rng, shape):
 
 
 BACKGROUNDS = {  # name: scene, range of its standard deviation in grey levels
-    "clouds": (cloud_scene, (20.0, 30.0)),
-    "ground": (ground_scene, (18.0, 28.0)),
-    "horizon": (horizon_scene, (25.0, 36.0)),
-    "sea": (sea_scene, (14.0, 24.0)),
+    "clouds": (cloud_scene, (23.0, 33.0)),
+    "ground": (ground_scene, (20.0, 30.0)),
+    "horizon": (horizon_scene, (28.0, 40.0)),
+    "sea": (sea_scene, (16.0, 26.0)),
     "sky": (sky_scene, (12.0, 22.0)),
 }
 
