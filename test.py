@@ -1,6 +1,5 @@
 """Tests a run: stitched scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from data.sequences import LabelledSequences
 from data.specs import get_spec
 from models import MODELS, build_model
 from utils.checkpoint import load, load_weights
-from utils.command_line import choose_device, run_command
+from utils.command_line import CommandParser, choose_device, run_command
 from utils.evaluation import PROTOCOLS, evaluate_sequences
 from utils.report import summarise, summary_lines, write_eval, write_metrics
 from utils.run_dir import find_model_name, find_run, make_folder
@@ -19,9 +18,7 @@ from utils.visual import write_score_maps
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     add = parser.add_argument
     add("--log_dir", required=True, help="the run: a folder's name under LOGPATH/sem_seg")
     add("--logpath", default="./log/", help="where runs lie")
@@ -128,5 +125,4 @@ def draw(folder, first_frame, sequence, scores):
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    run_command(partial(main, arguments))
+    run_command(lambda: main(parse_args()))

@@ -20,7 +20,7 @@ from losses import LOSSES, build_loss
 from models import MODELS, build_model
 from test import evaluate_run, load_run
 from utils.checkpoint import load, load_weights, save
-from utils.command_line import choose_device, run_command
+from utils.command_line import CommandParser, choose_device, run_command
 from utils.distributed import seed_everything
 from utils.evaluation import evaluate_windows
 from utils.memory import keep_freed_memory
@@ -39,9 +39,7 @@ OPTIMIZERS = {
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     add = parser.add_argument
     add("--model", choices=MODELS, default="DeepPro-Plus", help="network")
     add("--dataset", default="NUDT-MIRSDT", help="name of the data set")
@@ -73,6 +71,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
+    if args.sample_rate is None:
+        args.sample_rate = get_spec(args.dataset).sample_rate
     return args
 
 
@@ -159,7 +159,7 @@ def open_data(args, spec):
         spec.std,
         args.seqlen,
         args.patch_size,
-        spec.sample_rate if args.sample_rate is None else args.sample_rate,
+        args.sample_rate,
         args.seed,
         spec.train_size,
     )
@@ -283,5 +283,4 @@ class Log:
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    run_command(partial(main, arguments))
+    run_command(lambda: main(parse_args()))

@@ -112,8 +112,8 @@ def read_snr(spec, root, names):
     """Splits sequences into the low- and high-SNR subsets.
 
     Returns:
-        {"low_snr": names, "high_snr": names}, in the order of `names`; empty where the data set
-        defines no subsets or none of these sequences belongs to them.
+        {"low_snr": names, "high_snr": names}, in the order of `names`, without a subset that none
+        of these sequences belongs to; empty where the data set defines no subsets.
     """
     if spec.snr_file is not None:
         path = Path(root) / spec.snr_file
@@ -130,7 +130,7 @@ def read_snr(spec, root, names):
         "low_snr": [name for name in names if name in low],
         "high_snr": [name for name in names if name in known - low],
     }
-    return subsets if any(subsets.values()) else {}
+    return {subset: members for subset, members in subsets.items() if members}
 
 
 def read_frame(path, size=None):

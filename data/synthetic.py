@@ -42,7 +42,6 @@ import shutil
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -158,8 +157,7 @@ def power_law_field(rng, shape, beta, outer_scale, stretch=1.0, angle=0.0):
         shape: (H, W).
         beta: spectral exponent; clouds have 3 to 4.
         outer_scale: samples; structures much larger than this are not favoured any more.
-        stretch: structures are this much longer along `angle` (0: along the rows' direction,
-            that is horizontally) than across.
+        stretch: structures are this much longer along `angle` (0 is horizontal) than across.
 
     Returns:
         (H, W) float32, cut from a larger periodic field, so that opposite edges do not match.
@@ -404,7 +402,7 @@ def render_background(rng, plan, offsets):
     margin = np.ceil(offsets.max(axis=0) + corner).astype(int) + 3
     shape = tuple(int(n) * SUPERSAMPLING for n in (plan.height, plan.width) + margin)
     scene, _ = BACKGROUNDS[plan.background]
-    states = standardise(np.broadcast_arrays(scene(rng, shape), np.empty(shape))[0])
+    states = standardise(scene(rng, shape))
     states = 2.8 * np.tanh(states.reshape(-1, *shape) / 2.8)  # no pixel near 0 or 255
     states = [plan.level + plan.contrast * optics(state) for state in states]
     coefficients = [ndimage.spline_filter(s, order=3, output=np.float32) for s in states]
@@ -467,7 +465,7 @@ def draw_path(rng, frames, height, width):
         moment = rng.uniform(0.2, 0.8) * frames
         curvature = rng.choice([-1, 1]) * rng.uniform(0.3, 1.5) * np.pi / max(frames, 40)
     elif law == "cross":
-        point, inward = border_point(rng, height, width)
+        point, _ = border_point(rng, height, width)
         other, _ = border_point(rng, height, width)
         heading = np.arctan2(*(other - point))
         stay = np.hypot(*(other - point)) / speed
@@ -759,7 +757,7 @@ def write_synthetic(output, preset="small", seed=46, workers=None, progress=True
         preset = PRESETS[preset]
     if seed < 0:
         raise ValueError(f"seed {seed}: expected 0 or more")
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers {workers}: expected 1 or more")
     output = Path(output).resolve()  # behind a link, so that the folder can be renamed
@@ -779,6 +777,11 @@ def write_synthetic(output, preset="small", seed=46, workers=None, progress=True
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def usable_cores():
+    """Cores this process may run on; all of the machine's where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def holds(output, identity):
@@ -868,7 +871,7 @@ def main(argv=None):
     args = parse_args(argv)
     try:
         write_synthetic(args.output, args.preset, args.seed, args.workers)
-    except (ValueError, OSError, BrokenProcessPool) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a worker was killed
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

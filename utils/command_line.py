@@ -1,8 +1,19 @@
 """What both scripts share at the command line: errors as one line, and the choice of device."""
 
+import argparse
 import sys
 
 import torch
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Shows defaults in the help; a wrong argument is one line on stderr and exit status 2."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; see python {self.prog} --help\n")
 
 
 def run_command(command):

@@ -1,0 +1,106 @@
+"""Checkpoints: safe to read, whole or not there, and refused with a reason."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from models import build_model
+from utils.checkpoint import clip_length, load, load_weights, save
+
+
+def state_of(name, seqlen=6, **extra):
+    return {"epoch": 3, "model_state_dict": build_model(name, seqlen).state_dict(), **extra}
+
+
+def test_what_is_saved_is_loaded_and_torch_reads_it_by_default(tmp_path):
+    path = tmp_path / "best_model.pth"
+    state = state_of("DeepPro", class_avg_iou=0.5, args={"model": "DeepPro", "seqlen": 6})
+    save(path, state)
+    for loaded in (load(path), torch.load(path)):
+        assert loaded["epoch"] == 3 and loaded["args"] == state["args"]
+        for key, tensor in state["model_state_dict"].items():
+            assert torch.equal(tensor, loaded["model_state_dict"][key])
+    assert os.listdir(tmp_path) == ["best_model.pth"]
+
+
+@pytest.mark.parametrize("number", [np.float64(0.84), np.float32(0.5)])
+def test_numpy_scalars_of_released_checkpoints_are_read(tmp_path, number):
+    path = tmp_path / "released.pth"
+    torch.save(state_of("DeepPro", class_avg_iou=number), path)
+    assert load(path)["class_avg_iou"] == number
+
+
+def test_every_released_checkpoint_is_read(shared):
+    paths = sorted((shared / "released/sem_seg").glob("*/checkpoints/best_model.pth"))
+    assert len(paths) == 4
+    for path in paths:
+        state = load(path)
+        assert state["epoch"] >= 0 and clip_length(state["model_state_dict"]) == 40
+
+
+class Malicious:
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.victim),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, write):
+    victim = tmp_path / "executed"
+    path = tmp_path / "best_model.pth"
+    write({"model_state_dict": Malicious(victim)}, path)
+    with pytest.raises(ValueError, match="refused"):
+        load(path)
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken zip", pickle.dumps([1])])
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "best_model.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="best_model.pth") as error:
+        load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "best_model.pth"
+    save(path, state_of("DeepPro"))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        load(path)
+
+
+def test_a_missing_checkpoint_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+        load(tmp_path / "best_model.pth")
+
+
+def test_weights_of_another_model_are_refused():
+    with pytest.raises(ValueError, match="weights of another network.*checkpoint of DeepPro$"):
+        load_weights(build_model("DeepPro", 6), state_of("DeepPro-Plus"), "DeepPro", "x.pth")
+
+
+def test_weights_of_another_clip_length_are_refused_with_the_flag_to_use():
+    with pytest.raises(ValueError, match="clips of 6 frames.*--seqlen 6"):
+        load_weights(build_model("DeepPro", 8), state_of("DeepPro"), "DeepPro", "x.pth")
+
+
+def test_a_failed_write_leaves_the_previous_checkpoint_unharmed(tmp_path, monkeypatch):
+    path = tmp_path / "last_model.pth"
+    save(path, state_of("DeepPro"))
+    before = path.read_bytes()
+
+    def full_disk(state, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="could not be written.*No space left"):
+        save(path, state_of("DeepPro"))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["last_model.pth"]

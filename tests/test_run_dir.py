@@ -1,0 +1,66 @@
+"""Run folders and how a run's model is found."""
+
+from datetime import datetime
+
+import pytest
+
+from models import MODELS
+from utils.run_dir import LOG_FORMAT, RunDir, find_model_name, find_run, new_run, open_log, run_name
+
+WHEN = datetime(2024, 12, 28, 16, 21)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_names_are_those_of_the_released_runs(model):
+    name = run_name("NUDT-MIRSDT", WHEN, "SoftIoU", model, 40)
+    assert name == f"NUDT-MIRSDT__2024-12-28_16-21__SoftLoUloss_{model}_DataL40"
+    assert find_model_name(RunDir(new_run("x", name).path), None, MODELS) == model
+
+
+def test_a_second_run_of_the_same_minute_gets_its_own_folder(tmp_path):
+    first = new_run(tmp_path, "run").create()
+    second = new_run(tmp_path, "run").create()
+    assert first.path != second.path and (second.path / "checkpoints").is_dir()
+
+
+def test_the_model_is_found_in_args_then_in_logs_then_in_the_name(tmp_path):
+    name = run_name("Synthetic", WHEN, "SoftIoU", "DeepPro", 40)
+    run = new_run(tmp_path, name).create()
+    assert find_model_name(run, None, MODELS) == "DeepPro"
+    (run.path / "logs" / "DeepPro-Plus.txt").touch()
+    assert find_model_name(run, None, MODELS) == "DeepPro-Plus"
+    other = {"model": "DeepPro-Plus_forMovingScenes"}
+    assert find_model_name(run, other, MODELS) == "DeepPro-Plus_forMovingScenes"
+
+
+def test_an_unnamed_run_without_logs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="tells the model"):
+        find_model_name(RunDir(tmp_path), {}, MODELS)
+
+
+def test_a_missing_run_is_refused_with_the_runs_there_are(tmp_path):
+    new_run(tmp_path, "there").create()
+    with pytest.raises(FileNotFoundError, match="no such run.*there"):
+        find_run(tmp_path, "absent")
+
+
+def test_a_run_may_be_given_by_its_path(tmp_path):
+    run = new_run(tmp_path, "there").create()
+    assert find_run("elsewhere", str(run.path)).path == run.path
+
+
+def test_log_lines_have_the_published_form(tmp_path):
+    logger = open_log(tmp_path / "DeepPro.txt")
+    logger.info("Learning rate:0.001000")
+    logger.handlers[0].close()
+    line = (tmp_path / "DeepPro.txt").read_text().rstrip("\n")
+    stamp, _, rest = line.partition(" - ")
+    assert rest == "Model - INFO - Learning rate:0.001000"
+    datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f")
+    assert "asctime" in LOG_FORMAT
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file.*cannot be made"):
+        new_run(tmp_path / "file", "run").create()
