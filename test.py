@@ -12,6 +12,7 @@ from models import MODELS, build_model
 from utils.checkpoint import load, load_weights
 from utils.command_line import CommandParser, choose_device, run_command
 from utils.evaluation import PROTOCOLS, evaluate_sequences
+from utils.memory import keep_freed_memory
 from utils.report import summarise, summary_lines, write_eval, write_metrics
 from utils.run_dir import find_model_name, find_run, make_folder
 from utils.visual import write_score_maps
@@ -47,6 +48,8 @@ def main(args):
     run = find_run(args.logpath, args.log_dir)
     name, model = load_run(run, args.epoch, args.seqlen)
     device = choose_device(args.gpu)
+    if device.type == "cpu" and args.engine == "reference":
+        keep_freed_memory()
     output = make_folder(args.output or run.path)
     evaluate_run(
         name,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from data import synthetic
+from data import synthetic, synthetic_scenes, synthetic_sensor
 from data.synthetic import Preset, main, plan_sequences, render_sequence, write_synthetic
 
 TINY = Preset(5, 2, 5, 2, frames=11, heights=(47, 53), widths=(50, 61))
@@ -196,7 +196,7 @@ def test_scenes_have_the_grey_levels_of_nudt_mirsdt():
     plans = plan_sequences(Preset(15, 0, 0, 0, 3, (128, 140), (150, 170)), SEED)
     pixels = []
     for plan in plans:
-        background = synthetic.render_background(
+        background = synthetic_sensor.render_background(
             np.random.default_rng(plan.seed), plan, np.zeros((plan.frames, 2))
         )
         assert background.min() > 20 and background.max() < 250
@@ -211,14 +211,14 @@ def test_spline_view_moves_a_scene_by_a_fraction_of_a_sample():
     rows, columns = np.mgrid[:60, :70].astype(np.float32)
     scene = np.sin(rows / 6) + np.cos(columns / 7)
     coefficients = ndimage.spline_filter(scene, order=3, output=np.float32)
-    view = synthetic.spline_view(coefficients, 12.3, 11.75, 15, 16)
-    r, c = np.mgrid[:15, :16] * synthetic.SUPERSAMPLING
+    view = synthetic_sensor.spline_view(coefficients, 12.3, 11.75, 15, 16)
+    r, c = np.mgrid[:15, :16] * synthetic_scenes.SUPERSAMPLING
     expected = np.sin((r + 12.3) / 6) + np.cos((c + 11.75) / 7)
     np.testing.assert_allclose(view, expected, atol=1e-3)
 
 
 def test_power_law_field_does_not_wrap_around():
-    field = synthetic.power_law_field(np.random.default_rng(3), (90, 121), 3, 40)
+    field = synthetic_scenes.power_law_field(np.random.default_rng(3), (90, 121), 3, 40)
     assert field.shape == (90, 121)
     step = np.abs(np.diff(field, axis=0)).mean()
     assert np.abs(field[0] - field[-1]).mean() > 3 * step
