@@ -1,5 +1,7 @@
 """Fast evaluation of the detectors: folded layers, run band by band within a memory budget."""
 
+from contextlib import contextmanager, nullcontext
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -15,8 +17,8 @@ BAND_PIXELS = 8192  # pixels of a band on a CPU, above which nothing gets faster
 STRIP_PIXELS = 512  # pixels of a strip on a CPU with one or two threads: stays in its cache
 
 
-def fuse(model, precision="fp32", memory=None, force_precision=False):
-    """An evaluation copy of a detector that is many times faster and takes a fraction of the memory.
+def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_tf32=False):
+    """An evaluation copy of a detector: many times faster, in a fraction of the memory.
 
     Same call: clip (B, 1, T, H, W) on the model's device to logits (B, T, H, W) float32, for any
     size that the model takes. Equal to `model.eval()` up to rounding; how the image is cut into
@@ -29,6 +31,7 @@ def fuse(model, precision="fp32", memory=None, force_precision=False):
         memory: bytes for everything beside the clip and its logits, or a string as "1GiB"; None
             chooses for the device.
         force_precision: compute in `precision` also where the device only emulates it.
+        allow_tf32: on CUDA, let fp32 products round their factors to 10 bits.
 
     Raises:
         ValueError: unknown precision; in a call, a clip that the model refuses, or a budget that
@@ -36,17 +39,17 @@ def fuse(model, precision="fp32", memory=None, force_precision=False):
     """
     device = next(model.parameters()).device
     dtype = usable_dtype(precision, device, force_precision)
-    return FusedDetector(model, Numbers(dtype, device), parse_memory(memory))
+    return FusedDetector(model, Numbers(dtype, device), parse_memory(memory), allow_tf32)
 
 
 class FusedDetector(nn.Module):
     """What `fuse` returns. Holds no parameters: weights are folded, cast and laid out for use."""
 
-    def __init__(self, model, numbers, memory):
+    def __init__(self, model, numbers, memory, allow_tf32=False):
         super().__init__()
         folded = fold(model)
         self.check_clip, self.seqlen = folded.check_clip, folded.seqlen
-        self.numbers, self.memory = numbers, memory
+        self.numbers, self.memory, self.allow_tf32 = numbers, memory, allow_tf32
         stages = folded.stages()
         spatial = max(stages.trunk[0][0].kernel_size[1:]) > 1
         self.engine = (RowNetwork if spatial else TemporalNetwork)(stages, self.seqlen, numbers)
@@ -61,6 +64,10 @@ class FusedDetector(nn.Module):
     @torch.no_grad()
     def forward(self, clip):
         self.check_clip(clip)
+        with tf32(self.allow_tf32) if clip.is_cuda else nullcontext():
+            return self._detect(clip)
+
+    def _detect(self, clip):
         batch, _, frames, height, width = clip.shape
         rows, strip = self.plan(height, width)
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
@@ -94,6 +101,20 @@ class FusedDetector(nn.Module):
                 f"memory budget of {budget} bytes: frames {width} pixels wide need {needed} or more"
             )
         return rows, strip
+
+
+@contextmanager
+def tf32(allowed):
+    """Whether products and convolutions in float32 may use TF32 on CUDA, for a while."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for backend, setting in zip(backends, before, strict=True):
+            backend.allow_tf32 = setting
 
 
 class TemporalNetwork:
@@ -166,7 +187,7 @@ class RowNetwork:
             for stages in [self.trunk, *(level.stages for level in self.levels)]
             for channels, context in [stage.row_channels() for stage in stages]
         )
-        return item * (width * (total + 56 * (rows + 8)) + 120 * max(strip, width))
+        return int(item * (width * (total + 56 * (rows + 8)) + 120 * max(strip, width)))
 
 
 def shares_of(stages):

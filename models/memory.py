@@ -25,7 +25,7 @@ def parse_memory(text):
 
 
 def default_memory(device):
-    """A budget in bytes: 512 MiB on a CPU, where more is not faster; half of a GPU's free memory."""
+    """Bytes: 512 MiB on a CPU, where more is not faster; half of a GPU's free memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

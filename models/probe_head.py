@@ -1,6 +1,6 @@
 """The end of a level, and of a detector, as matrix products over channels-first maps.
 
-Shifted ReLU. Here and in `models.temporal_engine` no product adds its bias. With a per-channel bias b,
+Shifted ReLU. Here and in `models.temporal_engine` no product adds its bias. With a bias b,
 
     relu(W x + b) = max(W x, -b) + b,
 

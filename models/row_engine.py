@@ -2,8 +2,8 @@
 
 Every layer keeps the few rows of its input that later rows still need, so nothing is computed twice
 and no halo is cut: the result does not depend on the bands. Rows are (R, T, W, C), channels last
-and rows outermost: a band is one piece of memory, appended and dropped without moving the rest, and
-`Rows.image` is a channels-last (1, C, R, T, W) image, for kernels whose axes are (row, time, column).
+and rows outermost: a band is one piece of memory, and a channels-last (1, C, R, T, W) image for
+kernels whose axes are (row, time, column).
 
 A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
 
@@ -15,15 +15,14 @@ two taps on first differences instead of three, which saves a third of its produ
 import torch
 from torch.nn import functional
 
-from models.probe_head import ProbeHead, matrix
+from models.probe_head import Numbers, ProbeHead, matrix
 
 
 class Rows:
     """A queue of rows in one piece of memory: `append` at the bottom, `drop` from the top."""
 
-    def __init__(self, frames, width, channels, numbers):
-        self.shape, self.numbers = (frames, width, channels), numbers
-        self.data = torch.empty(0, *self.shape, dtype=numbers.dtype, device=numbers.device)
+    def __init__(self, numbers, *shape):
+        self.data = torch.empty(0, *shape, dtype=numbers.dtype, device=numbers.device)
         self.count = 0
 
     def __len__(self):
@@ -36,7 +35,7 @@ class Rows:
     def append(self, rows):
         """Makes room for `rows` rows and returns them, to be written."""
         if self.count + rows > len(self.data):
-            data = self.data.new_empty(self.count + rows, *self.shape)
+            data = self.data.new_empty(self.count + rows, *self.data.shape[1:])
             data[: self.count] = self.rows
             self.data = data
         self.count += rows
@@ -68,7 +67,7 @@ class RowConv:
         self.channels = kernel.shape[1]
 
     def start(self, frames, width, numbers):
-        self.input = Rows(frames, width, self.channels, numbers)
+        self.input = Rows(numbers, frames, width, self.channels)
         self.input.append(self.reach).zero_()
 
     def outputs(self):
@@ -88,35 +87,80 @@ class RowConv:
 
 
 def convolve(image, kernel, bias, padding, dilation):
-    """conv3d; on a CPU always by oneDNN, which conv3d leaves aside for images of few rows."""
-    if image.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    """conv3d; on a CPU by oneDNN, which conv3d leaves aside for images of few rows."""
+    by_onednn = image.device.type == "cpu" and image.dtype in (torch.float32, torch.bfloat16)
+    if by_onednn and torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(image, kernel, bias, padding, (1, 1, 1), dilation, 1)
     return functional.conv3d(image, kernel, bias, padding=padding, dilation=dilation)
 
 
 class RowStem:
-    """The first convolution: (R, T, W) intensities to rows before the ReLU."""
+    """The first convolution, from intensities to rows before the ReLU: (R, T, W) to (R, T, W, C).
 
-    grain = 1
+    One input channel, many taps: every row is stored once for each horizontal tap, so that the
+    rows under a kernel are the rows of one matrix. The stem subtracts nearly equal numbers, and all
+    layers after it amplify its rounding, so on a CPU in float32 it is summed in float64.
+    """
 
     def __init__(self, layer, numbers):
-        self.conv = RowConv(layer[0], numbers)
+        conv = layer[0]
+        exact = numbers.device.type == "cpu" and numbers.dtype == torch.float32
+        self.numbers = Numbers(torch.float64 if exact else torch.float32, numbers.device)
+        self.out = numbers
+        self.taps = conv.kernel_size  # (time, rows, columns)
+        self.reach = conv.padding
+        kernel = conv.weight[:, 0].double()  # (C, time, rows, columns)
+        self.weights = self.numbers.cast(kernel.transpose(0, 1).flatten(2))
+        self.bias = self.numbers.cast(conv.bias)
 
     def start(self, frames, width, numbers):
-        self.conv.start(frames, width, numbers)
+        time, _, columns = self.reach
+        self.frames, self.width = frames, width
+        padded = frames + 2 * time, width + 2 * columns
+        self.input = Rows(self.numbers, self.taps[2], *padded)
+        self.input.append(self.reach[1]).zero_()
         return width
 
     def push(self, band):
-        self.conv.input.append(len(band)).copy_(band[..., None])
-        return self.conv.outputs()
+        time, _, columns = self.reach
+        rows = self.input.append(len(band)).zero_()
+        for i in range(self.taps[2]):
+            # Stored column c of copy i is column c + i of the padded row.
+            first = max(columns - i, 0)
+            skipped = max(i - columns, 0)
+            part = band[..., skipped:]
+            rows[:, i, time : time + self.frames, first : first + part.shape[2]] = part
+        return self._outputs()
 
     def finish(self):
-        self.conv.finish()
-        return self.conv.outputs()
+        self.input.append(self.reach[1]).zero_()
+        return self._outputs()
+
+    def _outputs(self):
+        stored = self.input.rows
+        count = max(0, len(stored) - 2 * self.reach[1])
+        channels, padded = len(self.bias), stored.shape[3]
+        out = self.bias.new_empty(count, self.frames, self.width, channels, dtype=self.out.dtype)
+        if count == 0:
+            return out
+        summed = self.bias.new_empty(count, channels, self.frames * padded)
+        for i, weight in enumerate(self.weights):
+            window = stored.as_strided(
+                (count, self.taps[1] * self.taps[2], self.frames * padded),
+                (stored[0].numel(), stored[0, 0].numel(), 1),
+                stored.storage_offset() + i * padded,
+            )
+            expanded = weight.expand(count, *weight.shape)
+            torch.baddbmm(summed, expanded, window, beta=0 if i == 0 else 1, out=summed)
+        summed = summed.view(count, channels, self.frames, padded)[..., : self.width]
+        torch.add(summed.permute(0, 2, 3, 1), self.bias, out=out)
+        self.input.drop(count)
+        return out
 
     def row_channels(self):
-        """Values per row, frame and column that a band of rows keeps here, and rows of context."""
-        return self.conv.channels + len(self.conv.kernel), 2 * self.conv.reach
+        """float-sized values per row, frame and column that a band keeps, and rows of context."""
+        size = self.numbers.dtype.itemsize / self.out.dtype.itemsize
+        return size * (self.taps[2] + len(self.bias)) + len(self.bias), 2 * self.reach[1]
 
 
 class RowPool:
@@ -148,7 +192,7 @@ class RowPool:
 class RowBlock:
     """A folded STDResBlock: rows before the ReLU in, rows before the ReLU out.
 
-    With `ends_level` the output is (R, C, T * W) instead, its bias not yet added: what `ProbeHead` takes.
+    With `ends_level` the output is (R, C, T * W) instead, its bias not yet added, for `ProbeHead`.
     """
 
     def __init__(self, block, numbers, ends_level=False):
@@ -164,7 +208,7 @@ class RowBlock:
         self.ends_level = ends_level
 
     def start(self, frames, width, numbers):
-        self.x = Rows(frames, width, self.shortcut.shape[1], numbers)
+        self.x = Rows(numbers, frames, width, self.shortcut.shape[1])
         self.conv1.start(frames + 2, width, numbers)
         self.conv2.start(frames, width, numbers)
         return width

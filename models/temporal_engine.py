@@ -23,7 +23,7 @@ def frame_order(frames):
 
 
 def taps(buffer, first, count, step, size):
-    """(count, size * C, P) view of (frames, C, P): item i is frames first + i step and following."""
+    """(count, size C, P) view of (frames, C, P): item i is frames first + i step and following."""
     _, channels, pixels = buffer.shape
     frame = channels * pixels
     return buffer.as_strided(
@@ -39,7 +39,7 @@ def product(weight, x, out):
 
 
 def tap_matrix(conv):
-    """(C_out, K C_in) float64 matrix of a (K,1,1) convolution, taps outermost as `taps` has them."""
+    """(C_out, K C_in) float64 matrix of a (K,1,1) convolution, taps outermost as in `taps`."""
     return conv.weight.double().flatten(2).transpose(1, 2).flatten(1)
 
 
