@@ -1,18 +1,55 @@
 """Residual blocks and the small stacks that both detectors are made of."""
 
+import torch
 from torch import nn
 
-from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceConv3d
+from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceConv3d, kernel_of
 
 
-def conv_bn_relu(conv):
-    """`conv`, BatchNorm over its output channels, ReLU."""
-    return nn.Sequential(conv, nn.BatchNorm3d(conv.out_channels), nn.ReLU(inplace=True))
+def fold_batchnorm(conv, norm):
+    """One plain `Conv3d` that does what `conv` and then `norm`, in evaluation, do.
+
+    BatchNorm is y = scale x + shift per channel, scale = gamma / sqrt(variance + eps); the scale
+    goes into the kernel's output channels, in float64 because the variance may be tiny.
+    """
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias = norm.bias.double() + scale * (conv.bias.double() - norm.running_mean.double())
+    kernel = kernel_of(conv).double() * scale.view(-1, 1, 1, 1, 1)
+    return plain_conv(conv, kernel, bias)
+
+
+def plain_conv(conv, kernel, bias):
+    """A `Conv3d` with the geometry, type and device of `conv` and the given numbers."""
+    folded = nn.utils.skip_init(
+        nn.Conv3d,
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    with torch.no_grad():
+        folded.weight.copy_(kernel)
+        folded.bias.copy_(bias)
+    return folded.requires_grad_(False)
+
+
+class ConvBNReLU(nn.Sequential):
+    """A convolution, BatchNorm over its output channels, ReLU."""
+
+    def __init__(self, conv):
+        super().__init__(conv, nn.BatchNorm3d(conv.out_channels), nn.ReLU(inplace=True))
+
+    def folded(self):
+        """The same in evaluation: a plain convolution and ReLU."""
+        return nn.Sequential(fold_batchnorm(self[0], self[1]), nn.ReLU(inplace=True))
 
 
 def projection(in_channels, out_channels):
     """1x1x1 convolution, BatchNorm, ReLU: mixes channels, leaves time and space alone."""
-    return conv_bn_relu(nn.Conv3d(in_channels, out_channels, kernel_size=1))
+    return ConvBNReLU(nn.Conv3d(in_channels, out_channels, kernel_size=1))
 
 
 class ResBlock(nn.Module):
@@ -40,6 +77,30 @@ class ResBlock(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         return self.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+    def folded(self):
+        """The same in evaluation, a `FoldedResBlock`."""
+        return FoldedResBlock(
+            fold_batchnorm(self.conv1, self.bn1),
+            fold_batchnorm(self.conv2, self.bn2),
+            fold_batchnorm(self.conv3, self.bn3),
+            fold_batchnorm(self.shortcut[0], self.shortcut[1]),
+        )
+
+
+class FoldedResBlock(nn.Module):
+    """`ResBlock` in evaluation: four plain convolutions, the shortcut's bias inside conv3's."""
+
+    def __init__(self, conv1, conv2, conv3, shortcut):
+        super().__init__()
+        self.conv1, self.conv2, self.conv3, self.shortcut = conv1, conv2, conv3, shortcut
+        with torch.no_grad():
+            conv3.bias += shortcut.bias
+        shortcut.bias = None
+
+    def forward(self, x):
+        y = self.conv2(self.conv1(x).relu()).relu()
+        return (self.conv3(y) + self.shortcut(x)).relu()
 
 
 class TDResBlock(ResBlock):

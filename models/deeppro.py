@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from models.blocks import TDResBlock, conv_bn_relu, projection
-from models.detector import Detector, upsample
+from models.blocks import ConvBNReLU, TDResBlock, projection
+from models.detector import Detector, Level, Stages, upsample
 from models.tpro import TPro
 
 
@@ -21,7 +21,7 @@ class DeepPro(Detector):
     def __init__(self, seqlen=40):
         super().__init__(seqlen)
         pool = nn.MaxPool3d((1, 2, 2))
-        self.conv_in = conv_bn_relu(nn.Conv3d(1, 8, (5, 1, 1), padding=(2, 0, 0)))
+        self.conv_in = ConvBNReLU(nn.Conv3d(1, 8, (5, 1, 1), padding=(2, 0, 0)))
         self.layer1 = nn.Sequential(TDResBlock(8, 16), TDResBlock(16, 32))
         self.layer2 = nn.Sequential(pool, TDResBlock(8, 16), TDResBlock(16, 32))
         self.layer3 = nn.Sequential(pool, TDResBlock(8, 16), pool, TDResBlock(16, 32))
@@ -42,3 +42,11 @@ class DeepPro(Detector):
         level3 = self.conv_out1_3(self.TPro3(self.layer3(x)))
         levels = torch.cat([level1, upsample(level2, size), upsample(level3, size)], dim=1)
         return self.final(self.conv_out2(levels))
+
+    def stages(self):
+        levels = [
+            Level([*self.layer1], self.TPro1, self.conv_out1_1),
+            Level([*self.layer2], self.TPro2, self.conv_out1_2),
+            Level([*self.layer3], self.TPro3, self.conv_out1_3),
+        ]
+        return Stages([self.conv_in], levels, self.conv_out2, self.final)

@@ -3,15 +3,15 @@
 import torch
 from torch import nn
 
-from models.blocks import STDResBlock, conv_bn_relu, projection
-from models.detector import Detector, upsample
+from models.blocks import ConvBNReLU, STDResBlock, projection
+from models.detector import Detector, Level, Stages, upsample
 from models.difference_conv import SpatialDifferenceConv3d
 from models.tpro import TPro
 
 
 def _stem():
     """Spatial-difference convolution (5,7,7), one channel to eight, BatchNorm, ReLU."""
-    return conv_bn_relu(SpatialDifferenceConv3d(1, 8, (5, 7, 7), padding=(2, 3, 3)))
+    return ConvBNReLU(SpatialDifferenceConv3d(1, 8, (5, 7, 7), padding=(2, 3, 3)))
 
 
 class DeepProPlus(Detector):
@@ -31,6 +31,10 @@ class DeepProPlus(Detector):
 
     def detect(self, clip):
         return self.conv_out2(self.conv_out1(self.TPro(self.layer1(self.conv_in(clip)))))
+
+    def stages(self):
+        level = Level([*self.layer1], self.TPro, self.conv_out1)
+        return Stages([self.conv_in], [level], None, self.conv_out2)
 
 
 class DeepProPlusMovingScenes(Detector):
@@ -62,3 +66,10 @@ class DeepProPlusMovingScenes(Detector):
         level2 = self.conv_out1_2(self.TPro2(self.layer2(x)))
         levels = torch.cat([upsample(level1, size), upsample(level2, size)], dim=1)
         return self.final(self.conv_out2(levels))
+
+    def stages(self):
+        levels = [
+            Level([self.layer1], self.TPro1, self.conv_out1_1),
+            Level([*self.layer2], self.TPro2, self.conv_out1_2),
+        ]
+        return Stages([self.conv_in, *self.layer0], levels, self.conv_out2, self.final)

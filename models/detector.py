@@ -1,13 +1,37 @@
-"""What the detectors share: the check of a clip's shape."""
+"""What the detectors share: the check of a clip's shape and the form of their levels."""
+
+from typing import NamedTuple
 
 from torch import nn
+
+
+class Level(NamedTuple):
+    """One resolution of a detector: pools and residual blocks, temporal probe, projection."""
+
+    layers: list
+    probe: nn.Module
+    projection: nn.Module
+
+
+class Stages(NamedTuple):
+    """A detector as data, for code that runs it otherwise than `detect` does.
+
+    The clip goes through `trunk`; each of `levels` starts from the trunk's output; `merge` mixes
+    the upsampled levels, concatenated in order (None where there is one level at full size);
+    `final` makes the logits.
+    """
+
+    trunk: list
+    levels: list
+    merge: nn.Module | None
+    final: nn.Module
 
 
 class Detector(nn.Module):
     """Base of the detectors: clip (B, 1, T, H, W) to logits (B, T, H, W).
 
-    Subclasses write `detect`, from a checked clip to logits (B, 1, T, H, W). T is built into the
-    weights.
+    Subclasses write `detect`, from a checked clip to logits (B, 1, T, H, W), and `stages`, the
+    same as `Stages`. T is built into the weights.
 
     Args:
         seqlen: T, the number of frames of a clip.

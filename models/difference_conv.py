@@ -81,3 +81,8 @@ class SpatialDifferenceConv3d(DifferenceConv3d):
     """Convolution with differences from the centre pixel, `spatial_difference_kernel`."""
 
     difference_kernel = staticmethod(spatial_difference_kernel)
+
+
+def kernel_of(conv):
+    """The plain kernel, (C_out, C_in, T, K, K), that a `Conv3d` of either kind applies."""
+    return conv.kernel() if isinstance(conv, DifferenceConv3d) else conv.weight

@@ -8,6 +8,29 @@ from torch import nn
 from models.blocks import projection
 
 
+class FoldedTPro(nn.Module):
+    """`TPro` in evaluation: a T x T matrix per channel, ReLU, a plain 1x1x1 convolution, ReLU.
+
+    Args:
+        matrix: (d, T, T), for every channel its head's signal-correlation matrix, divided by
+            sqrt(T) and scaled by BatchNorm.
+        bias: (d, T).
+        conv: the folded 1x1x1 convolution with its ReLU.
+    """
+
+    def __init__(self, matrix, bias, conv):
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("bias", bias)
+        self.conv = conv
+
+    def forward(self, x):
+        batch, channels, frames, height, width = x.shape
+        profiles = x.reshape(batch, channels, frames, height * width)
+        probed = torch.matmul(self.matrix, profiles) + self.bias[..., None]
+        return self.conv(probed.relu().reshape(batch, channels, frames, height, width))
+
+
 class TPro(nn.Module):
     """The temporal probe: learned correlation of every temporal profile with itself in time.
 
@@ -41,3 +64,16 @@ class TPro(nn.Module):
         probed = [head(group) for head, group in zip(self.QK_heads, groups, strict=True)]
         x = torch.cat(probed, dim=1).movedim(-1, 2)
         return self.conv(self.relu(self.norm1(x)))
+
+    def folded(self):
+        """The same in evaluation, a `FoldedTPro`: 1/sqrt(T) and norm1 go into the matrices."""
+        norm, width = self.norm1, self.norm1.num_features // len(self.QK_heads)
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        shift = norm.bias.double() - scale * norm.running_mean.double()
+        weights = torch.stack([head.weight for head in self.QK_heads]).double()  # (m, T, T)
+        biases = torch.stack([head.bias for head in self.QK_heads]).double()  # (m, T)
+        matrix = weights.repeat_interleave(width, 0) * scale[:, None, None]
+        bias = biases.repeat_interleave(width, 0) * scale[:, None] + shift[:, None]
+        matrix = matrix / math.sqrt(self.seqlen)
+        dtype = norm.weight.dtype
+        return FoldedTPro(matrix.to(dtype).detach(), bias.to(dtype).detach(), self.conv.folded())

@@ -1,0 +1,42 @@
+"""Which number types a device computes in."""
+
+import warnings
+
+import torch
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def usable_dtype(precision, device, force=False):
+    """The type of `precision`, or float32 with one warning where the device has no units for it.
+
+    A type that a device only emulates is slower than float32 there; `force` takes it all the same.
+
+    Raises:
+        ValueError: not one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    dtype = PRECISIONS[precision]
+    if dtype == torch.float32 or force or _computes_in(dtype, device):
+        return dtype
+    warnings.warn(f"{device} does not compute in {precision}: using fp32", stacklevel=3)
+    return torch.float32
+
+
+def _computes_in(dtype, device):
+    if device.type == "cuda":
+        return dtype == torch.float16 or torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return _cpu_has_units_for(dtype)
+    return dtype == torch.float16
+
+
+def _cpu_has_units_for(dtype):
+    """Whether the instruction set multiplies in the type; oneDNN's own checks accept emulation."""
+    capabilities = torch.cpu.get_capabilities()
+    names = {
+        torch.bfloat16: ("avx512_bf16", "amx_bf16"),
+        torch.float16: ("avx512_fp16", "amx_fp16"),
+    }
+    return any(capabilities.get(name, False) for name in names[dtype])

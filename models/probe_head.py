@@ -1,0 +1,111 @@
+"""The end of a level, and of a detector, as matrix products over channels-first maps.
+
+Shifted ReLU. Here and in `models.temporal_engine` no product adds its bias. With a bias b,
+
+    relu(W x + b) = max(W x, -b) + b,
+
+so one `maximum` in place does the work of two passes over memory, and the + b left over, being a
+constant, is carried into the bias of the next product. What is called `offset` below is the
+constant still to be added to a stored map; `floor` is -b.
+"""
+
+import torch
+
+
+def matrix(conv):
+    """The (C_out, C_in) float64 matrix of a 1x1x1 convolution."""
+    return conv.weight.flatten(1).double()
+
+
+class ProbeHead:
+    """Temporal probe, projection and, where levels are merged, this level's share of the merge.
+
+    The merging convolution acts on the concatenated levels, so it is a sum of one matrix per level,
+    and a matrix over channels commutes with bilinear upsampling, which weighs pixels with weights
+    that sum to one: so each level multiplies its own share before it is upsampled.
+
+    Args:
+        level: a folded `Level`.
+        share: (8, 8) this level's columns of the merging matrix, float64, or None.
+        offset: (C,) float64 offset of the features.
+        order: the frame held by each stored frame of the features; -1 where it holds nothing.
+    """
+
+    def __init__(self, level, share, offset, order, numbers):
+        probe, projection = level.probe, level.projection[0]
+        correlation = probe.matrix.double()  # (C, T, T)
+        bias = probe.bias.double() + correlation.sum(-1) * offset[:, None]  # (C, T)
+        by_order = correlation.new_zeros(*correlation.shape[:2], len(order))
+        held = [i for i, frame in enumerate(order) if frame >= 0]
+        by_order[..., held] = correlation[..., [order[i] for i in held]]
+        self.correlation = numbers.cast(by_order)
+        self.steps = []  # (floor, matrix): shifted ReLU, then product
+        for conv in (probe.conv[0], projection):
+            self.steps.append((numbers.cast(-bias[..., None]), numbers.cast(matrix(conv))))
+            bias = conv.bias.double()[:, None] + matrix(conv) @ bias
+        if share is not None:
+            self.steps.append((numbers.cast(-bias[..., None]), numbers.cast(share)))
+            bias = share @ bias
+        self.offset = bias  # (8, T)
+        self.out_channels = len(bias)
+
+    def __call__(self, features, scratch):
+        """(C, stored frames, P) features to (8, T, P), `self.offset` not yet added."""
+        pixels = features.shape[-1]
+        channels, frames, _ = self.correlation.shape
+        x = scratch.take("probe", channels, frames, pixels)
+        torch.bmm(self.correlation, features, out=x)
+        for i, (floor, weight) in enumerate(self.steps):
+            torch.maximum(x, floor, out=x)
+            y = scratch.take(f"head{i}", len(weight), frames, pixels)
+            torch.mm(weight, x.flatten(1), out=y.flatten(1))
+            x = y
+        return x
+
+
+class FinalHead:
+    """Sum of the levels' maps to logits: shifted ReLU, then the last 1x1x1 convolution."""
+
+    def __init__(self, merge, final, offset, numbers):
+        if merge is not None:
+            offset = offset + merge[0].bias.double()[:, None]
+        self.floor = numbers.cast(-offset[..., None])
+        self.weight = numbers.cast(matrix(final))
+        self.bias = (final.bias.double() + matrix(final) @ offset).T.float()  # (T, 1)
+        self.bias = self.bias.to(self.weight.device)
+
+    def __call__(self, x):
+        """(8, T, P), overwritten, to logits (T, P) float32."""
+        torch.maximum(x, self.floor, out=x)
+        logits = torch.mm(self.weight, x.flatten(1)).view(x.shape[1:])
+        return logits.float() + self.bias
+
+
+class Numbers:
+    """The type and device in which an engine computes."""
+
+    def __init__(self, dtype, device):
+        self.dtype, self.device = dtype, device
+
+    def cast(self, tensor):
+        return tensor.detach().to(self.device, self.dtype).contiguous()
+
+
+class Scratch:
+    """Named buffers that are used again, so that memory is not mapped anew for every strip."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+        self.buffers = {}
+
+    def take(self, name, *shape):
+        """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken."""
+        size = 1
+        for side in shape:
+            size *= side
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.numel() < size:
+            # Zeros: stale frames are multiplied by zero in places, and 0 * nan is nan.
+            buffer = torch.zeros(size, dtype=self.numbers.dtype, device=self.numbers.device)
+            self.buffers[name] = buffer
+        return buffer[:size].view(shape)

@@ -1,0 +1,312 @@
+"""Runs networks with spatial kernels over a clip that arrives in bands of rows, top to bottom.
+
+Every layer keeps the few rows of its input that later rows still need, so nothing is computed twice
+and no halo is cut: the result does not depend on the bands. Rows are (R, T, W, C), channels last
+and rows outermost: a band is one piece of memory, and a channels-last (1, C, R, T, W) image for
+kernels whose axes are (row, time, column).
+
+A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
+
+    k0 x(t-2) + k1 x(t) + k2 x(t+2) = k2 d(t) - k0 d(t-2),    d(t) = x(t+2) - x(t),
+
+two taps on first differences instead of three, which saves a third of its products.
+"""
+
+import torch
+from torch.nn import functional
+
+from models.probe_head import Numbers, ProbeHead, matrix
+
+
+class Rows:
+    """A queue of rows in one piece of memory: `append` at the bottom, `drop` from the top."""
+
+    def __init__(self, numbers, *shape):
+        self.data = torch.empty(0, *shape, dtype=numbers.dtype, device=numbers.device)
+        self.count = 0
+
+    def __len__(self):
+        return self.count
+
+    @property
+    def rows(self):
+        return self.data[: self.count]
+
+    def append(self, rows):
+        """Makes room for `rows` rows and returns them, to be written."""
+        if self.count + rows > len(self.data):
+            data = self.data.new_empty(self.count + rows, *self.data.shape[1:])
+            data[: self.count] = self.rows
+            self.data = data
+        self.count += rows
+        return self.data[self.count - rows : self.count]
+
+    def drop(self, rows):
+        kept = self.count - rows
+        if rows and kept:
+            kept_rows = self.data[rows : self.count]
+            self.data[:kept] = kept_rows.clone() if kept > rows else kept_rows
+        self.count = kept
+
+
+class RowConv:
+    """A folded convolution, fed with rows; owns the rows of its input that it still needs.
+
+    Zero rows above and below the image, and zero frames and columns around it, as padding says.
+    """
+
+    def __init__(self, conv, numbers, kernel=None, time_padding=None):
+        kernel = conv.weight if kernel is None else kernel
+        pad, self.reach = conv.padding, conv.padding[1]
+        self.kernel = numbers.cast(kernel.transpose(2, 3)).contiguous(
+            memory_format=torch.channels_last_3d
+        )
+        self.bias = numbers.cast(conv.bias)
+        self.padding = (0, pad[0] if time_padding is None else time_padding, pad[2])
+        self.dilation = tuple(conv.dilation[i] for i in (1, 0, 2))
+        self.channels = kernel.shape[1]
+
+    def start(self, frames, width, numbers):
+        self.input = Rows(numbers, frames, width, self.channels)
+        self.input.append(self.reach).zero_()
+
+    def outputs(self):
+        """(R, T, W, C_out): all rows that the input allows."""
+        fresh = max(0, len(self.input) - 2 * self.reach)
+        if fresh == 0:
+            _, frames, width, _ = self.input.rows.shape
+            frames += 2 * self.padding[1] - self.dilation[1] * (self.kernel.shape[3] - 1)
+            return self.bias.new_empty(0, frames, width, len(self.kernel))
+        image = self.input.rows.permute(3, 0, 1, 2).unsqueeze(0)
+        out = convolve(image, self.kernel, self.bias, self.padding, self.dilation)
+        self.input.drop(fresh)
+        return out.squeeze(0).permute(1, 2, 3, 0)
+
+    def finish(self):
+        self.input.append(self.reach).zero_()
+
+
+def convolve(image, kernel, bias, padding, dilation):
+    """conv3d; on a CPU by oneDNN, which conv3d leaves aside for images of few rows."""
+    by_onednn = image.device.type == "cpu" and image.dtype in (torch.float32, torch.bfloat16)
+    if by_onednn and torch.backends.mkldnn.is_available():
+        return torch.mkldnn_convolution(image, kernel, bias, padding, (1, 1, 1), dilation, 1)
+    return functional.conv3d(image, kernel, bias, padding=padding, dilation=dilation)
+
+
+class RowStem:
+    """The first convolution, from intensities to rows before the ReLU: (R, T, W) to (R, T, W, C).
+
+    One input channel, many taps: every row is stored once for each horizontal tap, so that the
+    rows under a kernel are the rows of one matrix. The stem subtracts nearly equal numbers, and all
+    layers after it amplify its rounding, so on a CPU in float32 it is summed in float64.
+    """
+
+    def __init__(self, layer, numbers):
+        conv = layer[0]
+        exact = numbers.device.type == "cpu" and numbers.dtype == torch.float32
+        self.numbers = Numbers(torch.float64 if exact else torch.float32, numbers.device)
+        self.out = numbers
+        self.taps = conv.kernel_size  # (time, rows, columns)
+        self.reach = conv.padding
+        kernel = conv.weight[:, 0].double()  # (C, time, rows, columns)
+        self.weights = self.numbers.cast(kernel.transpose(0, 1).flatten(2))
+        self.bias = self.numbers.cast(conv.bias)
+
+    def start(self, frames, width, numbers):
+        time, _, columns = self.reach
+        self.frames, self.width = frames, width
+        padded = frames + 2 * time, width + 2 * columns
+        self.input = Rows(self.numbers, self.taps[2], *padded)
+        self.input.append(self.reach[1]).zero_()
+        return width
+
+    def push(self, band):
+        time, _, columns = self.reach
+        rows = self.input.append(len(band)).zero_()
+        for i in range(self.taps[2]):
+            # Stored column c of copy i is column c + i of the padded row.
+            first = max(columns - i, 0)
+            skipped = max(i - columns, 0)
+            part = band[..., skipped:]
+            rows[:, i, time : time + self.frames, first : first + part.shape[2]] = part
+        return self._outputs()
+
+    def finish(self):
+        self.input.append(self.reach[1]).zero_()
+        return self._outputs()
+
+    def _outputs(self):
+        stored = self.input.rows
+        count = max(0, len(stored) - 2 * self.reach[1])
+        channels, padded = len(self.bias), stored.shape[3]
+        out = self.bias.new_empty(count, self.frames, self.width, channels, dtype=self.out.dtype)
+        if count == 0:
+            return out
+        summed = self.bias.new_empty(count, channels, self.frames * padded)
+        for i, weight in enumerate(self.weights):
+            window = stored.as_strided(
+                (count, self.taps[1] * self.taps[2], self.frames * padded),
+                (stored[0].numel(), stored[0, 0].numel(), 1),
+                stored.storage_offset() + i * padded,
+            )
+            expanded = weight.expand(count, *weight.shape)
+            torch.baddbmm(summed, expanded, window, beta=0 if i == 0 else 1, out=summed)
+        summed = summed.view(count, channels, self.frames, padded)[..., : self.width]
+        torch.add(summed.permute(0, 2, 3, 1), self.bias, out=out)
+        self.input.drop(count)
+        return out
+
+    def row_channels(self):
+        """float-sized values per row, frame and column that a band keeps, and rows of context."""
+        size = self.numbers.dtype.itemsize / self.out.dtype.itemsize
+        return size * (self.taps[2] + len(self.bias)) + len(self.bias), 2 * self.reach[1]
+
+
+class RowPool:
+    """Maximum over 2x2 pixels; an odd last row or column is left out."""
+
+    def __init__(self, layer, numbers):
+        pass
+
+    def start(self, frames, width, numbers):
+        self.left = None  # an odd row that waits for its partner
+        return width // 2
+
+    def push(self, rows):
+        if self.left is not None:
+            rows = torch.cat([self.left, rows])
+        even = len(rows) // 2 * 2
+        self.left = rows[even:].clone() if even < len(rows) else None
+        side = rows.shape[2] // 2 * 2
+        tall = torch.maximum(rows[0:even:2], rows[1:even:2])
+        return torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2])
+
+    def finish(self):
+        return None
+
+    def row_channels(self):
+        return 16, 1
+
+
+class RowBlock:
+    """A folded STDResBlock: rows before the ReLU in, rows before the ReLU out.
+
+    With `ends_level` the output is (R, C, T * W) instead, its bias not yet added, for `ProbeHead`.
+    """
+
+    def __init__(self, block, numbers, ends_level=False):
+        kernel = block.conv1.weight
+        self.conv1 = RowConv(
+            block.conv1, numbers, torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2), 0
+        )
+        self.conv2 = RowConv(block.conv2, numbers)
+        self.mix = numbers.cast(matrix(block.conv3))
+        self.shortcut = numbers.cast(matrix(block.shortcut))
+        self.offset = block.conv3.bias.double()
+        self.bias = numbers.cast(self.offset)
+        self.ends_level = ends_level
+
+    def start(self, frames, width, numbers):
+        self.x = Rows(numbers, frames, width, self.shortcut.shape[1])
+        self.conv1.start(frames + 2, width, numbers)
+        self.conv2.start(frames, width, numbers)
+        return width
+
+    def push(self, rows):
+        x = torch.clamp_min(rows, 0, out=self.x.append(len(rows)))
+        differences = self.conv1.input.append(len(rows))  # t = -2 ... T-1
+        frames = x.shape[1]
+        if frames < 2:
+            differences[:, frames:] = 0
+            differences[:, :frames] = x
+            differences[:, 2:] -= x
+        else:
+            differences[:, :2] = x[:, :2]
+            torch.sub(x[:, 2:], x[:, :-2], out=differences[:, 2:frames])
+            torch.neg(x[:, -2:], out=differences[:, frames:])
+        return self._second_half()
+
+    def finish(self):
+        self.conv1.finish()
+        return self._second_half(last=True)
+
+    def _second_half(self, last=False):
+        y = self.conv1.outputs()
+        torch.clamp_min(y, 0, out=self.conv2.input.append(len(y)))
+        if last:
+            self.conv2.finish()
+        del y
+        z = self.conv2.outputs()
+        z.clamp_min_(0)
+        x = self.x.rows[: len(z)]
+        mixed = self._mix(z, x)
+        self.x.drop(len(z))
+        return mixed
+
+    def _mix(self, z, x):
+        rows, frames, width, _ = z.shape
+        if self.ends_level:
+            z, x = z.flatten(1, 2).transpose(1, 2), x.flatten(1, 2).transpose(1, 2)
+            out = torch.bmm(self.mix.expand(rows, -1, -1), z)
+            return out.baddbmm_(self.shortcut.expand(rows, -1, -1), x)
+        out = torch.addmm(self.bias, z.flatten(0, 2), self.mix.T)
+        out.addmm_(x.flatten(0, 2), self.shortcut.T)
+        return out.view(rows, frames, width, len(self.mix))
+
+    def row_channels(self):
+        first, second = self.conv1.channels, self.conv2.channels
+        return 2 * first + 4 * second, 2 * (self.conv1.reach + self.conv2.reach)
+
+
+class RowLevel:
+    """Blocks, pools and head of one level, fed with rows of the trunk."""
+
+    def __init__(self, level, share, seqlen, numbers):
+        self.stages = row_stages(level.layers, numbers, ends_level=True)
+        offset = self.stages[-1].offset
+        self.floor = numbers.cast(-offset[:, None])
+        self.head = ProbeHead(level, share, offset, list(range(seqlen)), numbers)
+        self.offset = self.head.offset
+        self.seqlen = seqlen
+
+    def start(self, width, numbers):
+        for stage in self.stages:
+            width = stage.start(self.seqlen, width, numbers)
+        self.width = width
+
+    def finish_head(self, features, strip_pixels, scratch):
+        """(R, C, T * W) before the ReLU to (8, T, R, W)."""
+        torch.maximum(features, self.floor, out=features)
+        rows, channels, _ = features.shape
+        out = features.new_empty(self.head.out_channels, self.seqlen, rows, self.width)
+        step = max(1, strip_pixels // self.width)
+        for i in range(0, rows, step):
+            strip = features[i : i + step].view(-1, channels, self.seqlen, self.width)
+            strip = strip.permute(1, 2, 0, 3).reshape(channels, self.seqlen, -1)
+            small = self.head(strip, scratch)
+            out[:, :, i : i + step] = small.view(*small.shape[:2], -1, self.width)
+        return out
+
+
+def row_stages(layers, numbers, ends_level=False):
+    """Row stages of pools and folded blocks."""
+    stages = []
+    for i, layer in enumerate(layers):
+        if hasattr(layer, "conv1"):
+            last = ends_level and i == len(layers) - 1
+            stages.append(RowBlock(layer, numbers, ends_level=last))
+        else:
+            stages.append(RowPool(layer, numbers))
+    return stages
+
+
+def feed(stages, rows, finish=False):
+    """Pushes rows (or None) through stages in turn; with `finish`, what waits in them comes too."""
+    for stage in stages:
+        pushed = [stage.push(rows)] if rows is not None and len(rows) else []
+        if finish:
+            pushed.append(stage.finish())
+        pushed = [part for part in pushed if part is not None and len(part)]
+        rows = None if not pushed else pushed[0] if len(pushed) == 1 else torch.cat(pushed)
+    return rows

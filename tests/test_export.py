@@ -1,0 +1,44 @@
+"""Exported detectors: read back, they give the same logits at other sizes."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from models import MODELS, build_model
+from models.export import ONNX_PACKAGES, export_model
+
+has_onnx = all(find_spec(name) for name in ONNX_PACKAGES)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pt2_loads_back_for_any_size(name, tmp_path):
+    model = build_model(name, seqlen=7).eval()
+    path = export_model(model, tmp_path / "model.pt2")
+    loaded = torch.export.load(path).module()
+    for height, width in [(8, 8), (31, 47), (40, 9)]:
+        clip = torch.randn(1, 1, 7, height, width)
+        with torch.no_grad():
+            assert torch.allclose(loaded(clip), model(clip), atol=1e-6)
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"\.pt2 or \.onnx"):
+        export_model(build_model("DeepPro"), tmp_path / "model.pth")
+
+
+@pytest.mark.skipif(has_onnx, reason="the ONNX packages are installed")
+def test_onnx_without_its_packages_says_what_to_install(tmp_path):
+    with pytest.raises(ValueError, match="pip install"):
+        export_model(build_model("DeepPro"), tmp_path / "model.onnx")
+
+
+@pytest.mark.skipif(not has_onnx, reason="onnx and onnxscript are not installed")
+def test_onnx_gives_the_same_logits(tmp_path):
+    reference = pytest.importorskip("onnx.reference")
+    model = build_model("DeepPro", seqlen=7).eval()
+    path = export_model(model, tmp_path / "model.onnx")
+    clip = torch.randn(1, 1, 7, 13, 11)
+    (logits,) = reference.ReferenceEvaluator(str(path)).run(None, {"clip": clip.numpy()})
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(logits), model(clip), atol=1e-5)

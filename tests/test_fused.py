@@ -1,0 +1,163 @@
+"""The fast engine equals the network as trained: folding, bands, budgets, precisions."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from models import MODELS, build_model
+from models.folding import fold
+from models.fused import fuse
+from models.memory import parse_memory
+
+GOLDEN = ["deeppro_nudt", "deeppro_noise", "deeppro_plus_nudt", "deeppro_plus_noise"]
+
+
+def perturbed(name, seqlen=5):
+    """A detector whose BatchNorms have statistics and weights as after training, not 0 and 1."""
+    torch.manual_seed(46)
+    model = build_model(name, seqlen)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.3, 2)
+            nn.init.uniform_(module.bias, -1, 1)
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.2, 3)
+    return model.eval()
+
+
+PERTURBED = {name: perturbed(name) for name in MODELS}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("seqlen", [1, 2, 5, 40])
+def test_fold_and_fuse_equal_the_network(name, seqlen):
+    model = perturbed(name, seqlen)
+    clip = torch.randn(2, 1, seqlen, 13, 18)
+    with torch.no_grad():
+        logits = model(clip)
+        torch.testing.assert_close(fold(model)(clip), logits, atol=3e-6, rtol=1e-5)
+    torch.testing.assert_close(fuse(model)(clip), logits, atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=8, deadline=None)
+@given(
+    height=st.integers(8, 30), width=st.integers(8, 30), share=st.floats(0, 1), side=st.integers()
+)
+def test_any_budget_gives_the_same_logits(name, height, width, share, side):
+    model = PERTURBED[name]
+    clip = torch.randn(1, 1, 5, height, width, generator=torch.Generator().manual_seed(side % 99))
+    smallest = smallest_budget(model, clip)
+    budget = int(smallest + share**3 * 20 * smallest)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fuse(model, memory=budget)(clip), model(clip), atol=3e-6, rtol=1e-5
+        )
+
+
+def smallest_budget(model, clip):
+    with pytest.raises(ValueError, match="memory budget") as refusal:
+        fuse(model, memory=1)(clip)
+    return int(str(refusal.value).split(" need ")[1].split()[0])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_small_bands_are_used_and_change_nothing(name):
+    model = PERTURBED[name]
+    clip = torch.randn(1, 1, 5, 37, 21)
+    smallest = smallest_budget(model, clip)
+    bands = fuse(model, memory=smallest)
+    assert bands.plan(37, 21)[0] == bands.engine.unit
+    assert fuse(model).plan(37, 21)[0] > 30
+    torch.testing.assert_close(bands(clip), fuse(model)(clip), atol=2e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match=f"need {smallest} "):
+        fuse(model, memory=smallest - 1)(clip)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_smallest_images(name):
+    model = PERTURBED[name]
+    for height, width in [(4, 4), (5, 4), (4, 300), (7, 6)]:
+        clip = torch.randn(1, 1, 5, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(fuse(model)(clip), model(clip), atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_model_is_left_as_it_was(name):
+    model = copy.deepcopy(PERTURBED[name]).train()
+    before = copy.deepcopy(model.state_dict())
+    fuse(model)(torch.randn(1, 1, 5, 8, 8))
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_wrong_clip_is_refused_as_by_the_network():
+    with pytest.raises(ValueError, match="made for clips of 5 frames"):
+        fuse(PERTURBED["DeepPro"])(torch.zeros(1, 1, 8, 8, 8))
+
+
+def test_a_clip_that_is_a_view_gives_the_same():
+    clip = torch.randn(1, 1, 20, 12, 30)[:, :, 3:13:2, :, 4:27]
+    for name in MODELS:
+        fast = fuse(PERTURBED[name])
+        torch.testing.assert_close(fast(clip), fast(clip.contiguous()))
+
+
+@pytest.mark.parametrize("run", GOLDEN)
+def test_golden_logits_of_the_released_checkpoints(run, shared, released):
+    golden = np.load(shared / "golden/network" / f"logits_{run}.npz")
+    model = build_model(str(golden["model"]))
+    model.load_state_dict(released(str(golden["run"]))["model_state_dict"])
+    frames = torch.from_numpy(golden["frames"]).float()
+    clip = ((frames - float(golden["mean"])) / float(golden["std"]))[None, None]
+    with torch.no_grad():
+        exact = torch.sigmoid(model.double().eval()(clip.double()))[0]
+    scores = torch.sigmoid(fuse(model.float())(clip))[0]
+    stored = torch.sigmoid(torch.from_numpy(golden["logits"]))
+    # The stored scores, made in single precision, are themselves this far from the exact ones: up
+    # to 1.7e-5 for DeepPro-Plus, 2.2e-6 for DeepPro.
+    rounding = (stored - exact).abs().max().item()
+    assert (scores - exact).abs().max().item() <= 2e-5
+    assert (scores - stored).abs().max().item() <= max(1e-5, 1.5 * rounding)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_close_and_gives_float32_logits(precision):
+    model = PERTURBED["DeepPro"]
+    clip = torch.randn(1, 1, 5, 12, 16)
+    logits = fuse(model, precision, force_precision=True)(clip)
+    assert logits.dtype == torch.float32
+    with torch.no_grad():
+        assert (torch.sigmoid(logits) - torch.sigmoid(model(clip))).abs().max() < 0.05
+
+
+def test_half_precision_falls_back_with_one_warning(monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    with pytest.warns(UserWarning, match="cpu does not compute in bf16: using fp32") as warnings:
+        fast = fuse(PERTURBED["DeepPro"], "bf16")
+    assert len(warnings) == 1
+    clip = torch.randn(1, 1, 5, 8, 8)
+    assert torch.equal(fast(clip), fuse(PERTURBED["DeepPro"])(clip))
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="'fp8': expected one of fp32, bf16, fp16"):
+        fuse(PERTURBED["DeepPro"], "fp8")
+
+
+def test_memory_sizes():
+    sizes = {"1GiB": 2**30, "1.5 GiB": 3 * 2**29, "500MB": 5 * 10**8, "64m": 2**26, 7: 7, "7": 7}
+    assert {text: parse_memory(text) for text in sizes} == sizes
+    assert parse_memory(None) is None
+    for text in ("", "GiB", "-1GiB", "0", "1 parsec"):
+        with pytest.raises(ValueError, match="expected a size such as"):
+            parse_memory(text)
