@@ -9,6 +9,9 @@ from data.frames import find_sequences, prepare, read_snr
 from data.sequences import LabelledSequences
 from data.specs import get_spec
 from models import MODELS, build_model
+from models.export import export_model
+from models.fused import fuse
+from models.precision import PRECISIONS
 from utils.checkpoint import load, load_weights
 from utils.command_line import CommandParser, choose_device, run_command
 from utils.evaluation import PROTOCOLS, evaluate_sequences
@@ -32,28 +35,46 @@ def parse_args(argv=None):
     add("--threshold_eval", type=float, default=0.5, help="score threshold of IoU")
     add("--protocol", choices=PROTOCOLS, default="hit1_guard4", help="protocol of eval.txt")
     add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
+    add("--memory", help="the network's working memory, such as 1GiB; chosen if not given")
     add("--output", type=Path, help="where results go; the run's folder if not given")
     add("--visual", action="store_true", help="write score maps")
+    add("--export_model", type=Path, metavar="FILE", help="write FILE.pt2 or FILE.onnx and end")
     args = parser.parse_args(argv)
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
 
 
-ENGINES = {"fast": lambda model: model, "reference": lambda model: model}
+def fast_engine(model, precision, memory):
+    """The folded network, run band by band within the memory budget."""
+    return fuse(model, precision, memory)
+
+
+def reference_engine(model, precision, memory):
+    """The network as trained: the definition."""
+    if precision != "fp32" or memory is not None:
+        raise ValueError("--engine reference: takes neither --precision nor --memory")
+    return model
+
+
+ENGINES = {"fast": fast_engine, "reference": reference_engine}
 
 
 def main(args):
     spec = get_spec(args.dataset)
     run = find_run(args.logpath, args.log_dir)
     name, model = load_run(run, args.epoch, args.seqlen)
+    if args.export_model is not None:
+        print(f"{export_model(model, args.export_model)} written: clips of {args.seqlen} frames")
+        return
     device = choose_device(args.gpu)
     if device.type == "cpu" and args.engine == "reference":
         keep_freed_memory()
     output = make_folder(args.output or run.path)
     evaluate_run(
         name,
-        ENGINES[args.engine](model.to(device)),
+        ENGINES[args.engine](model.to(device), args.precision, args.memory),
         spec,
         args.datapath,
         output,

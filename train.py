@@ -18,6 +18,7 @@ from data.sequences import LabelledSequences
 from data.specs import get_spec
 from losses import LOSSES, build_loss
 from models import MODELS, build_model
+from models.fused import fuse
 from test import evaluate_run, load_run
 from utils.checkpoint import load, load_weights, save
 from utils.command_line import CommandParser, choose_device, run_command
@@ -255,7 +256,7 @@ def test_best(args, spec, run, device):
     name, model = load_run(run, None, args.seqlen)
     evaluate_run(
         name,
-        model.to(device),
+        fuse(model.to(device)),
         spec,
         args.datapath,
         run.path,
