@@ -1,6 +1,7 @@
 """Lists, frames and masks on disk: the only code that opens data files."""
 
 import csv
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ def prepare(spec, root):
         FileNotFoundError: the folder is missing and has to be obtained elsewhere.
     """
     root = Path(root)
-    if root.is_dir():
+    if root.is_dir() and (spec.generate is None or any(root.iterdir())):
         return
     if spec.generate is None:
         raise FileNotFoundError(
@@ -70,8 +71,13 @@ def list_sequences(spec, split, root):
             f"{path}: no such list; expected a text file with one <sequence> or "
             f"<sequence>/<frame> a line, as it comes with {spec.name}"
         )
-    entries = (line.strip().replace("\\", "/") for line in path.read_text("utf-8-sig").splitlines())
-    names = list(dict.fromkeys(entry.split("/")[0] for entry in entries if entry))
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a UTF-8 text; save the list as UTF-8") from error
+    entries = [[part for part in re.split(r"[/\\]", line.strip()) if part != "."] for line in lines]
+    names = list(dict.fromkeys(next(filter(None, entry), "") for entry in entries))
+    names = [name for name in names if name]
     if not names:
         raise ValueError(f"{path}: the list is empty; expected one sequence a line")
     return names
@@ -91,8 +97,19 @@ def find_sequences(spec, split, root, names=None):
 def find_sequence(spec, split, root, name):
     """Files of one sequence; see `find_sequences`."""
     root = Path(root)
-    images = _list_images(root / split.images.format(name), name, spec.numeric_order)
-    roots = [root / place for place in spec.mask_roots]
+    folder = root / split.images.format(name)
+    if not folder.is_dir() and not (root / split.list_file).is_file():
+        raise FileNotFoundError(
+            f"{name}: no folder {folder}; without {root / split.list_file} the published split of "
+            f"{spec.name} is expected: add the list, or the sequences"
+        )
+    images = _list_images(folder, name, spec.numeric_order)
+    # A folder's neighbour is looked for beside its name first, then where a link leads.
+    roots = [
+        base
+        for place in spec.mask_roots
+        for base in (Path(os.path.normpath(root.absolute() / place)), root / place)
+    ]
     mask_folder = _first_folder(roots, split.masks.format(name))
     if mask_folder is None:
         looked = ", ".join(str(place / split.masks.format(name)) for place in roots)
@@ -119,8 +136,13 @@ def read_snr(spec, root, names):
         path = Path(root) / spec.snr_file
         if not path.is_file():
             return {}
-        with path.open(newline="", encoding="utf-8") as file:
-            snr = {row["sequence"]: float(row["snr"]) for row in csv.DictReader(file)}
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                snr = {row["sequence"]: float(row["snr"]) for row in csv.DictReader(file)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: not a table with columns `sequence` and `snr` ({error!r})"
+            ) from error
         low = {name for name, value in snr.items() if value <= LOW_SNR_LIMIT}
         known = set(snr)
     else:
@@ -146,17 +168,7 @@ def read_frame(path, size=None):
     Raises:
         ValueError: the file cannot be read as an image.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode == "P":
-                image = image.convert("RGB")
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as an image ({error}); expected a whole image file"
-        ) from error
-    pixels = pixels if pixels.ndim == 2 else pixels[..., 0]
-    pixels = _plain_dtype(pixels)
+    pixels = _decode(path, "an image", palette_to="RGB")
     return pixels if size is None else resize(pixels, size)
 
 
@@ -170,16 +182,16 @@ def read_mask(path, size=None):
     Raises:
         ValueError: the file cannot be read as an image.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as a mask ({error}); expected a whole image file"
-        ) from error
-    pixels = _plain_dtype(pixels if pixels.ndim == 2 else pixels[..., 0])
+    pixels = _decode(path, "a mask")
+    return resize_mask(pixels, size)
+
+
+def resize_mask(pixels, size=None):
+    """A mask in {0, 1} of the pixels above 0, resized to `size` first (bicubic) if not None."""
     if size is not None:
-        pixels = resize(pixels, size)
+        # Labels 0 and 1 would be rounded away at a target's edge: they are resized as 0 and 255.
+        binary = pixels.dtype == np.uint8 and pixels.max(initial=0) <= 1
+        pixels = resize(pixels * np.uint8(255) if binary else pixels, size)
     return (pixels > 0).astype(np.uint8)
 
 
@@ -192,13 +204,14 @@ def read_window(files, start, stop, size=None):
     Raises:
         ValueError: an unreadable file, or sizes that differ.
     """
-    paths = files.images[start:stop], files.masks[start:stop]
-    frames = stack([read_frame(path, size) for path in paths[0]], paths[0])
-    masks = [read_mask(path, size) for path in paths[1]]
-    if size is None:
-        for mask, path in zip(masks, paths[1], strict=True):
-            _check_size(mask, path, frames[0], paths[0][0])
-    return frames, np.stack(masks)
+    images, masks = files.images[start:stop], files.masks[start:stop]
+    frames = stack([read_frame(path) for path in images], images)
+    pixels = [_decode(path, "a mask") for path in masks]
+    for mask, path in zip(pixels, masks, strict=True):
+        _check_size(mask, path, frames[0], images[0])
+    if size is not None:
+        frames = np.stack([resize(frame, size) for frame in frames])
+    return frames, np.stack([resize_mask(mask, size) for mask in pixels])
 
 
 def stack(frames, paths):
@@ -228,6 +241,35 @@ def resize(pixels, size):
     return resized.astype(pixels.dtype)
 
 
+def _decode(path, what, palette_to=None):
+    """Pixels (H, W) of an image file, the first channel of a colour one.
+
+    Args:
+        path: the file.
+        what: for the message if it cannot be read.
+        palette_to: mode that palette images are converted to; None reads their indices.
+    """
+    try:
+        with Image.open(path) as image:
+            if _deep_colour(image):
+                raise ValueError("16-bit colour, of which 8 bits would be lost: save it as grey")
+            if image.mode == "P" and palette_to is not None:
+                image = image.convert(palette_to)
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as {what} ({error}); expected a whole image file"
+        ) from error
+    return _plain_dtype(pixels if pixels.ndim == 2 else pixels[..., 0])
+
+
+def _deep_colour(image):
+    """Whether a PNG holds 16-bit colour, which the image library would cut to 8 bits."""
+    if image.format != "PNG" or image.mode in ("I;16", "I", "L", "1", "P"):
+        return False
+    return any(str(arguments).find(";16") >= 0 for *_, arguments in image.tile)
+
+
 def _plain_dtype(pixels):
     """uint8, uint16 (native byte order) or float32, whatever the file's pixel type was."""
     if pixels.dtype == bool:
@@ -244,7 +286,11 @@ def _list_images(folder, name, numeric):
         raise FileNotFoundError(
             f"{name}: no folder {folder}; expected one for each sequence of the list"
         )
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    paths = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
     if not paths:
         raise ValueError(f"{name}: no image in {folder}; expected its frames")
     return tuple(sorted(paths, key=_number if numeric else lambda path: path.name))
@@ -265,6 +311,15 @@ def _check_count(name, images, others, what, folder):
         raise ValueError(
             f"{name}: {len(images)} frames but {len(others)} {what} in {folder}; "
             "expected one for each frame"
+        )
+    if not all(path.stem.isdecimal() for path in (*images, *others)):
+        return
+    shifts = [int(b.stem) - int(a.stem) for a, b in zip(images, others, strict=True)]
+    odd = next((i for i, shift in enumerate(shifts) if shift != shifts[0]), None)
+    if odd is not None:
+        raise ValueError(
+            f"{name}: {images[odd].name} would be paired with {others[odd].name} of {folder}; "
+            f"expected {what} numbered as the frames are"
         )
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-HARD_RANKS = range(20, 150)  # the hardest 20 are left out: they are often mislabelled targets
+HARD_RANKS = range(20, 150)  # the hardest 20 are left out
 HARD_CHOSEN = 10
 RANDOM_CHOSEN = 29
 TARGET_WEIGHT = 0.8333

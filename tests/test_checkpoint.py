@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -54,9 +55,41 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, write):
     victim = tmp_path / "executed"
     path = tmp_path / "best_model.pth"
     write({"model_state_dict": Malicious(victim)}, path)
-    with pytest.raises(ValueError, match="refused"):
-        load(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="refused") as error:
+            load(path)
     assert not victim.exists()
+    assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"model_state_dict": {"a": 1}},
+        {"model_state_dict": {1: torch.zeros(1)}},
+        {"model_state_dict": {}, "args": 3},
+        [torch.zeros(1)],
+    ],
+)
+def test_a_file_with_other_contents_is_refused(tmp_path, state):
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        load(tmp_path / "x.pth")
+
+
+def test_damaged_checkpoints_never_end_in_another_error(tmp_path, rng):
+    path = tmp_path / "x.pth"
+    torch.save({"model_state_dict": {"a": torch.zeros(3)}}, path)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(150):
+        damaged = whole.copy()
+        damaged[rng.integers(len(whole), size=4)] = rng.integers(256, size=4)
+        path.write_bytes(damaged.tobytes())
+        try:
+            load(path)
+        except ValueError as error:
+            assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken zip", pickle.dumps([1])])

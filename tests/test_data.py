@@ -1,5 +1,9 @@
 """Reading the six layouts, and what is refused."""
 
+import struct
+import zlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +17,7 @@ from data.frames import (
     read_mask,
     read_snr,
     read_window,
+    resize_mask,
 )
 from data.sequences import LabelledSequences
 from data.specs import DATASETS, LOW_SNR, TEST_SEQUENCES, TRAIN_SEQUENCES, get_spec
@@ -126,6 +131,19 @@ def test_list_entries_give_distinct_first_parts_in_order_with_windows_line_ends(
     assert list_sequences(spec, spec.test, tmp_path) == ["b", "a", "c"]
 
 
+def test_lists_may_hold_paths_that_start_at_the_folder(tmp_path):
+    spec = get_spec("NUDT-MIRSDT")
+    (tmp_path / "test.txt").write_text("./a/images/1.png\n/b/images/1.png\n")
+    assert list_sequences(spec, spec.test, tmp_path) == ["a", "b"]
+
+
+def test_a_list_that_is_not_utf_8_is_named(tmp_path):
+    spec = get_spec("NUDT-MIRSDT")
+    (tmp_path / "test.txt").write_bytes("Sequence1\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="test.txt: not a UTF-8 text"):
+        list_sequences(spec, spec.test, tmp_path)
+
+
 def test_an_empty_list_is_refused(tmp_path):
     spec = get_spec("NUDT-MIRSDT")
     (tmp_path / "test.txt").write_text("\n \n")
@@ -155,6 +173,35 @@ def test_16_bit_images_keep_their_range(tmp_path, rng):
         write_image(tmp_path / f"deep.{suffix}", deep)
         frame = read_frame(tmp_path / f"deep.{suffix}")
         assert frame.dtype == np.uint16 and np.array_equal(frame, deep)
+
+
+def test_16_bit_colour_is_refused_not_cut_to_8_bits(tmp_path):
+    (tmp_path / "deep.png").write_bytes(png_of_16_bit_colour())
+    with pytest.raises(ValueError, match="deep.png.*16-bit colour"):
+        read_frame(tmp_path / "deep.png")
+
+
+def png_of_16_bit_colour():
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)  # 2 x 1 pixels, 16 bits, RGB
+    pixels = zlib.compress(b"\0" + struct.pack(">6H", 3000, 1, 2, 6000, 3, 4))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(kind, data) for kind, data in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    )
+
+
+def test_a_header_that_claims_a_huge_image_is_refused(tmp_path):
+    image = Image.fromarray(np.zeros((2, 2), np.uint8))
+    image.save(tmp_path / "huge.bmp")
+    data = bytearray((tmp_path / "huge.bmp").read_bytes())
+    data[18:26] = struct.pack("<ii", 60000, 60000)
+    (tmp_path / "huge.bmp").write_bytes(data)
+    with pytest.raises(ValueError, match="huge.bmp: cannot be read"):
+        read_frame(tmp_path / "huge.bmp")
 
 
 def test_palette_and_bilevel_masks_are_read(tmp_path):
@@ -205,11 +252,32 @@ def test_subsets_by_published_names_and_by_recorded_snr(tmp_path):
         "high_snr": ["Sequence85"],
     }
     assert read_snr(get_spec("NUDT-MIRSDT"), tmp_path, ["mine"]) == {}
-    (tmp_path / "snr.csv").write_text("sequence,snr\na,3.0\nb,3.01\nc,0.5\n")
+    (tmp_path / "snr.csv").write_text("sequence,snr\na,3.0\nb,3.001\nc,0.5\n")
     assert read_snr(get_spec("Synthetic"), tmp_path, ["b", "a"]) == {
         "low_snr": ["a"],
         "high_snr": ["b"],
     }
+
+
+def test_a_table_of_snr_without_its_columns_is_refused(tmp_path):
+    (tmp_path / "snr.csv").write_text("name,value\na,3.0\n")
+    with pytest.raises(ValueError, match="columns `sequence` and `snr`"):
+        read_snr(get_spec("Synthetic"), tmp_path, ["a"])
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_data_set_that_can_be_generated_is(tmp_path, exists):
+    written = []
+    spec = replace(get_spec("Synthetic"), generate=written.append)
+    root = tmp_path / "Synthetic"
+    if exists:
+        root.mkdir()
+    prepare(spec, root)
+    assert written == [root]
+    root.mkdir(exist_ok=True)
+    (root / "train.txt").touch()
+    prepare(spec, root)
+    assert written == [root]
 
 
 def test_a_missing_data_set_says_where_it_comes_from_and_what_needs_none(tmp_path):
@@ -229,6 +297,55 @@ def test_counts_that_differ_are_refused(nudt):
     spec = get_spec("NUDT-MIRSDT")
     with pytest.raises(ValueError, match="Sequence47: 41 frames but 40 masks in .*masks"):
         find_sequences(spec, spec.test, nudt)
+
+
+def test_frames_and_masks_are_paired_by_number(nudt):
+    (nudt / "Sequence47/images/00003.png").unlink()
+    (nudt / "Sequence47/masks/00007.png").unlink()
+    (nudt / "Sequence47/masks_centroid/00003.png").unlink()
+    spec = get_spec("NUDT-MIRSDT")
+    with pytest.raises(ValueError, match="00004.png would be paired with 00003.png"):
+        find_sequences(spec, spec.test, nudt)
+
+
+def test_hidden_files_are_no_frames(nudt):
+    (nudt / "Sequence47/images/._00001.png").write_bytes(b"resource fork")
+    spec = get_spec("NUDT-MIRSDT")
+    assert len(find_sequence(spec, spec.test, nudt, "Sequence47")) == 41
+
+
+def test_the_clean_sibling_is_found_beside_a_link(tmp_path, rng):
+    images, masks = random_sequence(rng, 3, 6, 7)
+    write_nudt_sequence(tmp_path / "disk1/clean", "Sequence47", images, masks)
+    write_image(tmp_path / "disk2/noisy/Sequence47/images/1.png", images[0])
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets/NUDT-MIRSDT").symlink_to(tmp_path / "disk1/clean")
+    (tmp_path / "datasets/HiNo").symlink_to(tmp_path / "disk2/noisy")
+    for number in (2, 3):
+        write_image(tmp_path / f"disk2/noisy/Sequence47/images/{number}.png", images[0])
+    spec = get_spec("NUDT-MIRSDT-HiNo")
+    assert len(find_sequence(spec, spec.test, tmp_path / "datasets/HiNo", "Sequence47").masks) == 3
+
+
+def test_without_list_and_folder_the_message_says_that_the_split_was_assumed(tmp_path):
+    spec = get_spec("NUDT-MIRSDT")
+    with pytest.raises(FileNotFoundError, match="without .*test.txt the published split"):
+        find_sequences(spec, spec.test, tmp_path)
+
+
+@pytest.mark.parametrize("size", [None, (32, 32)])
+def test_a_mask_of_another_size_is_refused_with_and_without_resizing(nudt, size):
+    write_image(nudt / "Sequence47/masks/00003.png", np.zeros((9, 10), np.uint8))
+    spec = get_spec("NUDT-MIRSDT")
+    files = find_sequence(spec, spec.test, nudt, "Sequence47")
+    with pytest.raises(ValueError, match="00003.png: 9x10 pixels, but .* has 8x10"):
+        read_window(files, 0, 5, size)
+
+
+def test_labels_0_and_1_are_resized_as_0_and_255():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:8, 10:12] = 1
+    assert np.array_equal(resize_mask(mask, (16, 40)), resize_mask(mask * 255, (16, 40)))
 
 
 @pytest.mark.parametrize("folder", ["images", "masks", "masks_centroid"])

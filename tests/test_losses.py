@@ -57,6 +57,13 @@ def test_soft_iou_of_a_clip_without_target_is_1_without_gradient():
     assert loss.item() == 1 and not logits.grad.any()
 
 
+def test_soft_iou_without_target_is_1_even_where_all_scores_underflow():
+    logits = torch.full((1, 3, 8, 8), -200.0, requires_grad=True)
+    loss = build_loss("SoftIoU")(logits, torch.zeros(1, 3, 8, 8))
+    loss.backward()
+    assert loss.item() == 1 and not logits.grad.any()
+
+
 def test_soft_iou_is_averaged_over_clips_not_pixels():
     logits = torch.randn(2, 3, 8, 8)
     mask = (torch.rand(2, 3, 8, 8) > 0.9).float()

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -56,21 +58,34 @@ def load(path):
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; train first, or check --log_dir")
     try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
+            warnings.simplefilter("ignore")  # of formats that are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # Not torch's own message, which advises to load the file without this protection.
+        asked = re.search(r"(?:GLOBAL|global|class) ([\w.]+\.[\w.]+)", str(error))
+        reason = f"it asks for {asked[1]}" if asked else "it is no checkpoint"
         raise ValueError(
-            f"{path}: refused, it is no checkpoint or asks to run code "
-            f"({_first_line(error)}); expected weights and plain values only"
+            f"{path}: refused, {reason}; expected weights and plain values only, as train.py "
+            "writes them"
         ) from error
-    except (RuntimeError, EOFError, KeyError, AttributeError, OSError, ValueError) as error:
+    except Exception as error:  # damaged files fail in torch in many ways
         raise ValueError(
             f"{path}: cannot be read as a checkpoint ({_first_line(error)}); "
             "expected a file written by train.py"
         ) from error
-    if not isinstance(state, dict) or not isinstance(state.get("model_state_dict"), dict):
-        raise ValueError(f"{path}: not a checkpoint; expected a dict with `model_state_dict`")
+    if not _is_checkpoint(state):
+        raise ValueError(
+            f"{path}: not a checkpoint; expected a dict with `model_state_dict`, a dict of tensors"
+        )
     return state
+
+
+def _is_checkpoint(state):
+    weights = state.get("model_state_dict") if isinstance(state, dict) else None
+    if not isinstance(weights, dict) or not isinstance(state.get("args", {}), dict | None):
+        return False
+    return all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights.items())
 
 
 def load_weights(model, state, name, path):
@@ -111,7 +126,7 @@ def load_weights(model, state, name, path):
 def clip_length(weights):
     """T of the network with these weights, from a probe's T x T matrix; None without a probe."""
     for key, tensor in weights.items():
-        if "QK_heads" in key and key.endswith("weight"):
+        if "QK_heads" in key and key.endswith("weight") and tensor.dim() == 2:
             return tensor.shape[0]
     return None
 

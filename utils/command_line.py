@@ -1,6 +1,7 @@
 """What both scripts share at the command line: errors as one line, and the choice of device."""
 
 import argparse
+import math
 import sys
 
 import torch
@@ -23,9 +24,52 @@ def run_command(command):
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        advice = resource_advice(error)
+        if advice is None:
+            raise
+        print(f"error: {one_line(error)}; {advice}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def resource_advice(error):
+    """What to do where a machine's means did not suffice; None for any other error."""
+    text = str(error)
+    if "DataLoader worker" in text:
+        return "a process that reads clips was ended, mostly for lack of memory: use --workers 0"
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if out_of_memory or "can't allocate memory" in text:
+        return "memory did not suffice: use a smaller --batch_size or, in test.py, --memory"
+    return None
+
+
+def positive(kind):
+    """An argparse type: a number of this kind above 0."""
+    return _bounded(kind, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def not_negative(kind):
+    """An argparse type: a number of this kind, 0 or more."""
+    return _bounded(kind, lambda value: 0 <= value < math.inf, "0 or more")
+
+
+def fraction(text):
+    """An argparse type: a number from 0 to 1."""
+    return _bounded(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")(text)
+
+
+def _bounded(kind, accepts, expected):
+    def convert(text):
+        value = kind(text)
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
 
 
 def one_line(error):
