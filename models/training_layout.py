@@ -303,9 +303,7 @@ class ActConv(Function):
             grad_kernel += g_kernel
             if scale is not None:
                 g_x = torch.ops.aten.threshold_backward(g_x, x, 0)
-                activation_gradient(
-                    g_x, raw[block], scale, grad_raw[block], grad_scale, grad_shift
-                )
+                activation_gradient(g_x, raw[block], scale, grad_raw[block], grad_scale, grad_shift)
             elif needs_raw:
                 grad_raw[block] = g_x
         return grad_raw, grad_scale, grad_shift, grad_kernel, None, None
