@@ -74,6 +74,7 @@ class TrainClips(Dataset):
         size: (height, width) that frames and masks are resized to first, or None.
         frames: `data.cache.Frames` of the sequences at that size; decodes every clip's if None.
         flips: also mirror clips at random, up-down and left-right.
+        mark_padding: items have a third part: 1 where the clip is real, 0 where it is padding.
 
     Items: clip (1, T, P, P) float32, normalised; mask (T, P, P) uint8 in {0, 1}.
 
@@ -93,12 +94,13 @@ class TrainClips(Dataset):
         size=None,
         frames=None,
         flips=False,
+        mark_padding=False,
     ):
         self.sequences = sequences
         self.frames = Frames(sequences, size, "none", []) if frames is None else frames
         self.mean, self.std = mean, std
         self.seqlen, self.patch_size = seqlen, patch_size
-        self.size, self.flips = size, flips
+        self.size, self.flips, self.mark_padding = size, flips, mark_padding
         self.seed, self.epoch = seed, 0
         self.windows = candidate_windows([len(files) for files in sequences], seqlen)
         self.clips = int(len(self.windows) * sample_rate)
@@ -120,12 +122,12 @@ class TrainClips(Dataset):
         crop = self.draw(index)
         frames, masks = self.frames.read(crop.sequence, crop.start, crop.stop)
         clip = normalise(frames[:, crop.rows, crop.columns], self.mean, self.std)
-        clip = pad_clip(clip, self.seqlen, self.patch_size, crop.pad_end)
         mask = np.array(masks[:, crop.rows, crop.columns])  # a copy: the cache is read-only
-        mask = pad_clip(mask, self.seqlen, self.patch_size, crop.pad_end)
+        parts = [clip, mask, np.ones_like(mask)] if self.mark_padding else [clip, mask]
+        parts = [pad_clip(part, self.seqlen, self.patch_size, crop.pad_end) for part in parts]
         flips = [axis for axis, flip in ((-2, crop.flip_rows), (-1, crop.flip_columns)) if flip]
-        clip, mask = (np.ascontiguousarray(np.flip(array, flips)) for array in (clip, mask))
-        return torch.from_numpy(clip)[None], torch.from_numpy(mask)
+        clip, *rest = (np.ascontiguousarray(np.flip(part, flips)) for part in parts)
+        return torch.from_numpy(clip)[None], *(torch.from_numpy(part) for part in rest)
 
     def draw(self, index):
         """Where item `index` of this epoch is cut from: a `Crop`."""

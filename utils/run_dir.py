@@ -28,6 +28,20 @@ class RunDir:
     def log_file(self, model):
         return self.path / "logs" / f"{model}.txt"
 
+    @property
+    def history(self):
+        """One JSON line an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves(self):
+        return self.path / "curves.png"
+
+    @property
+    def events(self):
+        """Folder of TensorBoard's events."""
+        return self.path / "events"
+
     def create(self):
         """Makes the folders; OSError, with the folder's name, if that is not possible."""
         for folder in ("checkpoints", "logs"):
@@ -119,6 +133,12 @@ def open_log(path):
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     logger.addHandler(handler)
     return logger
+
+
+def cut_log(path, size):
+    """Drops what was logged after the log had this size, by an epoch that did not end."""
+    if path.is_file() and path.stat().st_size > size:
+        os.truncate(path, size)
 
 
 def close_log(logger):
