@@ -38,6 +38,11 @@ class RunDir:
         return self.path / "curves.png"
 
     @property
+    def results(self):
+        """What the test at the end of a training wrote."""
+        return self.path / "metrics.json"
+
+    @property
     def events(self):
         """Folder of TensorBoard's events."""
         return self.path / "events"
@@ -142,7 +147,9 @@ def cut_log(path, size):
 
 
 def close_log(logger):
-    """Detaches and closes the log's files."""
+    """Detaches and closes the log's files; does nothing for None."""
+    if logger is None:
+        return
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
