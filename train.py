@@ -166,6 +166,10 @@ def train(args, group, stop):
     rows = (state or {}).get("history", ())
     history = History(run.history, run.curves, run.events, rows) if group.is_main else None
     trainer = Trainer(args, group, device, clips, model, optimizer, average, stop)
+    if group.is_main and state is None:
+        # So that a run can be continued whenever it is interrupted.
+        start = {"epoch": -1, "best_iou": best_iou, "history": [], "log_size": log.size()}
+        save(run.checkpoint("last"), {**trainer.state(), **start, "args": plain(args)})
     if first_epoch >= args.epoch:
         log(f"{run.name} has finished its {args.epoch} epochs; --epoch asks for more")
     position = (state or {}).get("position")
