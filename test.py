@@ -14,6 +14,7 @@ from models.fused import fuse
 from models.precision import PRECISIONS
 from utils.checkpoint import load, load_weights
 from utils.command_line import CommandParser, choose_device, run_command
+from utils.distributed import Group
 from utils.evaluation import PROTOCOLS, evaluate_sequences
 from utils.memory import keep_freed_memory
 from utils.report import summarise, summary_lines, write_eval, write_metrics
@@ -44,6 +45,10 @@ def parse_args(argv=None):
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
+
+
+# What the best checkpoint was selected on, by train.py's --select.
+SELECTED = {"test": "test list, as published", "heldout": "held-out training sequences"}
 
 
 def fast_engine(model, precision, memory):
@@ -96,6 +101,9 @@ def load_run(run, epoch, seqlen):
     name = find_model_name(run, state.get("args"), MODELS)
     model = build_model(name, seqlen)
     load_weights(model, state, name, path)
+    selected = (state.get("args") or {}).get("select")
+    if selected is not None:
+        print(f"{path}: epoch {state['epoch'] + 1}, selected on the {SELECTED[selected]}")
     return name, model.eval()
 
 
@@ -114,27 +122,33 @@ def evaluate_run(
     protocol="hit1_guard4",
     visual=False,
     suffix="",
+    group=None,
 ):
     """Tests a detector on a data set's test list and writes what was found to `output`.
 
     Writes eval<suffix>.txt and metrics<suffix>.json, with `visual` the score maps; prints the
-    closing summary.
+    closing summary. With a `utils.distributed.Group`, its processes share the sequences and the
+    main one writes.
 
     Returns:
         The contents of metrics.json.
     """
+    group = group or Group()
     prepare(spec, datapath)
     files = find_sequences(spec, spec.test, datapath)
     sequences = LabelledSequences(files, spec.mean, spec.std, seqlen, spec.test_size)
     evaluation = evaluate_sequences(
         detector,
-        sequences,
+        sequences.share(group.shard),
         threshold,
         device,
         batch_size=batch_size,
         on_scores=partial(draw, output / "visual", spec.first_frame) if visual else None,
         progress=partial(tqdm, desc="Testing", unit="sequence", disable=None),
+        gather=group.gather,
     )
+    if not group.is_main:
+        return None
     subsets = read_snr(spec, datapath, sequences.names)
     metrics = summarise(evaluation, subsets, run_name, model_name, spec.name, seqlen, threshold)
     write_eval(output / f"eval{suffix}.txt", metrics, protocol)

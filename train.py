@@ -1,35 +1,57 @@
 """Trains a detector with the published protocol, then tests its best checkpoint."""
 
 import argparse
+import copy
 import math
+import os
 import platform
+import signal
 import sys
-from datetime import datetime
+import time
+from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from data.cache import MODES, open_frames
 from data.clips import TrainClips
+from data.device_clips import DeviceClips, fits
 from data.frames import find_sequences, prepare
 from data.sequences import LabelledSequences
 from data.specs import get_spec
 from losses import LOSSES, build_loss
+from losses.options import WithEmptyClips, exclude_padding
 from models import MODELS, build_model
 from models.fused import fuse
+from models.training_layout import FastTraining
 from test import evaluate_run, load_run
 from utils.checkpoint import load, load_weights, save
 from utils.command_line import CommandParser, choose_device, run_command
-from utils.distributed import seed_everything
+from utils.curves import History
+from utils.distributed import join_group, leave_group, relaunch, seed_everything
 from utils.evaluation import evaluate_windows
 from utils.memory import keep_freed_memory
 from utils.metrics import RunningIoU
-from utils.run_dir import close_log, find_run, new_run, open_log, run_name
+from utils.run_dir import close_log, cut_log, find_run, new_run, open_log, run_name
+from utils.training_state import (
+    MovingAverage,
+    StopRequest,
+    random_states,
+    restore_random_states,
+)
 
 CHECKPOINT_EVERY = 5  # epochs between numbered checkpoints
+CHECK_EVERY = 16  # steps between looks at the loss on a GPU
 LOWEST_LEARNING_RATE = 1e-5
+HELD_OUT_SHARE = 0.1
+SELECTIONS = ("test", "heldout")
+PRECISIONS = ("fp32", "bf16")
+PUBLISHED_KEYS = ("epoch", "model_state_dict", "optimizer_state_dict")
 OPTIMIZERS = {
     "Adam": lambda parameters, rate, decay: torch.optim.Adam(
         parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay
@@ -66,15 +88,42 @@ def parse_args(argv=None):
     )
     add("--threshold_eval", type=float, default=0.5, help="score threshold of IoU")
     add("--gpu", default="0", help="index of the GPU, or cpu")
-    add("--gpu_num", type=positive(int), default=1, help="number of GPUs")
-    add("--workers", type=int, default=2, help="processes that read clips; 0 for none")
+    add("--gpu_num", type=positive(int), default=1, help="processes to start, one a GPU")
+    add("--workers", type=int, help="processes that read clips; none where frames are cached")
     add("--seed", type=int, default=46, help="of weights, clips and losses")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the network; losses are fp32")
+    add("--deterministic", action="store_true", help="the same result again on CUDA; slower")
+    add("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
+    add("--cache", choices=MODES, default="auto", help="where decoded frames are kept")
+    add("--cache_dir", type=Path, help="of --cache disk; DATAPATH/.frames if not given")
+    add("--select", choices=SELECTIONS, default="test", help="what chooses the best checkpoint")
+    add("--ema", type=float, default=0.0, help="decay of averaged weights, 0.999 say; 0 for none")
+    add("--flips", action="store_true", help="mirror clips at random")
+    add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
+    add("--empty_clips", type=float, default=0.0, help="weight of scores in clips without target")
     args = parser.parse_args(argv)
+    if args.log_dir is not None:
+        parser.set_defaults(**recorded_arguments(args, parser))
+        args = parser.parse_args(argv)
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     if args.sample_rate is None:
         args.sample_rate = get_spec(args.dataset).sample_rate
+    if args.cache_dir is None:
+        args.cache_dir = Path(args.datapath) / ".frames"
+    if not 0 <= args.ema < 1:
+        raise ValueError(f"--ema {args.ema}: expected a decay from 0 to below 1")
     return args
+
+
+def recorded_arguments(args, parser):
+    """What a continued run was started with: its defaults; what is given now comes before it."""
+    run = find_run(args.savepath, args.log_dir)
+    path = run.checkpoint("last")
+    recorded = load(path if path.is_file() else run.checkpoint("best")).get("args") or {}
+    fresh = ("log_dir", "savepath", "gpu", "gpu_num", "cache", "cache_dir", "workers")
+    known = {action.dest for action in parser._actions} - set(fresh)
+    return {key: value for key, value in recorded.items() if key in known}
 
 
 def positive(kind):
@@ -91,71 +140,309 @@ def positive(kind):
 
 
 def main(args):
+    if args.gpu_num > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        relaunch(args.gpu_num)
+    group = join_group(args.gpu != "cpu" and torch.cuda.is_available())
+    try:
+        with StopRequest() as stop:
+            train(args, group, stop)
+    finally:
+        leave_group()
+
+
+def train(args, group, stop):
+    """Trains, from the start or from where a run stopped, and tests the best checkpoint."""
     spec = get_spec(args.dataset)
-    device = choose_device(args.gpu)
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = prepare_device(args, group)
     seed_everything(args.seed)
-    clips, sequences = open_data(args, spec)
+    clips, sequences = open_data(args, spec, group)
     model = build_model(args.model, args.seqlen).to(device)
     optimizer = OPTIMIZERS[args.optimizer](model.parameters(), args.learning_rate, args.decay_rate)
-    criterion = build_loss(args.loss)
+    average = MovingAverage(model, args.ema) if args.ema else None
 
-    run, state = open_run(args)
-    log = Log(run.log_file(args.model))
-    log_start(log, args, device, clips, sequences)
-    first_epoch, best_iou = restore(log, run, state, args, model, optimizer)
-    loader = DataLoader(
-        clips,
-        args.batch_size,
-        num_workers=args.workers,
-        drop_last=True,
-        persistent_workers=False,
-        pin_memory=device.type == "cuda",
-    )
+    run, state = group.share(open_run(args) if group.is_main else None)
+    log = Log(run.log_file(args.model), state, group.is_main)
+    log_start(log, args, device, clips, sequences, group)
+    first_epoch, best_iou = restore(log, run, state, args, model, optimizer, average)
+    rows = (state or {}).get("history", ())
+    history = History(run.history, run.curves, run.events, rows) if group.is_main else None
+    trainer = Trainer(args, group, device, clips, model, optimizer, average, stop)
+    if group.is_main and state is None:
+        # So that a run can be continued whenever it is interrupted.
+        start = {"epoch": -1, "best_iou": best_iou, "history": [], "log_size": log.size()}
+        save(run.checkpoint("last"), {**trainer.state(), **start, "args": plain(args)})
+    if first_epoch >= args.epoch:
+        log(f"{run.name} has finished its {args.epoch} epochs; --epoch asks for more")
+    position = (state or {}).get("position")
     for epoch in range(first_epoch, args.epoch):
         log(f"**** Epoch {epoch + 1} ({epoch + 1}/{args.epoch}) ****")
         rate = set_learning_rate(optimizer, args, epoch)
         log(f"Learning rate:{rate:f}")
-        clips.set_epoch(epoch)
-        loss, iou = train_one_epoch(
-            model, loader, criterion, optimizer, device, args.threshold_eval, epoch
-        )
+        loss, iou = trainer.train_epoch(epoch, position)
+        if trainer.stopped is not None:
+            if group.is_main:
+                state = {**(state or {}), **trainer.state(), "position": trainer.stopped}
+                save(run.checkpoint("last"), {"epoch": epoch - 1, "best_iou": best_iou, **state})
+            return stopped_by(stop.signal, log, run)
+        position = None
         log(f"Training mean loss: {loss:f}")
         log(f"Training accuracy (IoU) of prediction: {iou:f}")
-        state = {
-            "epoch": epoch,
-            "model_state_dict": model.state_dict(),
-            "optimizer_state_dict": optimizer.state_dict(),
-            "args": vars(args),
-        }
-        if (epoch + 1) % CHECKPOINT_EVERY == 0 or epoch + 1 == args.epoch:
-            save_logged(log, run.checkpoint(epoch + 1), state)
+        row = {"epoch": epoch + 1, "learning_rate": rate, "train_loss": loss, "train_iou": iou}
+        group.share_buffers(model)
+        state = {**trainer.state(), "epoch": epoch, "position": None}
+        published = {key: state[key] for key in PUBLISHED_KEYS} | {"args": plain(args)}
+        if average is not None:
+            published["model_state_dict"] = average.weights
+        if group.is_main and ((epoch + 1) % CHECKPOINT_EVERY == 0 or epoch + 1 == args.epoch):
+            save_logged(log, run.checkpoint(epoch + 1), published)
         log(f"---- EPOCH {epoch + 1:03d} EVALUATION ----")
-        loss, iou = evaluate_windows(
-            model.eval(),
-            criterion,
-            sequences,
-            args.threshold_eval,
-            device,
-            progress=partial(tqdm, desc="Validating", unit="sequence", leave=False, disable=None),
-        )
+        loss, iou = trainer.validate(sequences)
         log(f"Eval mean loss: {loss:f}")
         log(f"Eval avg class IoU of prediction: {iou:f}")
         if iou >= best_iou:
             best_iou = iou
-            save_logged(log, run.checkpoint("best"), {**state, "class_avg_iou": iou})
+            if group.is_main:
+                save_logged(log, run.checkpoint("best"), {**published, "class_avg_iou": iou})
         log(f"Best mIoU_mid: {best_iou:f}")
-        save(run.checkpoint("last"), {**state, "best_iou": best_iou})
+        row |= {"val_loss": loss, "val_iou": iou, "best_iou": best_iou, **trainer.speed(epoch)}
+        log(trainer.speed_line(row))
+        if group.is_main:
+            history.add(row)
+            state |= {"best_iou": best_iou, "history": history.rows, "log_size": log.size()}
+            state |= {"args": plain(args), "random": random_states()}
+            save(run.checkpoint("last"), state)
     close_log(log.logger)
-    test_best(args, spec, run, device)
+    if first_epoch < args.epoch or not run.results.is_file():
+        test_best(args, spec, run, device, group)
 
 
-def open_data(args, spec):
-    """Training clips and labelled test sequences of the data set."""
-    prepare(spec, args.datapath)
+class Trainer:
+    """Steps through epochs and validates; what it holds is what a checkpoint must hold."""
+
+    def __init__(self, args, group, device, clips, model, optimizer, average, stop):
+        self.args, self.group, self.device = args, group, device
+        self.model, self.optimizer, self.average = model, optimizer, average
+        self.stop, self.stopped = stop, None
+        self.batches = Batches(clips, args, group, device)
+        self.criterion = build_loss(args.loss)
+        if args.empty_clips:
+            self.criterion = WithEmptyClips(self.criterion, args.empty_clips)
+        # Gradients are averaged over processes: a loss that sums over clips is scaled back.
+        self.scale = group.size if getattr(self.criterion, "summed", False) else 1
+        network = FastTraining(model)
+        if args.compile:
+            network = torch.compile(network)
+        if group.size > 1:
+            network = DistributedDataParallel(network, broadcast_buffers=False)
+        self.network = network
+        self.seconds = self.waited = self.began = 0.0
+        self.epochs = 0
+
+    def state(self):
+        """Weights, optimiser, averaged weights."""
+        state = {
+            "model_state_dict": self.model.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+        }
+        if self.average is not None:
+            state["average"] = self.average.state()
+        return state
+
+    def train_epoch(self, epoch, position=None):
+        """One pass over the epoch's clips: (mean loss, IoU of the training pixels).
+
+        Nothing waits for the device between steps, save on the CPU and every CHECK_EVERY steps.
+
+        Args:
+            epoch: 0-based.
+            position: where an interrupted epoch goes on, from a checkpoint, or None.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        self.model.train()
+        self.began = time.perf_counter()
+        seed_everything(self.args.seed, epoch, self.group.rank)
+        losses = torch.zeros((), dtype=torch.float64, device=self.device)
+        iou = RunningIoU(self.args.threshold_eval, self.device)
+        first = 0
+        if position is not None:
+            first = position["step"]
+            losses += position["loss_sum"]
+            iou.counts += torch.tensor(position["iou_counts"], device=self.device)
+            restore_random_states(position["random"])
+        self.waited = 0.0
+        steps = len(self.batches)
+        hidden = True if not self.group.is_main else None
+        with tqdm(
+            range(first, steps),
+            desc=f"Epoch {epoch + 1}",
+            unit="batch",
+            initial=first,
+            total=steps,
+            leave=False,
+            disable=hidden,
+        ) as bar:
+            batches = self.batches.of_epoch(epoch, first)
+            for step in bar:
+                asked = time.perf_counter()
+                batch = next(batches)
+                self.waited += time.perf_counter() - asked
+                loss, logits, mask = self.step(batch)
+                losses += loss.detach()
+                iou.update(logits, mask)
+                if self.device.type == "cpu" or (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
+                    self.check(losses, epoch, step)
+                    bar.set_postfix(loss=f"{losses.item() / (step + 1):.4f}", refresh=False)
+                if self.stop.signal is not None and self.group.size == 1:
+                    self.stopped = {
+                        "step": step + 1,
+                        "loss_sum": losses.item(),
+                        "iou_counts": iou.counts.tolist(),
+                        "random": random_states(),
+                    }
+                    return None, None
+        self.seconds, self.clips = time.perf_counter() - self.began, steps - first
+        self.group.sum(losses)
+        self.group.sum(iou.counts)
+        return losses.item() / (steps * self.group.size), iou.iou()
+
+    def step(self, batch):
+        """One optimiser step: (loss, logits, mask), all on the device."""
+        clip, mask, *valid = (part.to(self.device, non_blocking=True) for part in batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.args.precision == "bf16"
+        ):
+            logits = self.network(clip)
+        logits = logits.float()
+        if valid:
+            logits = exclude_padding(logits, valid[0])
+        loss = self.criterion(logits, mask) * self.scale
+        loss.backward()
+        if self.device.type == "cpu" and not torch.isfinite(loss):
+            return loss, logits.detach(), mask  # the weights stay those before this step
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        return loss, logits.detach(), mask
+
+    def check(self, losses, epoch, step):
+        if not torch.isfinite(losses):
+            raise FloatingPointError(
+                f"epoch {epoch + 1}, step {step + 1}: the loss is {losses.item()}; expected a "
+                "finite number. Lower --learning_rate, or check the images; the checkpoints "
+                "of earlier epochs are unharmed"
+            )
+
+    def validate(self, sequences):
+        """(mean loss, IoU) over the windows of all sequences, each process taking its share."""
+        if self.average is not None:
+            model = copy.deepcopy(self.model)
+            model.load_state_dict(self.average.weights)
+        else:
+            model = self.model
+        return evaluate_windows(
+            model.eval(),
+            self.criterion,
+            sequences.share(self.group.shard),
+            self.args.threshold_eval,
+            self.device,
+            progress=partial(
+                tqdm,
+                desc="Validating",
+                unit="sequence",
+                leave=False,
+                disable=True if not self.group.is_main else None,
+            ),
+            gather=self.group.gather,
+        )
+
+    def speed(self, epoch):
+        """Seconds of the epoch and its training, clips a second, share of waiting, seconds left."""
+        whole = time.perf_counter() - self.began
+        return {
+            "seconds": round(whole, 3),
+            "clips_per_second": round(self.clips * self.args.batch_size / self.seconds, 3),
+            "waiting": round(self.waited / self.seconds, 4),
+            "seconds_left": round(whole * (self.args.epoch - epoch - 1), 1),
+        }
+
+    def speed_line(self, row):
+        left = timedelta(seconds=round(row["seconds_left"]))
+        return (
+            f"{row['seconds']:.1f} s, {row['clips_per_second']:.2f} clips/s, "
+            f"{100 * row['waiting']:.1f}% of training waiting for data, about {left} left"
+        )
+
+
+class Batches:
+    """The batches of an epoch, this process's share of each.
+
+    Step s of an epoch takes the clips [s B, (s + 1) B), B = --batch_size, whatever the number of
+    processes; the last incomplete batch is dropped.
+    """
+
+    def __init__(self, clips, args, group, device):
+        self.clips, self.pin = clips, device.type == "cuda"
+        self.total, self.each = args.batch_size, args.batch_size // group.size
+        self.offset = group.rank * self.each
+        cached = clips.frames.mode != "none"
+        self.workers = (0 if cached else 2) if args.workers is None else args.workers
+        self.on_device = DeviceClips(clips, device) if fits(clips, device) else None
+
+    def __len__(self):
+        return len(self.clips) // self.total
+
+    def of_epoch(self, epoch, first=0):
+        """Iterates over the epoch's batches from step `first` on."""
+        self.clips.set_epoch(epoch)
+        starts = (step * self.total + self.offset for step in range(first, len(self)))
+        indices = [list(range(start, start + self.each)) for start in starts]
+        if self.on_device is not None:
+            return map(self.on_device.batch, indices)
+        # Its own generator: torch's must not depend on how often a loader was started.
+        generator = torch.Generator()
+        return iter(
+            DataLoader(
+                self.clips,
+                batch_sampler=indices,
+                num_workers=self.workers,
+                pin_memory=self.pin,
+                generator=generator,
+            )
+        )
+
+
+def prepare_device(args, group):
+    """The device of this process, made ready."""
+    gpu = str(group.local_rank) if group.size > 1 and args.gpu != "cpu" else args.gpu
+    if args.batch_size % group.size:
+        raise ValueError(
+            f"--batch_size {args.batch_size} does not split among {group.size} processes; "
+            "expected a multiple: it is the total"
+        )
+    device = choose_device(gpu)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
+def open_data(args, spec, group):
+    """Training clips, and the labelled sequences that select the best checkpoint."""
+    prepare_once(spec, args.datapath, group)
+    training = find_sequences(spec, spec.train, args.datapath)
+    if args.select == "heldout":
+        training, files = hold_out(training, args.seed)
+    else:
+        files = find_sequences(spec, spec.test, args.datapath)
+    frames = open_cache(args, spec, training, group)
     clips = TrainClips(
-        find_sequences(spec, spec.train, args.datapath),
+        training,
         spec.mean,
         spec.std,
         args.seqlen,
@@ -163,14 +450,52 @@ def open_data(args, spec):
         args.sample_rate,
         args.seed,
         spec.train_size,
+        frames,
+        args.flips,
+        args.exclude_padding,
     )
     if len(clips) < args.batch_size:
         raise ValueError(
             f"{len(clips)} clips an epoch do not fill one batch of {args.batch_size}; "
             "expected a smaller --batch_size or a larger --sample_rate"
         )
-    files = find_sequences(spec, spec.test, args.datapath)
     return clips, LabelledSequences(files, spec.mean, spec.std, args.seqlen, spec.test_size)
+
+
+def prepare_once(spec, datapath, group):
+    """Prepares the data set by the first process of every node."""
+    if group.local_rank == 0:
+        prepare(spec, datapath)
+    group.barrier()
+
+
+def open_cache(args, spec, training, group):
+    """Decoded frames; of several processes, the first of a node fills the files for the others."""
+    mode = args.cache
+    if mode == "auto" and group.size > 1:
+        mode = "disk"  # one copy for all processes of a node
+    progress = partial(
+        tqdm,
+        desc="Decoding frames",
+        unit="sequence",
+        total=len(training),
+        leave=False,
+        disable=True if not group.is_main else None,
+    )
+    build = partial(open_frames, training, spec.train_size, mode, args.cache_dir, None, progress)
+    frames = build() if group.local_rank == 0 else None
+    group.barrier()
+    return frames or build()
+
+
+def hold_out(sequences, seed):
+    """Splits off a tenth of the sequences, at least one, by seed: (the others, those)."""
+    if len(sequences) < 2:
+        raise ValueError("--select heldout: one training sequence; expected two or more")
+    count = max(round(HELD_OUT_SHARE * len(sequences)), 1)
+    chosen = set(np.random.default_rng(seed).permutation(len(sequences))[:count].tolist())
+    kept = [files for index, files in enumerate(sequences) if index not in chosen]
+    return kept, [sequences[index] for index in sorted(chosen)]
 
 
 def open_run(args):
@@ -183,28 +508,44 @@ def open_run(args):
     return run, load(path if path.is_file() else run.checkpoint("best"))
 
 
-def restore(log, run, state, args, model, optimizer):
-    """Loads the state of a continued run: (first epoch, best IoU so far)."""
+def restore(log, run, state, args, model, optimizer, average):
+    """Loads the state of a continued run: (first epoch, best IoU so far).
+
+    Raises:
+        ValueError: the checkpoint is of another network, or has no optimiser to continue with.
+    """
     if state is None:
         log("No existing model, starting training from scratch...")
         return 0, -math.inf
     load_weights(model, state, args.model, run.path)
-    optimizer.load_state_dict(state["optimizer_state_dict"])
+    try:
+        optimizer.load_state_dict(state["optimizer_state_dict"])
+        if average is not None:
+            average.restore(state["average"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{run.path}: its last checkpoint cannot be continued with these options "
+            f"({error}); expected the optimiser's state, and --optimizer and --ema as before"
+        ) from error
+    if state.get("random"):
+        restore_random_states(state["random"])
     best_iou = float(state.get("best_iou", state.get("class_avg_iou", -math.inf)))
-    log(f"Continuing {run.name} after epoch {state['epoch'] + 1}, best IoU {best_iou:f}")
+    step = f", step {state['position']['step']} of the next" if state.get("position") else ""
+    log(f"Continuing {run.name} after epoch {state['epoch'] + 1}{step}, best IoU {best_iou:f}")
     return state["epoch"] + 1, best_iou
 
 
-def log_start(log, args, device, clips, sequences):
+def log_start(log, args, device, clips, sequences, group):
     """The first lines of a log: arguments, versions, device, amount of data."""
     log("PARAMETER ...")
     log(f"{args}")
     log(
         f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"numpy {np.__version__}, device {device}, seed {args.seed}"
+        f"numpy {np.__version__}, device {device}, seed {args.seed}, processes {group.size}"
     )
     log(f"The number of training data is: {len(clips)}")
     log(f"The number of test data is: {len(sequences)} sequences")
+    log(f"Decoded frames: {clips.frames.mode}. Best checkpoint selected on: {args.select}")
 
 
 def set_learning_rate(optimizer, args, epoch):
@@ -216,34 +557,6 @@ def set_learning_rate(optimizer, args, epoch):
     return rate
 
 
-def train_one_epoch(model, loader, criterion, optimizer, device, threshold, epoch):
-    """One pass over the loader: (mean loss, IoU of the training pixels).
-
-    Raises:
-        FloatingPointError: the loss is not finite; the weights are those before that step.
-    """
-    model.train()
-    losses, iou = [], RunningIoU(threshold, device)
-    with tqdm(loader, desc=f"Epoch {epoch + 1}", unit="batch", leave=False, disable=None) as bar:
-        for step, (clip, mask) in enumerate(bar):
-            clip, mask = clip.to(device, non_blocking=True), mask.to(device, non_blocking=True)
-            optimizer.zero_grad(set_to_none=True)
-            logits = model(clip)
-            loss = criterion(logits, mask)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"epoch {epoch + 1}, step {step + 1}: the loss is {loss.item()}; expected a "
-                    "finite number. Lower --learning_rate, or check the images; the checkpoints "
-                    "of earlier epochs are unharmed"
-                )
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-            iou.update(logits.detach(), mask)
-            bar.set_postfix(loss=f"{losses[-1]:.4f}", iou=f"{iou.iou():.4f}")
-    return float(np.mean(losses)), iou.iou()
-
-
 def save_logged(log, path, state):
     log("Save model...")
     log(f"Saving at {path}")
@@ -251,9 +564,23 @@ def save_logged(log, path, state):
     log("Saving model....")
 
 
-def test_best(args, spec, run, device):
+def stopped_by(number, log, run):
+    """Ends after SIGTERM or Ctrl-C, with the exit status that shells expect."""
+    log(f"Stopped by {signal.Signals(number).name}; continue with --log_dir '{run.name}'")
+    close_log(log.logger)
+    raise SystemExit(128 + number)
+
+
+def plain(args):
+    """The arguments as plain values, for checkpoints."""
+    return {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
+    }
+
+
+def test_best(args, spec, run, device, group):
     """Tests the best checkpoint, as `python test.py` does, and says how to repeat it."""
-    name, model = load_run(run, None, args.seqlen)
+    name, model = group.share(load_run(run, None, args.seqlen) if group.is_main else None)
     evaluate_run(
         name,
         fuse(model.to(device)),
@@ -265,22 +592,38 @@ def test_best(args, spec, run, device):
         batch_size=1,
         device=device,
         threshold=args.threshold_eval,
+        group=group,
     )
-    print(
-        f"  again: python test.py --dataset {args.dataset} --datapath {args.datapath} "
-        f"--logpath {args.savepath} --log_dir '{run.name}'"
-    )
+    if group.is_main:
+        print(
+            f"  again: python test.py --dataset {args.dataset} --datapath {args.datapath} "
+            f"--logpath {args.savepath} --log_dir '{run.name}'"
+        )
 
 
 class Log:
-    """Writes each line to the log file, with a time stamp, and to the terminal."""
+    """Writes each line to the log file, with a time stamp, and to the terminal.
 
-    def __init__(self, path):
-        self.logger = open_log(path)
+    Args:
+        path: of the file; what an unfinished epoch left in it is dropped.
+        state: that the run continues from, or None.
+        active: whether this process writes.
+    """
+
+    def __init__(self, path, state, active):
+        self.path, self.active = path, active
+        if active and state is not None and "log_size" in state:
+            cut_log(path, state["log_size"])
+        self.logger = open_log(path) if active else None
 
     def __call__(self, line):
-        self.logger.info(line)
-        tqdm.write(line, file=sys.stdout)
+        if self.active:
+            self.logger.info(line)
+            tqdm.write(line, file=sys.stdout)
+
+    def size(self):
+        """Bytes of the file so far."""
+        return self.path.stat().st_size
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch.utils.data import Dataset
 
-from data.frames import read_window
+from data.cache import Frames
 
 TARGET_CENTRED_SHARE = 0.75
 EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
@@ -39,6 +39,23 @@ def candidate_windows(lengths, seqlen):
     ]
 
 
+@dataclass(frozen=True)
+class Crop:
+    """Where a training clip is cut from: frames [start, stop) of a sequence, rows and columns.
+
+    `pad_end` says at which end a short window is padded; the flips mirror the padded clip.
+    """
+
+    sequence: int
+    start: int
+    stop: int
+    rows: slice
+    columns: slice
+    pad_end: bool
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+
 class TrainClips(Dataset):
     """One epoch of training clips; call `set_epoch` before each.
 
@@ -55,6 +72,9 @@ class TrainClips(Dataset):
         sample_rate: clips of an epoch as a share of the candidate windows.
         seed: of the draws.
         size: (height, width) that frames and masks are resized to first, or None.
+        frames: `data.cache.Frames` of the sequences at that size; decodes every clip's if None.
+        flips: also mirror clips at random, up-down and left-right.
+        mark_padding: items have a third part: 1 where the clip is real, 0 where it is padding.
 
     Items: clip (1, T, P, P) float32, normalised; mask (T, P, P) uint8 in {0, 1}.
 
@@ -62,11 +82,25 @@ class TrainClips(Dataset):
         ValueError: the sequences are too short, or the rate too small, for a single clip.
     """
 
-    def __init__(self, sequences, mean, std, seqlen, patch_size, sample_rate, seed, size=None):
+    def __init__(
+        self,
+        sequences,
+        mean,
+        std,
+        seqlen,
+        patch_size,
+        sample_rate,
+        seed,
+        size=None,
+        frames=None,
+        flips=False,
+        mark_padding=False,
+    ):
         self.sequences = sequences
+        self.frames = Frames(sequences, size, "none", []) if frames is None else frames
         self.mean, self.std = mean, std
         self.seqlen, self.patch_size = seqlen, patch_size
-        self.size = size
+        self.size, self.flips, self.mark_padding = size, flips, mark_padding
         self.seed, self.epoch = seed, 0
         self.windows = candidate_windows([len(files) for files in sequences], seqlen)
         self.clips = int(len(self.windows) * sample_rate)
@@ -85,20 +119,34 @@ class TrainClips(Dataset):
         self.epoch = epoch
 
     def __getitem__(self, index):
+        crop = self.draw(index)
+        frames, masks = self.frames.read(crop.sequence, crop.start, crop.stop)
+        clip = normalise(frames[:, crop.rows, crop.columns], self.mean, self.std)
+        mask = np.array(masks[:, crop.rows, crop.columns])  # a copy: the cache is read-only
+        parts = [clip, mask, np.ones_like(mask)] if self.mark_padding else [clip, mask]
+        parts = [pad_clip(part, self.seqlen, self.patch_size, crop.pad_end) for part in parts]
+        flips = [axis for axis, flip in ((-2, crop.flip_rows), (-1, crop.flip_columns)) if flip]
+        clip, *rest = (np.ascontiguousarray(np.flip(part, flips)) for part in parts)
+        return torch.from_numpy(clip)[None], *(torch.from_numpy(part) for part in rest)
+
+    def draw(self, index):
+        """Where item `index` of this epoch is cut from: a `Crop`."""
         rng = np.random.default_rng((self.seed, self.epoch, index))
         window = self.draw_window(rng)
-        frames, masks = read_window(
-            self.sequences[window.sequence], window.start, window.stop, self.size
-        )
         pad_end = index % 2 == 1
+        _, masks = self.frames.read(window.sequence, window.start, window.stop)
         middle = masks[middle_frame(len(window), self.seqlen, pad_end)]
         top, left = draw_crop(middle, self.patch_size, rng)
-        rows = slice(top, top + self.patch_size)
-        columns = slice(left, left + self.patch_size)
-        clip = normalise(frames[:, rows, columns], self.mean, self.std)
-        clip = pad_clip(clip, self.seqlen, self.patch_size, pad_end)
-        mask = pad_clip(masks[:, rows, columns], self.seqlen, self.patch_size, pad_end)
-        return torch.from_numpy(clip)[None], torch.from_numpy(mask)
+        flips = rng.random(2) < 0.5 if self.flips else (False, False)
+        return Crop(
+            window.sequence,
+            window.start,
+            window.stop,
+            slice(top, top + self.patch_size),
+            slice(left, left + self.patch_size),
+            pad_end,
+            *(bool(flip) for flip in flips),
+        )
 
     def draw_window(self, rng):
         """A candidate window, with probability proportional to its length."""
@@ -119,7 +167,10 @@ def middle_frame(frames, seqlen, pad_end):
 
 def normalise(frames, mean, std):
     """(x - mean) / std in float32; any real pixel type in."""
-    return (frames.astype(np.float32) - np.float32(mean)) / np.float32(std)
+    frames = frames.astype(np.float32)
+    frames -= np.float32(mean)
+    frames /= np.float32(std)
+    return frames
 
 
 def draw_crop(mask, patch_size, rng):
@@ -131,8 +182,12 @@ def draw_crop(mask, patch_size, rng):
     """
     limits = [max(side - patch_size, 0) for side in mask.shape]
     if rng.random() < TARGET_CENTRED_SHARE and mask.any():
-        labels, count = ndimage.label(mask, EIGHT_CONNECTED)
-        centre = ndimage.center_of_mass(mask, labels, rng.integers(1, count + 1))
+        # Labelled inside the box around the components: the same labels, sooner.
+        corner = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
+        box = tuple(slice(first, last + 1) for first, last in corner)
+        labels, count = ndimage.label(mask[box], EIGHT_CONNECTED)
+        centre = ndimage.center_of_mass(mask[box], labels, rng.integers(1, count + 1))
+        centre = [c + first for c, (first, _) in zip(centre, corner, strict=True)]
         reach = int(patch_size / 6)
         jitter = rng.integers(-reach, reach + 1, size=2)
         corner = [round(c) + j - patch_size // 2 for c, j in zip(centre, jitter, strict=True)]
@@ -144,6 +199,8 @@ def pad_clip(frames, seqlen, patch_size, pad_end):
     """Zero-pads (t, h, w) to (T, P, P): in time at one end, in space at bottom and right."""
     missing = seqlen - len(frames)
     height, width = frames.shape[1:]
+    if missing == 0 and height == width == patch_size:
+        return frames
     return np.pad(
         frames,
         (

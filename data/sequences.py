@@ -51,6 +51,10 @@ class LabelledSequences:
     def names(self):
         return [files.name for files in self.sequences]
 
+    def share(self, take):
+        """The same for some of the sequences, those that `take` leaves of their list."""
+        return LabelledSequences(take(self.sequences), self.mean, self.std, self.seqlen, self.size)
+
     def windows(self):
         """Number of windows of all sequences together."""
         return sum(len(window_starts(len(files), self.seqlen)) for files in self.sequences)

@@ -59,6 +59,8 @@ class HardMiningLoss(nn.Module):
     Shapes: logits (B, T, H, W), mask the same with values in {0, 1}; returns a scalar.
     """
 
+    summed = True  # over the clips of a batch, where the other losses take their mean
+
     def __init__(self, dilate_weight, generator=None):
         super().__init__()
         self.dilate_weight = dilate_weight

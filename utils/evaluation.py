@@ -69,7 +69,7 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate_windows(detector, loss, sequences, threshold, device, progress=iter):
+def evaluate_windows(detector, loss, sequences, threshold, device, progress=iter, gather=list):
     """Validation: the windows of the test list, unstitched (paper, training protocol).
 
     Args:
@@ -79,13 +79,15 @@ def evaluate_windows(detector, loss, sequences, threshold, device, progress=iter
         threshold: a pixel is positive if its score is above it.
         device: where the detector is.
         progress: wraps the iterator over sequences.
+        gather: joins what several processes found, each on its share of the sequences.
 
     Returns:
         (mean loss over the windows, IoU over all their pixels). The padding of a short sequence
         counts in the loss, as in training, not in the IoU.
     """
-    losses, iou = [], PixelIoU(threshold)
+    results = []
     for sequence in progress(sequences):
+        losses, iou = [], PixelIoU(threshold)
         for start, clip in sequences.clips(sequence):
             logits = detector(clip[None].to(device)).float()
             masks = sequence.masks[start : start + sequences.seqlen]
@@ -95,7 +97,12 @@ def evaluate_windows(detector, loss, sequences, threshold, device, progress=iter
             losses.append(loss(logits, torch.from_numpy(padded)[None].to(device)).item())
             scores = torch.sigmoid(logits)[0, : len(masks)].cpu().numpy()
             iou.update(scores, masks)
-    return float(np.mean(losses)), iou.iou()
+        results.append((losses, iou))
+    results, total = gather(results), PixelIoU(threshold)
+    for _, iou in results:
+        total.intersection += iou.intersection
+        total.union += iou.union
+    return float(np.mean([loss for losses, _ in results for loss in losses])), total.iou()
 
 
 @torch.inference_mode()
@@ -115,12 +122,19 @@ def score_sequence(detector, sequences, sequence, device, batch_size=1):
 
 
 def evaluate_sequences(
-    detector, sequences, threshold, device, batch_size=1, on_scores=None, progress=iter
+    detector,
+    sequences,
+    threshold,
+    device,
+    batch_size=1,
+    on_scores=None,
+    progress=iter,
+    gather=list,
 ):
     """Test: stitched scores of every sequence, counted under all `PROTOCOLS`.
 
     Args:
-        detector, sequences, threshold, device, progress: as in `evaluate_windows`.
+        detector, sequences, threshold, device, progress, gather: as in `evaluate_windows`.
         batch_size: windows of a sequence that are fed at once.
         on_scores: called with (sequence, scores) after each sequence, for whoever draws them.
 
@@ -140,9 +154,10 @@ def evaluate_sequences(
         start = time.perf_counter()
         evaluation.sequences.append(count_sequence(sequence, scores, threshold))
         timing.scoring += time.perf_counter() - start
-        timing.frames += len(scores)
         if on_scores is not None:
             on_scores(sequence, scores)
+    evaluation.sequences = gather(evaluation.sequences)
+    timing.frames = sum(result.frames for result in evaluation.sequences)
     timing.total = time.perf_counter() - began
     return evaluation
 

@@ -28,6 +28,25 @@ class RunDir:
     def log_file(self, model):
         return self.path / "logs" / f"{model}.txt"
 
+    @property
+    def history(self):
+        """One JSON line an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves(self):
+        return self.path / "curves.png"
+
+    @property
+    def results(self):
+        """What the test at the end of a training wrote."""
+        return self.path / "metrics.json"
+
+    @property
+    def events(self):
+        """Folder of TensorBoard's events."""
+        return self.path / "events"
+
     def create(self):
         """Makes the folders; OSError, with the folder's name, if that is not possible."""
         for folder in ("checkpoints", "logs"):
@@ -121,8 +140,16 @@ def open_log(path):
     return logger
 
 
+def cut_log(path, size):
+    """Drops what was logged after the log had this size, by an epoch that did not end."""
+    if path.is_file() and path.stat().st_size > size:
+        os.truncate(path, size)
+
+
 def close_log(logger):
-    """Detaches and closes the log's files."""
+    """Detaches and closes the log's files; does nothing for None."""
+    if logger is None:
+        return
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()

@@ -1,0 +1,72 @@
+"""The fast training pass against the plain one and against the golden trace."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from losses import build_loss
+from models import MODELS, build_model
+from models.training_layout import FastTraining, moments
+from tests.builders import NUDT_NORMALISATION
+from tests.test_models import biases_before_batchnorm, normalised, released_model
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shape", [(2, 5, 6), (1, 13, 9)])
+def test_output_gradients_and_statistics_are_those_of_the_plain_pass(name, shape):
+    batch, height, width = shape
+    plain = build_model(name, 10).double().train()
+    fast = copy.deepcopy(plain).float()
+    plain = copy.deepcopy(fast)
+    clip = torch.randn(batch, 1, 10, height, width)
+    weight = torch.randn(batch, 10, height, width)
+    expected, logits = plain(clip), FastTraining(fast)(clip)
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=2e-4)
+    (expected * weight).sum().backward()
+    (logits * weight).sum().backward()
+    before_norm = biases_before_batchnorm(plain)
+    for (key, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        if key not in before_norm:
+            difference = (one.grad - other.grad).norm() / one.grad.norm()
+            assert difference < 0.01, key
+    for one, other in zip(plain.buffers(), fast.buffers(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["deeppro", "deeppro_plus"])
+def test_the_golden_trace_holds(shared, released, case):
+    golden = np.load(shared / "golden" / "network" / f"train_{case}.npz")
+    model = released_model(released, golden).train()
+    network, criterion = FastTraining(model), build_loss("SoftIoU")
+    clip = normalised(golden["frames"], *NUDT_NORMALISATION)[:, None]
+    mask = torch.from_numpy(golden["mask"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    losses, norms = [], {}
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = criterion(network(clip), mask)
+        loss.backward()
+        norms = norms or {name: p.grad.norm().item() for name, p in model.named_parameters()}
+        optimizer.step()
+        losses.append(loss.item())
+    assert abs(losses[0] - golden["losses"][0]) <= 1e-5
+    assert np.abs(np.array(losses) - golden["losses"]).max() <= 2e-3
+    model.eval()
+    with torch.inference_mode():
+        loss = criterion(network(clip), mask).item()
+    assert loss == pytest.approx(float(golden["eval_loss_after"]), abs=2e-3)
+    before_norm = biases_before_batchnorm(model)
+    for name, norm in zip(golden["grad_names"].tolist(), golden["grad_norms"], strict=True):
+        if name not in before_norm:
+            assert norms[name] == pytest.approx(norm, rel=1e-3), name
+
+
+def test_moments_are_exact_over_many_positions():
+    x = torch.randn(1, 8, 40, 1000).add(3).contiguous(memory_format=torch.channels_last)
+    mean, variance = moments(x)
+    exact = x.double()
+    torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=1e-6, atol=1e-6)
+    variances = exact.var((0, 2, 3), correction=0)
+    torch.testing.assert_close(variance.double(), variances, rtol=1e-6, atol=1e-6)
