@@ -53,7 +53,7 @@ def deeppro(model, clip):
     """The forward pass of `models.deeppro.DeepPro`; maps are (B, C, T, H W), channels last."""
     full = clip.shape[-2:]
     x = clip.flatten(3).contiguous(memory_format=torch.channels_last)
-    stem = conv_norm_relu(*model.conv_in[:2], x)
+    stem = projected(model.conv_in, x)
     block1, block2 = model.layer1
     level1 = residual_block(block2, residual_block(block1, stem))
     _, block1, block2 = model.layer2
@@ -145,6 +145,12 @@ def conv_norm_relu(conv, norm, x):
     return normalise(norm, convolve(conv, x)).relu_()
 
 
+def projected(layer, x):
+    """`models.blocks.ConvBNReLU`."""
+    conv, norm, _ = layer
+    return conv_norm_relu(conv, norm, x)
+
+
 def residual_block(block, x):
     """`models.blocks.TDResBlock`."""
     y = conv_norm_relu(block.conv1, block.bn1, x)
@@ -165,8 +171,7 @@ def level_head(probe, projection, x):
     x = weight @ x + bias[..., None]
     x = x.unflatten(3, (pixels, -1)).permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
     x = normalise(probe.norm1, x).relu_()
-    x = conv_norm_relu(*probe.conv[:2], x)
-    return conv_norm_relu(*projection[:2], x)
+    return projected(projection, projected(probe.conv, x))
 
 
 def max_pool(x, size):
