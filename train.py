@@ -8,6 +8,7 @@ import platform
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -144,7 +145,8 @@ def main(args):
         relaunch(args.gpu_num)
     group = join_group(args.gpu != "cpu" and torch.cuda.is_available())
     try:
-        with StopRequest() as stop:
+        # Of several processes each would stop at its own step: they end at once.
+        with StopRequest() if group.size == 1 else nullcontext(StopRequest()) as stop:
             train(args, group, stop)
     finally:
         leave_group()
@@ -169,8 +171,9 @@ def train(args, group, stop):
     trainer = Trainer(args, group, device, clips, model, optimizer, average, stop)
     if group.is_main and state is None:
         # So that a run can be continued whenever it is interrupted.
-        start = {"epoch": -1, "best_iou": best_iou, "history": [], "log_size": log.size()}
-        save(run.checkpoint("last"), {**trainer.state(), **start, "args": plain(args)})
+        state = {"epoch": -1, "best_iou": best_iou, "history": [], "args": plain(args)}
+        state |= {**trainer.state(), "log_size": log.size()}
+        save(run.checkpoint("last"), state)
     if first_epoch >= args.epoch:
         log(f"{run.name} has finished its {args.epoch} epochs; --epoch asks for more")
     position = (state or {}).get("position")
@@ -181,8 +184,8 @@ def train(args, group, stop):
         loss, iou = trainer.train_epoch(epoch, position)
         if trainer.stopped is not None:
             if group.is_main:
-                state = {**(state or {}), **trainer.state(), "position": trainer.stopped}
-                save(run.checkpoint("last"), {"epoch": epoch - 1, "best_iou": best_iou, **state})
+                state |= {**trainer.state(), "position": trainer.stopped}
+                save(run.checkpoint("last"), state)
             return stopped_by(stop.signal, log, run)
         position = None
         log(f"Training mean loss: {loss:f}")
@@ -229,14 +232,12 @@ class Trainer:
             self.criterion = WithEmptyClips(self.criterion, args.empty_clips)
         # Gradients are averaged over processes: a loss that sums over clips is scaled back.
         self.scale = group.size if getattr(self.criterion, "summed", False) else 1
-        network = FastTraining(model)
-        if args.compile:
-            network = torch.compile(network)
+        network = torch.compile(model) if args.compile else FastTraining(model)
         if group.size > 1:
             network = DistributedDataParallel(network, broadcast_buffers=False)
         self.network = network
         self.seconds = self.waited = self.began = 0.0
-        self.epochs = 0
+        self.steps = 0
 
     def state(self):
         """Weights, optimiser, averaged weights."""
@@ -294,7 +295,7 @@ class Trainer:
                 if self.device.type == "cpu" or (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
                     self.check(losses, epoch, step)
                     bar.set_postfix(loss=f"{losses.item() / (step + 1):.4f}", refresh=False)
-                if self.stop.signal is not None and self.group.size == 1:
+                if self.stop.signal is not None:
                     self.stopped = {
                         "step": step + 1,
                         "loss_sum": losses.item(),
@@ -302,7 +303,7 @@ class Trainer:
                         "random": random_states(),
                     }
                     return None, None
-        self.seconds, self.clips = time.perf_counter() - self.began, steps - first
+        self.seconds, self.steps = time.perf_counter() - self.began, steps - first
         self.group.sum(losses)
         self.group.sum(iou.counts)
         return losses.item() / (steps * self.group.size), iou.iou()
@@ -363,7 +364,7 @@ class Trainer:
         whole = time.perf_counter() - self.began
         return {
             "seconds": round(whole, 3),
-            "clips_per_second": round(self.clips * self.args.batch_size / self.seconds, 3),
+            "clips_per_second": round(self.steps * self.args.batch_size / self.seconds, 3),
             "waiting": round(self.waited / self.seconds, 4),
             "seconds_left": round(whole * (self.args.epoch - epoch - 1), 1),
         }

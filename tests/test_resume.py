@@ -16,7 +16,7 @@ from tests.test_scripts import TRAINING, call, dataset, refused  # noqa: F401
 from utils.checkpoint import load, save, strip
 from utils.run_dir import find_run
 
-OPTIONS = f"--model DeepPro --epoch 6 --loss HAM --ema 0.9 --flips {TRAINING} --cache disk"
+OPTIONS = f"--model DeepPro --epoch 4 --loss HAM --ema 0.9 --flips {TRAINING} --cache disk"
 TIMES = ("seconds", "clips_per_second", "waiting", "seconds_left")
 
 # Runs a training again and again from a warm interpreter: argv of the training follow. Every
@@ -64,7 +64,7 @@ while killed < int(kills):
     if killed % 2:
         status = attempt(argv + continued, kill_in_write=rng.randrange(1, 3))
     else:
-        status = attempt(argv + continued, kill_after=rng.uniform(0.05, 0.3) * lasted)
+        status = attempt(argv + continued, kill_after=rng.uniform(0.03, 0.2) * lasted)
     print("attempt ended with", status, bool(runs), flush=True)
     killed += status == signal.SIGKILL
     if status == 0:
