@@ -344,7 +344,7 @@ class Trainer:
         else:
             model = self.model
         return evaluate_windows(
-            model.eval(),
+            fuse(model),
             self.criterion,
             sequences.share(self.group.shard),
             self.args.threshold_eval,
