@@ -1,7 +1,11 @@
-"""Builds small data sets on disk."""
+"""Builds small data sets on disk, calls scripts, compares what they write."""
 
 import numpy as np
+import pytest
 from PIL import Image
+
+import test as test_script
+from utils.command_line import run_command
 
 NUDT_NORMALISATION = (105.4025, 26.6452)
 
@@ -34,3 +38,45 @@ def write_list(path, names, newline="\n"):
     path.parent.mkdir(parents=True, exist_ok=True)
     text = newline.join(f"{name}/images/00001.png" for name in names) + newline
     path.write_bytes(text.encode())
+
+
+def call(script, *arguments):
+    """Exit status of a script's main with these arguments."""
+    words = [word for argument in arguments for word in str(argument).split(" ")]
+    try:
+        run_command(lambda: script.main(script.parse_args(words)))
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def call_test(*arguments):
+    """Runs test.py on the CPU; it must succeed."""
+    assert call(test_script, *arguments, "--gpu cpu") == 0
+
+
+def agrees(ours, golden):
+    """False-alarm pixels within 2 pixels or 0.1 %."""
+    return (np.abs(np.array(ours) - golden) <= np.maximum(2, 1e-3 * golden)).all()
+
+
+def compare_eval(ours, golden):
+    """The same lines but for time stamps and last digits of false alarms."""
+    ours, golden = (path.read_text("utf-8").splitlines() for path in (ours, golden))
+    assert len(ours) == len(golden)
+    for line, expected in zip(ours, golden, strict=True):
+        line, expected = line[23:], expected[23:]  # behind the time stamp
+        if "FA:[" not in expected:
+            if "AUC:" in expected:
+                (line, auc), (expected, golden_auc) = line.split("AUC:"), expected.split("AUC:")
+                assert float(auc) == pytest.approx(float(golden_auc), abs=1e-5)
+            assert line == expected
+            continue
+        (line, alarms), (expected, golden_alarms) = line.split("FA:["), expected.split("FA:[")
+        assert line == expected
+        (count, fa), (golden_count, golden_fa) = (
+            text.rstrip("]").split(", ") for text in (alarms, golden_alarms)
+        )
+        assert agrees([int(count)], np.array([int(golden_count)]))
+        assert len(fa) == len(golden_fa)
+        assert float(fa) == pytest.approx(float(golden_fa), rel=1e-2, abs=1e-9)

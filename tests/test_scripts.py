@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,22 +11,19 @@ import torch
 
 import test as test_script
 import train as train_script
+from data.clips import TrainClips
+from data.frames import find_sequences
+from data.sequences import LabelledSequences
+from data.specs import DATASETS, get_spec
+from losses import build_loss
 from models import MODELS
-from tests.builders import random_sequence, write_image, write_list, write_nudt_sequence
+from tests.builders import call, random_sequence, write_image, write_list, write_nudt_sequence
 from tests.conftest import REPOSITORY
-from utils.command_line import run_command
+from utils.distributed import Group
+from utils.evaluation import evaluate_windows
+from utils.run_dir import find_run
 
 TRAINING = "--seqlen 8 --patch_size 16 --batch_size 2 --sample_rate 0.2 --workers 0 --gpu cpu"
-
-
-def call(script, *arguments):
-    """Exit status of a script's main with these arguments."""
-    words = [word for argument in arguments for word in str(argument).split(" ")]
-    try:
-        run_command(lambda: script.main(script.parse_args(words)))
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +56,8 @@ def train(dataset, savepath, model, *extra):
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
-    """A short DeepPro run of two epochs."""
-    return train(dataset, tmp_path_factory.mktemp("log"), "DeepPro", "--epoch 2")
+    """A short DeepPro run of six epochs."""
+    return train(dataset, tmp_path_factory.mktemp("log"), "DeepPro", "--epoch 6")
 
 
 def evaluate(run, dataset, output, *extra):
@@ -108,7 +106,7 @@ def test_testing_a_run_gives_the_numbers_of_its_training_again(run, dataset, tmp
 
 
 def test_the_same_seed_gives_the_same_weights(dataset, run, tmp_path):
-    other = train(dataset, tmp_path, "DeepPro", "--epoch 2")
+    other = train(dataset, tmp_path, "DeepPro", "--epoch 6")
     first, second = (
         torch.load(folder / "checkpoints/last_model.pth")["model_state_dict"]
         for folder in (run, other)
@@ -116,9 +114,91 @@ def test_the_same_seed_gives_the_same_weights(dataset, run, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def history(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_falls(run):
+    losses = [row["train_loss"] for row in history(run)]
+    assert len(losses) == 6 and losses[-1] < losses[0]
+
+
+def test_the_best_checkpoint_is_of_the_best_epoch(run):
+    ious = [row["val_iou"] for row in history(run)]
+    best = max(range(6), key=lambda epoch: (ious[epoch], epoch))
+    state = torch.load(run / "checkpoints/best_model.pth")
+    assert state["epoch"] == best and state["class_avg_iou"] == ious[best]
+
+
+def test_validation_is_that_of_the_network_in_evaluation_mode(run, dataset):
+    spec = get_spec("NUDT-MIRSDT")
+    files = find_sequences(spec, spec.test, dataset)
+    sequences = LabelledSequences(files, spec.mean, spec.std, 8)
+    _, model = test_script.load_run(find_run(run.parent.parent, run.name), 6, 8)
+    loss, iou = evaluate_windows(model, build_loss("SoftIoU"), sequences, 0.5, "cpu")
+    row = history(run)[-1]
+    assert loss == pytest.approx(row["val_loss"], abs=1e-5)
+    assert iou == pytest.approx(row["val_iou"], abs=1e-5)
+
+
+def test_numbered_checkpoints_are_every_fifth_epoch_and_the_last(run):
+    names = {path.name for path in (run / "checkpoints").glob("epoch_*")}
+    assert names == {"epoch_5_model.pth", "epoch_6_model.pth"}
+
+
 def test_numbered_checkpoints_are_tested_by_epoch(run, dataset, tmp_path):
-    assert evaluate(run, dataset, tmp_path, "--epoch 2") == 0
-    assert (tmp_path / "eval_epoch-2.txt").is_file()
+    assert evaluate(run, dataset, tmp_path, "--epoch 5") == 0
+    assert (tmp_path / "eval_epoch-5.txt").is_file()
+    _, model = test_script.load_run(find_run(run.parent.parent, run.name), 5, 8)
+    saved = torch.load(run / "checkpoints/epoch_5_model.pth")["model_state_dict"]
+    assert all(torch.equal(tensor, saved[key]) for key, tensor in model.state_dict().items())
+
+
+def test_eval_txt_and_iou_follow_protocol_and_threshold(run, dataset, tmp_path):
+    for protocol in ("hit1_guard4", "hit2_guard5"):
+        extra = f"--protocol {protocol} --threshold_eval 0.01"
+        assert evaluate(run, dataset, tmp_path, extra) == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        alarms = metrics["protocols"][protocol]["subsets"]["all"]["false_alarm_pixels"][0]
+        assert f"FA:[{alarms}, " in (tmp_path / "eval.txt").read_text()
+        assert set(metrics["protocols"][protocol]["subsets"]) == {"all", "low_snr", "high_snr"}
+    first = json.loads((run / "metrics.json").read_text())
+    assert metrics["threshold_eval"] == 0.01 and metrics["iou"] != first["iou"]
+
+
+def test_both_engines_give_the_same_counts(run, dataset, tmp_path):
+    counts = []
+    for engine in ("fast", "reference"):
+        assert evaluate(run, dataset, tmp_path, f"--engine {engine}") == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        subset = metrics["protocols"]["hit1_guard4"]["subsets"]["all"]
+        counts.append([subset["detected"][4:-1], subset["false_alarm_pixels"][4:-1]])
+    assert np.abs(np.array(counts[0]) - np.array(counts[1])).max() <= 1
+
+
+def test_epochs_have_clips_of_their_own(dataset, tmp_path, monkeypatch):
+    seen = []
+    original = TrainClips.draw_window
+    monkeypatch.setattr(
+        TrainClips, "draw_window", lambda self, rng: seen.append(self.epoch) or original(self, rng)
+    )
+    train(dataset, tmp_path, "DeepPro", "--epoch 2")
+    assert set(seen) == {0, 1} and seen == sorted(seen)
+
+
+def test_resizing_follows_the_data_set(dataset):
+    args = train_script.parse_args(["--datapath", str(dataset), "--cache", "none"])
+    spec = replace(get_spec("NUDT-MIRSDT"), train_size=(32, 48), test_size=(16, 20))
+    clips, sequences = train_script.open_data(args, spec, Group())
+    assert clips.size == (32, 48) and sequences.size == (16, 20)
+
+
+def test_optimisers_are_as_published():
+    parameters = [torch.zeros(1, requires_grad=True)]
+    adam = train_script.OPTIMIZERS["Adam"](parameters, 1e-3, 1e-4).defaults
+    assert (adam["betas"], adam["eps"], adam["weight_decay"]) == ((0.9, 0.999), 1e-8, 1e-4)
+    sgd = train_script.OPTIMIZERS["SGD"](parameters, 1e-3, 1e-4).defaults
+    assert (sgd["momentum"], sgd["weight_decay"]) == (0.9, 0)
 
 
 def test_visual_writes_a_score_map_for_each_frame(run, dataset, tmp_path):
@@ -311,9 +391,24 @@ def test_published_flags_have_their_published_defaults():
     assert {key: args[key] for key in expected} == expected
 
 
-def test_the_rate_follows_the_data_set():
-    args = train_script.parse_args(["--dataset", "IRDST-simulation"])
-    assert args.sample_rate == 0.03
+@pytest.mark.parametrize(
+    ("dataset", "rate"),
+    [
+        ("NUDT-MIRSDT", 0.1),
+        ("NUDT-MIRSDT-HiNo", 0.1),
+        ("IRDST-simulation", 0.03),
+        ("RGB-T", 0.05),
+        ("SatVideoIRSDT", 0.04),
+    ],
+)
+def test_the_rate_follows_the_data_set(dataset, rate):
+    args = train_script.parse_args(["--dataset", dataset])
+    assert args.sample_rate == rate
+
+
+def test_frames_are_numbered_from_1_and_from_0_for_rgb_t():
+    starts = {name: spec.first_frame for name, spec in DATASETS.items()}
+    assert starts.pop("RGB-T") == 0 and set(starts.values()) == {1}
 
 
 def test_the_learning_rate_decays_in_steps_to_its_floor():
