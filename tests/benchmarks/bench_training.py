@@ -42,6 +42,7 @@ def main():
         for _ in range(args.rounds):
             for variant in VARIANTS:
                 seconds[variant] += run_variant(args, variant)
+                print(variant, *(f"{s:.1f} s" for s in seconds[variant]), file=sys.stderr)
     print(f"{args.model}, {args.batch} x 40 x 128 x 128, {torch.get_num_threads()} threads")
     for variant, values in seconds.items():
         ratio = median(values) / median(seconds["ours"])
