@@ -54,7 +54,7 @@ def test_counts_equal_the_definition_on_random_frames(hit, guard):
     rng = np.random.default_rng([46, hit, guard])
     total = PdFaCurve(THRESHOLDS, hit, guard)
     sums = [0, np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))]
-    for case in range(120):
+    for case in range(60):
         scores, centroids = random_case(rng)
         curve = PdFaCurve(THRESHOLDS, hit, guard)
         curve.update(scores, centroids)
