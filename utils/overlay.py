@@ -119,6 +119,22 @@ def grey_limits(frames):
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 
+def match_size(frames, size):
+    """Frames (N, h, w) resized bilinearly to `size` = (H, W), if they are not of that size."""
+    if frames.shape[1:] == tuple(size):
+        return frames
+    return np.stack(
+        [
+            np.asarray(
+                Image.fromarray(frame.astype(np.float32)).resize(
+                    (size[1], size[0]), Image.Resampling.BILINEAR
+                )
+            )
+            for frame in frames
+        ]
+    )
+
+
 def enlargement(height, width):
     """The whole number of screen pixels that a pixel is drawn as: at least 2, whatever the size."""
     return max(min(-(-SHORTEST_SIDE // min(height, width)), LONGEST_SIDE // max(height, width)), 2)
@@ -158,7 +174,7 @@ def draw_mark(pen, mark, scale):
     else:
         for side in (-1, 1):
             for end in (-1, 1):
-                near, far = mark.radius * scale + 2, radius + 8
+                near, far = mark.radius * scale + 2, radius + 4
                 pen.line(
                     (x + side * near, y + end * near, x + side * far, y + end * far),
                     fill=colour,
@@ -208,8 +224,8 @@ def _palette():
 def _with_legend(picture, text, verdict, index):
     """The picture under two lines: sequence, frame, counts; and what each mark is."""
     font = ImageFont.load_default(15)
-    page = Image.new("RGB", (picture.width, picture.height + 48), BACKGROUND)
-    page.paste(picture, (0, 48))
+    page = Image.new("RGB", (max(picture.width, 560), picture.height + 48), BACKGROUND)
+    page.paste(picture, ((page.width - picture.width) // 2, 48))
     pen = ImageDraw.Draw(page)
     pen.fontmode = "1"  # no half tones: they are not in the palette
     counts = f"{verdict.detections[index]} detections"
@@ -224,6 +240,6 @@ def _with_legend(picture, text, verdict, index):
     for place, kind in enumerate(kinds):
         # Marks are drawn with a gap that suits an enlarged frame; here they frame nothing.
         x = 16 + place * width
-        draw_mark(pen, Mark(kind, 34.5, x - 0.5, -6 if kind in (FOUND, MISSED) else -1), 1)
+        draw_mark(pen, Mark(kind, 34.5, x - 0.5, -6 if kind in (FOUND, MISSED) else 0), 1)
         pen.text((x + 14, 26), kind, fill=TEXT, font=font)
     return page
