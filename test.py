@@ -12,6 +12,7 @@ from models import MODELS, build_model
 from models.export import export_model
 from models.fused import fuse
 from models.precision import PRECISIONS
+from utils.attribution import Attributions
 from utils.checkpoint import load, load_weights
 from utils.command_line import CommandParser, choose_device, run_command
 from utils.detections import COORDINATE_ORDERS
@@ -73,6 +74,13 @@ def parse_args(argv=None):
     add("--memory", help="the network's working memory, such as 1GiB; chosen if not given")
     add("--output", type=Path, help="where results go; the run's folder if not given")
     add("--visual", action="store_true", help="write score maps and animated overlays")
+    add(
+        "--attribution",
+        action="store_true",
+        help="write to attribution/, for each sequence with a target or detection, what the logit "
+        "of one target pixel rests on: gradient times input of each frame of its clip, beside the "
+        "pixel's grey level and score",
+    )
     add("--export", choices=EXPORTS, help="write a text file of centroids for each sequence")
     add(
         "--coordinate-order",
@@ -135,6 +143,7 @@ def main(args):
         visual=args.visual,
         export=args.export,
         order=args.coordinate_order,
+        attributed=model if args.attribution else None,
         suffix="" if args.epoch is None else f"_epoch-{args.epoch}",
     )
 
@@ -195,7 +204,7 @@ def evaluate_run(
     order="rowcol",
     suffix="",
     group=None,
-    extra_outputs=(),
+    attributed=None,
 ):
     """Tests a detector on the test list of a data set, or own footage; writes results to `output`.
 
@@ -206,10 +215,8 @@ def evaluate_run(
     Args:
         normalisation: (mean, std) in place of the data set's, or None.
         export: one of `EXPORTS`, or None; `order` is that of the coordinates in it.
-        extra_outputs: called with (sequence, scores) too.
-    Writes eval<suffix>.txt and metrics<suffix>.json, with `visual` the score maps; prints the
-    closing summary. With a `utils.distributed.Group`, its processes share the sequences and the
-    main one writes.
+        attributed: the network whose logits are attributed to the frames, or None.
+        group: a `utils.distributed.Group` whose processes share the sequences; the main one writes.
 
     Returns:
         The contents of metrics.json, or None where nothing has masks.
@@ -222,9 +229,12 @@ def evaluate_run(
     detections = Detections(table, threshold, spec.first_frame, centroids, order)
     pictures = Pictures(output / "visual", *judged, unlabelled_only=not visual)
     highlights, normalisations = Highlights(*judged), Normalisations(sequences)
-    outputs = [pictures, highlights, normalisations, *extra_outputs]
-    if table or centroids:
-        outputs.append(detections)
+    outputs = [pictures, highlights, normalisations]
+    outputs += [detections] if table or centroids else []
+    if attributed is not None:
+        folder = output / "attribution"
+        details = (attributed, sequences, folder, device, threshold, spec.first_frame)
+        outputs.append(Attributions(*details))
 
     def on_scores(sequence, scores):
         for write in outputs:
@@ -245,6 +255,7 @@ def evaluate_run(
         return None
     written = [path.name for path in (table, centroids) if path]
     written += ["visual/"] if pictures.count else []
+    written += ["attribution/"] if attributed is not None else []
     metrics = None
     if evaluation.sequences:
         names = [result.name for result in evaluation.sequences]

@@ -73,12 +73,8 @@ def draw_profile(path, profile):
     axes.set_xlabel("frame")
     axes.set_ylabel("grey level")
     axes.margins(x=0.01)
-    scores = axes.twinx()
-    scores.plot(numbers, profile.scores, color="#c4500a", linewidth=1.5, linestyle="--")
+    scores = _draw_scores(axes, numbers, profile.scores)
     scores.axhline(profile.threshold, color="#c4500a", linewidth=0.8, linestyle=":")
-    scores.set_ylim(-0.03, 1.05)
-    scores.set_ylabel("score (dashed)", color="#c4500a")
-    scores.tick_params(axis="y", colors="#c4500a")
     axes.set_title(
         f"{profile.sequence}, row {profile.row}, column {profile.column}: {profile.verdict}",
         fontsize=10.5,
@@ -87,15 +83,55 @@ def draw_profile(path, profile):
     _save(figure, path)
 
 
-def _figure(width, height):
+def draw_attribution(path, attribution):
+    """A pixel's grey level and score over a clip, and what each frame adds; writes a PNG.
+
+    Args:
+        path: of the PNG.
+        attribution: `utils.attribution.Attribution`.
+    """
+    figure, (axes, bars) = _figure(6.4, 4.6, rows=2)
+    numbers = attribution.numbers
+    axes.plot(numbers, attribution.levels, color=INK, linewidth=1.3)
+    axes.set_ylabel("grey level")
+    _draw_scores(axes, numbers, attribution.scores)
+    bars.bar(numbers, attribution.frame_attribution, color="#1f5fa8", label="all pixels")
+    bars.plot(numbers, attribution.pixel_attribution, "D", color="#f2a900", label="this pixel")
+    bars.axhline(0, color=INK, linewidth=0.8)
+    bars.set_ylabel("gradient x input")
+    bars.set_xlabel("frame")
+    bars.legend(fontsize=9)
+    for panel in (axes, bars):
+        panel.axvline(attribution.frame, color="#f2c14e", linewidth=6, alpha=0.45, zorder=0)
+    axes.set_title(
+        f"{attribution.sequence}: logit of row {attribution.row}, column {attribution.column} in "
+        f"frame {attribution.frame}",
+        fontsize=10.5,
+        loc="left",
+    )
+    _save(figure, path)
+
+
+def _draw_scores(axes, numbers, values):
+    """Scores over frames on an axis of their own at the right; returns it."""
+    scores = axes.twinx()
+    scores.plot(numbers, values, color="#c4500a", linewidth=1.5, linestyle="--")
+    scores.set_ylim(-0.03, 1.05)
+    scores.set_ylabel("score (dashed)", color="#c4500a")
+    scores.tick_params(axis="y", colors="#c4500a")
+    return scores
+
+
+def _figure(width, height, rows=1):
     figure = Figure(figsize=(width, height), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(True, color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
+    panels = figure.subplots(rows, sharex=True)
+    for axes in np.atleast_1d(panels):
+        axes.grid(True, color=GRID, linewidth=0.7)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, panels
 
 
 def _save(figure, path):

@@ -37,9 +37,8 @@ class PixelIoU:
             raise ValueError(f"scores of shape {scores.shape}, but masks of {masks.shape}")
         positive = scores > self.threshold
         masks = masks > 0
-        intersection = np.count_nonzero(positive & masks)
-        self.intersection += intersection
-        self.union += np.count_nonzero(positive) + np.count_nonzero(masks) - intersection
+        self.intersection += int(np.count_nonzero(positive & masks))
+        self.union += int(np.count_nonzero(positive | masks))
 
     def iou(self):
         """Intersection / union; 0 where there is neither a positive nor a mask pixel."""

@@ -1,6 +1,7 @@
 """Pictures of sequences: targets, detections and false alarms drawn over the frames.
 
-A target is a square, a detection a circle, a false alarm a cross: shape and colour both tell.
+A target that was found is a square, one that was missed a diamond, a detection a circle, a false
+alarm a cross: shape and colour both tell.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ COLOURS = {
     DETECTION: (70, 190, 255),
     ALARM: (255, 70, 90),
 }
+GAPS = {FOUND: 14, MISSED: 14, DETECTION: 7, ALARM: 5}  # around what is marked, screen pixels
 BACKGROUND, TEXT = (20, 22, 26), (235, 235, 235)
 GREYS = 40  # grey levels of a GIF: fewer make smaller files
 SHORTEST_SIDE, LONGEST_SIDE = 420, 900  # of an enlarged frame, pixels
@@ -71,26 +73,26 @@ def judge(scores, centroids, threshold, hit, guard):
     """
     frames = len(scores)
     marks = [[] for _ in range(frames)]
-    threshold = scores.dtype.type(threshold)
-    missed, targets, alarm_pixels = (np.zeros(frames, dtype=int) for _ in range(3))
-    alarms = np.zeros(scores.shape, dtype=bool)
+    missed, targets, detections = (np.zeros(frames, dtype=int) for _ in range(3))
+    positive = scores >= scores.dtype.type(threshold)
+    alarms = np.zeros_like(positive)
     if centroids is not None:
         labelled = find_targets(centroids)
-        found = best_scores(scores, labelled, hit) >= threshold
+        alarms = positive.copy()
+        alarms.ravel()[guarded_pixels(labelled, guard, scores.shape)] = False
+    components = find_targets(positive)
+    outside = np.zeros(components.count, dtype=bool)
+    np.logical_or.at(outside, components.owner, alarms[tuple(components.pixels.T)])
+    for frame, row, column, radius, index in _extents(components):
+        marks[frame].append(Mark(ALARM if outside[index] else DETECTION, row, column, radius))
+        detections[frame] += 1
+    if centroids is not None:  # last, so that nothing is drawn over the targets
+        found = best_scores(scores, labelled, hit) >= scores.dtype.type(threshold)
         for frame, row, column, radius, index in _extents(labelled):
             marks[frame].append(Mark(FOUND if found[index] else MISSED, row, column, radius))
             targets[frame] += 1
             missed[frame] += not found[index]
-        alarms = scores >= threshold
-        alarms.ravel()[guarded_pixels(labelled, guard, scores.shape)] = False
-        alarm_pixels = np.count_nonzero(alarms, axis=(1, 2))
-    detections = np.zeros(frames, dtype=int)
-    positive = find_targets(scores >= threshold)
-    outside = np.zeros(positive.count, dtype=bool)
-    np.logical_or.at(outside, positive.owner, alarms[tuple(positive.pixels.T)])
-    for frame, row, column, radius, index in _extents(positive):
-        marks[frame].append(Mark(ALARM if outside[index] else DETECTION, row, column, radius))
-        detections[frame] += 1
+    alarm_pixels = np.count_nonzero(alarms, axis=(1, 2))
     return Verdict(marks, missed, targets, alarm_pixels, detections)
 
 
@@ -162,24 +164,25 @@ def draw_frame(frame, marks, limits, scale=None, levels=256):
 
 
 def draw_mark(pen, mark, scale):
-    """Draws a square, a circle or a cross around (not over) what it marks."""
+    """Draws a square, diamond, circle or cross around (not over) what it marks."""
     x, y = (mark.column + 0.5) * scale, (mark.row + 0.5) * scale
-    gap = {FOUND: 14, MISSED: 14, DETECTION: 7, ALARM: 5}[mark.kind]
-    radius = mark.radius * scale + gap
-    colour, box = COLOURS[mark.kind], (x - radius, y - radius, x + radius, y + radius)
-    if mark.kind in (FOUND, MISSED):
-        pen.rectangle(box, outline=colour, width=2 if mark.kind == FOUND else 3)
+    inner = mark.radius * scale
+    outer = inner + GAPS[mark.kind]
+    colour, box = COLOURS[mark.kind], (x - outer, y - outer, x + outer, y + outer)
+    if mark.kind == FOUND:
+        pen.rectangle(box, outline=colour, width=2)
     elif mark.kind == DETECTION:
         pen.ellipse(box, outline=colour, width=2)
+    elif mark.kind == MISSED:
+        reach = 1.3 * outer
+        tips = [(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)]
+        pen.line([*tips, *tips[:2]], fill=colour, width=3, joint="curve")
     else:
-        for side in (-1, 1):
-            for end in (-1, 1):
-                near, far = mark.radius * scale + 2, radius + 4
-                pen.line(
-                    (x + side * near, y + end * near, x + side * far, y + end * far),
-                    fill=colour,
-                    width=3,
-                )
+        for down in (-1, 1):
+            for right in (-1, 1):
+                near, far = inner + 2, outer + 4
+                ends = (x + right * near, y + down * near, x + right * far, y + down * far)
+                pen.line(ends, fill=colour, width=3)
 
 
 def write_overlay(path, name, frames, verdict, first_frame=1, duration=80):
@@ -240,6 +243,6 @@ def _with_legend(picture, text, verdict, index):
     for place, kind in enumerate(kinds):
         # Marks are drawn with a gap that suits an enlarged frame; here they frame nothing.
         x = 16 + place * width
-        draw_mark(pen, Mark(kind, 34.5, x - 0.5, -6 if kind in (FOUND, MISSED) else 0), 1)
+        draw_mark(pen, Mark(kind, 34.5, x - 0.5, 7 - GAPS[kind]), 1)
         pen.text((x + 14, 26), kind, fill=TEXT, font=font)
     return page

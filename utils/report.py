@@ -27,6 +27,7 @@ def summarise(evaluation, subsets, run, model, dataset, seqlen, threshold_eval):
         A dict of plain values; counts are integers, arrays run over `thresholds`, a ratio
         without denominator is None.
     """
+    everything = [result.name for result in evaluation.sequences]
     return {
         "run": run,
         "model": model,
@@ -42,8 +43,11 @@ def summarise(evaluation, subsets, run, model, dataset, seqlen, threshold_eval):
                     for result in evaluation.sequences
                 },
                 "subsets": {
-                    subset: _with_ratios(evaluation.curve(protocol, names))
-                    for subset, names in {**subsets, "all": None}.items()
+                    subset: {
+                        "sequences": list(names),
+                        **_with_ratios(evaluation.curve(protocol, names)),
+                    }
+                    for subset, names in {**subsets, "all": everything}.items()
                 },
             }
             for protocol in PROTOCOLS
