@@ -229,8 +229,8 @@ def evaluate_run(
     detections = Detections(table, threshold, spec.first_frame, centroids, order)
     pictures = Pictures(output / "visual", *judged, unlabelled_only=not visual)
     highlights, normalisations = Highlights(*judged), Normalisations(sequences)
-    outputs = [pictures, highlights, normalisations]
-    outputs += [detections] if table or centroids else []
+    outputs = [detections] if table or centroids else []  # first: refuses scores that are NaN
+    outputs += [pictures, highlights, normalisations]
     if attributed is not None:
         folder = output / "attribution"
         details = (attributed, sequences, folder, device, threshold, spec.first_frame)

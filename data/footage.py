@@ -118,7 +118,9 @@ def _source(path):
         if not _images(images):
             return None
         masks, centroids = path / "masks", path / "masks_centroid"
-        return Source(path.resolve().name, partial(read_folder, images, masks, centroids))
+        folder = path.resolve()
+        name = folder.parent.name if folder.name == "images" else folder.name
+        return Source(name, partial(read_folder, images, masks, centroids))
     for suffixes, reader in _READERS:
         if path.suffix.lower() in suffixes:
             return Source(path.stem, partial(reader, path))
