@@ -21,7 +21,7 @@ INK, GRID = "#22262c", "#d8dce2"
 def draw_curves(path, curves, title):
     """Pd over Fa on a logarithmic axis, threshold 0.5 marked; writes a PNG.
 
-    A false-alarm rate of 0 is drawn at the left edge, where half a pixel of the smallest set lies.
+    A false-alarm rate of 0 is drawn as half a pixel of its set.
 
     Args:
         path: of the PNG.
@@ -30,11 +30,10 @@ def draw_curves(path, curves, title):
         title: of the figure.
     """
     curves = {label: curve for label, curve in curves.items() if curve["pd"][0] is not None}
-    figure, axes = _figure(5.6, 4.2)
-    least = min((0.5 / curve["pixels"] for curve in curves.values()), default=1e-7)
-    lowest = 1.0
+    figure, axes = _figure(5.6, 4.6)
+    leftmost, lowest = 0.1, 1.0
     for (label, curve), (line, colour, marker) in zip(curves.items(), _styles(), strict=False):
-        pd, fa = np.array(curve["pd"], float), np.maximum(np.array(curve["fa"], float), least)
+        pd, fa = np.array(curve["pd"]), np.maximum(curve["fa"], 0.5 / curve["pixels"])
         axes.plot(fa, pd, linestyle=line, color=colour, linewidth=1.8, label=label)
         axes.plot(
             fa[OPERATING_POINT],
@@ -44,14 +43,24 @@ def draw_curves(path, curves, title):
             markersize=9,
             markeredgecolor="white",
         )
-        lowest = min(lowest, pd[fa < 0.1].min(initial=1))
+        leftmost, lowest = min(leftmost, fa.min()), min(lowest, pd.min())
     axes.set_xscale("log")
-    axes.set_xlim(least * 0.8, 1.3)
+    axes.set_xlim(leftmost * 0.6, 1.3)
     axes.set_ylim(max(lowest - 0.05, -0.02), 1.01)
     axes.set_xlabel("Fa: false-alarm pixels / pixels")
     axes.set_ylabel("Pd: detected / targets")
     axes.set_title(title, fontsize=11, loc="left")
-    axes.legend(loc="lower right", fontsize=10, title="marked: threshold 0.5", title_fontsize=9)
+    longest = max((len(label) for label in curves), default=0)
+    if curves:
+        figure.legend(
+            loc="outside lower center",
+            ncols=3 if longest < 24 else 1,
+            columnspacing=1.2,
+            handlelength=1.8,
+            fontsize=9,
+            title="marked: threshold 0.5",
+            title_fontsize=9,
+        )
     _save(figure, path)
 
 

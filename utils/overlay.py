@@ -244,5 +244,5 @@ def _with_legend(picture, text, verdict, index):
         # Marks are drawn with a gap that suits an enlarged frame; here they frame nothing.
         x = 16 + place * width
         draw_mark(pen, Mark(kind, 34.5, x - 0.5, 7 - GAPS[kind]), 1)
-        pen.text((x + 14, 26), kind, fill=TEXT, font=font)
+        pen.text((x + 20, 26), kind, fill=TEXT, font=font)
     return page
