@@ -67,13 +67,16 @@ class Highlights:
         threshold: a pixel is positive if its score is at least this.
         hit, guard: the protocol.
         first_frame: number of the first frame.
+
+    Attributes:
+        kept: list of (rank, `Strip`), the worst first.
     """
 
     threshold: float
     hit: int
     guard: int
     first_frame: int = 1
-    _kept: list = field(default_factory=list)
+    kept: list = field(default_factory=list)
 
     def __call__(self, sequence, scores):
         if sequence.masks is None:
@@ -82,15 +85,19 @@ class Highlights:
         targets = verdict.targets.sum()
         pd = 1 - verdict.missed.sum() / targets if targets else 1.0
         rank = (pd, -verdict.alarm_pixels.sum() / max(scores.size, 1))
-        if len(self._kept) == WORST and rank >= self._kept[-1][0]:
+        if len(self.kept) == WORST and rank >= self.kept[-1][0]:
             return
-        self._kept.append((rank, self._strip(sequence, scores, verdict)))
-        self._kept = sorted(self._kept, key=lambda kept: kept[0])[:WORST]
+        self.merge([self.kept, [(rank, self._strip(sequence, scores, verdict))]])
+
+    def merge(self, parts):
+        """Keeps the worst of what several have kept."""
+        everything = [kept for part in parts for kept in part]
+        self.kept = sorted(everything, key=lambda kept: kept[0])[:WORST]
 
     @property
     def strips(self):
         """The worst sequences, the worst first."""
-        return [strip for _, strip in self._kept]
+        return [strip for _, strip in self.kept]
 
     def _strip(self, sequence, scores, verdict):
         chosen = choose_frames(verdict)
