@@ -229,11 +229,10 @@ def evaluate_run(
     detections = Detections(table, threshold, spec.first_frame, centroids, order)
     pictures = Pictures(output / "visual", *judged, unlabelled_only=not visual)
     highlights, normalisations = Highlights(*judged), Normalisations(sequences)
-    outputs = [detections] if table or centroids else []  # first: refuses scores that are NaN
-    outputs += [pictures, highlights, normalisations]
-    if attributed is not None:
-        folder = output / "attribution"
-        details = (attributed, sequences, folder, device, threshold, spec.first_frame)
+    outputs = [detections, pictures, highlights, normalisations]
+    attribution = output / "attribution" if attributed is not None else None
+    if attribution:
+        details = (attributed, sequences, attribution, device, threshold, spec.first_frame)
         outputs.append(Attributions(*details))
 
     def on_scores(sequence, scores):
@@ -253,26 +252,34 @@ def evaluate_run(
     highlights.merge(group.gather([highlights.kept]))
     if not group.is_main:
         return None
-    written = [path.name for path in (table, centroids) if path]
-    written += ["visual/"] if pictures.count else []
-    written += ["attribution/"] if attributed is not None else []
-    metrics = None
+    metrics, summary = None, [f"  {timing_line(timing_block(evaluation.timing))}"]
+    written = [path for path in (table, centroids, attribution) if path]
+    written += [output / "visual"] if pictures.count else []
     if evaluation.sequences:
-        names = [result.name for result in evaluation.sequences]
-        subsets = read_snr(spec, datapath, names)
+        subsets = read_snr(spec, datapath, [result.name for result in evaluation.sequences])
         metrics = summarise(evaluation, subsets, run_name, model_name, spec.name, seqlen, threshold)
-        write_eval(output / f"eval{suffix}.txt", metrics, protocol)
-        write_metrics(output / f"metrics{suffix}.json", metrics)
-        report = output / f"report{suffix}.html"
-        write_report(report, metrics, highlights.strips, protocol, threshold)
-        written += [f"eval{suffix}.txt", f"metrics{suffix}.json", report.name]
-        print("\n".join(summary_lines(metrics)))
+        summary = summary_lines(metrics)
+        written += write_results(
+            output, suffix, metrics, highlights.strips, protocol=protocol, threshold=threshold
+        )
     if table:
-        print(f"  {detections.count} detections at threshold {threshold}; {normalisations.line()}")
-    if metrics is None:
-        print(f"  {timing_line(timing_block(evaluation.timing))}")
-    print(f"  written to {output}: {', '.join(written)}")
+        found = f"{detections.count} detections at threshold {threshold}"
+        summary.append(f"  {found}; grey levels normalised by {normalisations.line()}")
+    print("\n".join(summary))
+    print(f"  written to {output}: {', '.join(path.name for path in written)}")
     return metrics
+
+
+def write_results(output, suffix, metrics, strips, *, protocol, threshold):
+    """Writes what a metrics.json is shown in, and itself; returns the paths."""
+    paths = [
+        output / f"{stem}{suffix}.{kind}"
+        for stem, kind in (("eval", "txt"), ("metrics", "json"), ("report", "html"))
+    ]
+    write_eval(paths[0], metrics, protocol)
+    write_metrics(paths[1], metrics)
+    write_report(paths[2], metrics, strips, protocol, threshold)
+    return paths
 
 
 if __name__ == "__main__":

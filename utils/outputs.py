@@ -66,6 +66,8 @@ class Detections:
         self.count = 0
 
     def __call__(self, sequence, scores):
+        if self.table is None and self.centroids is None:
+            return
         try:
             found = find_detections(scores, self.threshold, self.first_frame)
         except ValueError as error:
