@@ -1,4 +1,4 @@
-"""Lists, frames and masks on disk: the only code that opens data files."""
+"""Lists, frames and masks on disk: with data/footage.py the only code that opens data files."""
 
 import csv
 import os
@@ -90,6 +90,11 @@ def find_sequences(spec, split, root, names=None):
         FileNotFoundError: a list, or a folder of a listed sequence, is missing.
         ValueError: an empty list or folder, or frames and masks that differ in number.
     """
+    if split is None:
+        raise ValueError(
+            f"{spec.name}: has no training and test lists; expected a data set that has them, "
+            "see --dataset"
+        )
     names = list_sequences(spec, split, root) if names is None else names
     return [find_sequence(spec, split, root, name) for name in names]
 
@@ -260,7 +265,7 @@ def _decode(path, what, palette_to=None):
         raise ValueError(
             f"{path}: cannot be read as {what} ({error}); expected a whole image file"
         ) from error
-    return _plain_dtype(pixels if pixels.ndim == 2 else pixels[..., 0])
+    return plain_dtype(pixels if pixels.ndim == 2 else pixels[..., 0])
 
 
 def _deep_colour(image):
@@ -270,7 +275,7 @@ def _deep_colour(image):
     return any(str(arguments).find(";16") >= 0 for *_, arguments in image.tile)
 
 
-def _plain_dtype(pixels):
+def plain_dtype(pixels):
     """uint8, uint16 (native byte order) or float32, whatever the file's pixel type was."""
     if pixels.dtype == bool:
         return pixels.astype(np.uint8)

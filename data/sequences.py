@@ -1,5 +1,7 @@
 """Test sequences: whole, in order, each frame decoded once."""
 
+import copy
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -7,7 +9,15 @@ import numpy as np
 import torch
 
 from data.clips import normalise
-from data.frames import SequenceFiles, read_mask, read_window, resize, stack
+from data.frames import (
+    SequenceFiles,
+    find_sequences,
+    prepare,
+    read_mask,
+    read_window,
+    resize,
+    stack,
+)
 from utils.windows import cut, window_starts
 
 
@@ -18,14 +28,30 @@ class LabelledSequence:
     Attributes:
         name: of the sequence.
         frames: (N, H, W) uint8, uint16 or float32, as fed to the network.
-        masks: (N, H', W') uint8 in {0, 1}; the size differs where frames were resized.
-        centroids: (N, H', W') uint8 in {0, 1}: each 8-connected component is a target.
+        masks: (N, H', W') uint8 in {0, 1}; the size differs where frames were resized. None where
+            nothing is known of the targets.
+        centroids: (N, H', W') uint8 in {0, 1}: each 8-connected component is a target; or None.
     """
 
     name: str
     frames: np.ndarray
-    masks: np.ndarray
-    centroids: np.ndarray
+    masks: np.ndarray | None
+    centroids: np.ndarray | None
+
+
+def open_test_list(spec, root, seqlen, normalisation=None):
+    """The sequences of a data set's test list; see `data.frames` for what is raised.
+
+    Args:
+        spec: the data set's row.
+        root: its folder.
+        seqlen: T, frames of a window.
+        normalisation: (mean, std) in place of the data set's, or None.
+    """
+    prepare(spec, root)
+    files = find_sequences(spec, spec.test, root)
+    mean, std = normalisation or (spec.mean, spec.std)
+    return LabelledSequences(files, mean, std, seqlen, spec.test_size)
 
 
 class LabelledSequences:
@@ -43,6 +69,7 @@ class LabelledSequences:
         self.mean, self.std = mean, std
         self.seqlen = seqlen
         self.size = size
+        self.reading_seconds = 0.0  # so far, in the thread that reads
 
     def __len__(self):
         return len(self.sequences)
@@ -53,7 +80,9 @@ class LabelledSequences:
 
     def share(self, take):
         """The same for some of the sequences, those that `take` leaves of their list."""
-        return LabelledSequences(take(self.sequences), self.mean, self.std, self.seqlen, self.size)
+        share = copy.copy(self)
+        share.sequences = take(self.sequences)
+        return share
 
     def windows(self):
         """Number of windows of all sequences together."""
@@ -75,16 +104,26 @@ class LabelledSequences:
             frames = np.stack([resize(frame, self.size) for frame in frames])
         return LabelledSequence(files.name, frames, masks, centroids)
 
+    def _read_timed(self, files):
+        start = time.perf_counter()
+        sequence = self.read(files)
+        self.reading_seconds += time.perf_counter() - start
+        return sequence
+
     def __iter__(self):
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = None
             for files in self.sequences:
-                following = reader.submit(self.read, files)
+                following = reader.submit(self._read_timed, files)
                 if ahead is not None:
                     yield ahead.result()
                 ahead = following
             if ahead is not None:
                 yield ahead.result()
+
+    def normalisation(self, sequence):
+        """(mean, std) that the frames of `sequence` are normalised with."""
+        return self.mean, self.std
 
     def clips(self, sequence):
         """Yields (start, clip) for each window: clip (1, T, H, W) float32, normalised.
@@ -92,7 +131,8 @@ class LabelledSequences:
         A sequence shorter than T is padded with zeros after normalisation, at the end.
         """
         for start in window_starts(len(sequence.frames), self.seqlen):
-            clip = normalise(cut(sequence.frames, start, self.seqlen), self.mean, self.std)
+            mean, std = self.normalisation(sequence)
+            clip = normalise(cut(sequence.frames, start, self.seqlen), mean, std)
             missing = self.seqlen - len(clip)
             if missing:
                 clip = np.pad(clip, ((0, missing), (0, 0), (0, 0)))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+from data.footage import open_footage
+from data.sequences import open_test_list
 from data.synthetic import write_synthetic
 
 # Sequences of NUDT-MIRSDT, as published with it.
@@ -36,8 +38,9 @@ class DatasetSpec:
 
     Attributes:
         name: as given on the command line and in the names of run folders.
-        mean, std: of the grey levels; frames are fed as (x - mean) / std.
-        train, test: the two splits.
+        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those of each
+            sequence itself.
+        train, test: the two splits; None where there are no lists.
         sample_rate: share of the training candidates that makes an epoch.
         numeric_order: frames sort by number (1.png, 2.png, ... 10.png) rather than by name.
         first_frame: number of the first frame in what is written.
@@ -48,14 +51,16 @@ class DatasetSpec:
         snr_file: table with columns `sequence` and `snr`, where the subsets are defined by it:
             low means SNR <= 3.
         generate: writes the data set into a folder, where it can be made rather than obtained.
+        lists_detections: tests write detections.csv.
+        open: gives the sequences to test, called as `open_test_list`.
         source: where it comes from, for the message when it is missing.
     """
 
     name: str
-    mean: float
-    std: float
-    train: Split
-    test: Split
+    mean: float | None
+    std: float | None
+    train: Split | None
+    test: Split | None
     source: str
     sample_rate: float = 0.1
     numeric_order: bool = False
@@ -65,7 +70,9 @@ class DatasetSpec:
     mask_roots: tuple[str, ...] = (".",)
     low_snr: tuple[str, ...] = ()
     snr_file: str | None = None
+    lists_detections: bool = False
     generate: object = field(default=None, compare=False)
+    open: object = field(default=open_test_list, compare=False)
 
 
 def _nudt_split(list_file, sequences=()):
@@ -145,6 +152,17 @@ DATASETS = {
             snr_file="snr.csv",
             generate=write_synthetic,
             source="python -m data.synthetic",
+        ),
+        # Own footage: whatever is found at the path.
+        DatasetSpec(
+            name="Frames",
+            mean=None,
+            std=None,
+            train=None,
+            test=None,
+            lists_detections=True,
+            open=open_footage,
+            source="your own footage",
         ),
     )
 }

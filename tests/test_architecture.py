@@ -57,8 +57,9 @@ def test_only_scripts_read_args(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_frames_opens_data_files(path):
-    if path.relative_to(ROOT).parts[0] == "data" and path.name not in ("frames.py", "synthetic.py"):
+def test_only_frames_and_footage_open_data_files(path):
+    openers = ("frames.py", "footage.py", "synthetic.py")
+    if path.relative_to(ROOT).parts[0] == "data" and path.name not in openers:
         used = set(attributes(tree_of(path)))
         assert "Image.open" not in used
 

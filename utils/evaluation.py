@@ -5,6 +5,7 @@ Anything that maps a clip (B, 1, T, H, W) to logits (B, T, H, W) is a detector.
 
 import itertools
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,10 +38,24 @@ class SequenceResult:
 
 @dataclass
 class Timing:
-    """Seconds spent, by the wall clock."""
+    """Seconds spent, by the wall clock.
 
+    Reading and scoring run beside the network in threads of their own, so that the parts may add up
+    to more than the total.
+
+    Attributes:
+        reading: decoding frames and masks.
+        network: from clips to stitched scores, waiting for the frames not included.
+        scoring: counting under all protocols.
+        output: what `on_scores` took: pictures, tables.
+        total: from the first frame to the last result.
+        frames: number of frames.
+    """
+
+    reading: float = 0.0
     network: float = 0.0
     scoring: float = 0.0
+    output: float = 0.0
     total: float = 0.0
     frames: int = 0
 
@@ -107,7 +122,7 @@ def evaluate_windows(detector, loss, sequences, threshold, device, progress=iter
 
 @torch.inference_mode()
 def score_sequence(detector, sequences, sequence, device, batch_size=1):
-    """Stitched scores (N, H, W) float32 of one sequence, at the size of its masks."""
+    """Stitched scores (N, H, W) float32 of one sequence, at the size of its masks if it has any."""
     starts, windows = [], []
     for batch in _batches(sequences.clips(sequence), batch_size):
         clips = torch.stack([clip for _, clip in batch])
@@ -115,7 +130,7 @@ def score_sequence(detector, sequences, sequence, device, batch_size=1):
         windows.extend(torch.sigmoid(logits.float()).cpu().numpy())
         starts.extend(start for start, _ in batch)
     scores = stitch(windows, starts, len(sequence.frames))
-    size = sequence.masks.shape[1:]
+    size = scores.shape[1:] if sequence.masks is None else sequence.masks.shape[1:]
     if scores.shape[1:] != size:
         scores = _match_size(torch.from_numpy(scores)[None], size)[0].numpy()
     return scores
@@ -133,10 +148,15 @@ def evaluate_sequences(
 ):
     """Test: stitched scores of every sequence, counted under all `PROTOCOLS`.
 
+    While the network runs on one sequence the next is read and the one before it is counted; no
+    more than these three are in memory.
+
     Args:
-        detector, sequences, threshold, device, progress, gather: as in `evaluate_windows`.
+        detector, sequences, threshold, device, progress, gather: as in `evaluate_windows`;
+            sequences without masks are scored but not counted.
         batch_size: windows of a sequence that are fed at once.
-        on_scores: called with (sequence, scores) after each sequence, for whoever draws them.
+        on_scores: called with (sequence, scores) after each sequence, in order and in another
+            thread, for whoever writes or draws them.
 
     Returns:
         `Evaluation`.
@@ -147,19 +167,37 @@ def evaluate_sequences(
     evaluation = Evaluation()
     timing = evaluation.timing
     began = time.perf_counter()
-    for sequence in progress(sequences):
-        start = time.perf_counter()
-        scores = score_sequence(detector, sequences, sequence, device, batch_size)
-        timing.network += time.perf_counter() - start
-        start = time.perf_counter()
-        evaluation.sequences.append(count_sequence(sequence, scores, threshold))
-        timing.scoring += time.perf_counter() - start
-        if on_scores is not None:
-            on_scores(sequence, scores)
+    with ThreadPoolExecutor(max_workers=1) as scorer:
+        pending = None
+        for sequence in progress(sequences):
+            start = time.perf_counter()
+            scores = score_sequence(detector, sequences, sequence, device, batch_size)
+            timing.network += time.perf_counter() - start
+            if pending is not None:
+                pending.result()
+            pending = scorer.submit(
+                _take_scores, evaluation, sequence, scores, threshold, on_scores
+            )
+        if pending is not None:
+            pending.result()
     evaluation.sequences = gather(evaluation.sequences)
-    timing.frames = sum(result.frames for result in evaluation.sequences)
+    timing.frames = sum(gather([timing.frames]))
+    timing.reading = getattr(sequences, "reading_seconds", 0.0)
     timing.total = time.perf_counter() - began
     return evaluation
+
+
+def _take_scores(evaluation, sequence, scores, threshold, on_scores):
+    timing = evaluation.timing
+    timing.frames += len(scores)
+    start = time.perf_counter()
+    if sequence.masks is not None:
+        evaluation.sequences.append(count_sequence(sequence, scores, threshold))
+    counted = time.perf_counter()
+    timing.scoring += counted - start
+    if on_scores is not None:
+        on_scores(sequence, scores)
+        timing.output += time.perf_counter() - counted
 
 
 def count_sequence(sequence, scores, threshold):

@@ -1,10 +1,12 @@
 """Accumulators of integer counts: pixel IoU, and Pd over Fa. Counts are summed, divided once."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 # The published thresholds; 0.5 is the operating point of the published tables.
 THRESHOLDS = (
@@ -12,6 +14,9 @@ THRESHOLDS = (
     *(0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0),
 )
 EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
+BLOCK = 1 << 17  # scores compared at once: they stay in the cache over the thresholds
+FEW = 0.04  # share of a block below which extracting the scores left is cheaper than rereading
+PART = 1 << 21  # scores counted at once
 
 
 class PixelIoU:
@@ -32,8 +37,8 @@ class PixelIoU:
             raise ValueError(f"scores of shape {scores.shape}, but masks of {masks.shape}")
         positive = scores > self.threshold
         masks = masks > 0
-        self.intersection += int((positive & masks).sum())
-        self.union += int((positive | masks).sum())
+        self.intersection += int(np.count_nonzero(positive & masks))
+        self.union += int(np.count_nonzero(positive | masks))
 
     def iou(self):
         """Intersection / union; 0 where there is neither a positive nor a mask pixel."""
@@ -65,10 +70,10 @@ class RunningIoU:
 
 @dataclass(frozen=True)
 class Targets:
-    """The targets of one frame: 8-connected components of its centroid mask.
+    """The targets of some frames: the 8-connected components of each frame's centroid mask.
 
     Attributes:
-        pixels: (n, 2) integer (row, column) of all their pixels.
+        pixels: (n, 3) integer (frame, row, column) of all their pixels, in that order.
         owner: (n,) index of the target that a pixel belongs to.
         count: number of targets.
     """
@@ -78,67 +83,116 @@ class Targets:
     count: int
 
 
-def find_targets(centroid):
-    """Labels a centroid mask (H, W) once; positive where above 0."""
-    rows, columns = np.nonzero(centroid)
-    pixels = np.stack([rows, columns], axis=1)
-    if len(pixels) < 2:
-        return Targets(pixels, np.zeros(len(pixels), dtype=int), len(pixels))
-    top, left = pixels.min(axis=0)
-    bottom, right = pixels.max(axis=0) + 1
-    labels, count = ndimage.label(centroid[top:bottom, left:right], EIGHT_CONNECTED)
-    return Targets(pixels, labels[rows - top, columns - left] - 1, count)
+def find_targets(centroids):
+    """Labels centroid masks (n, H, W), positive where above 0: `Targets`.
+
+    The cost is that of reading the masks once; labelling looks at positive pixels only.
+    """
+    _, height, width = centroids.shape
+    flat = np.flatnonzero(centroids.ravel() > 0)
+    pixels = np.stack(np.unravel_index(flat, centroids.shape), axis=1)
+    # With a blank row and column between frames and rows, neighbours in this numbering are
+    # neighbours in a frame; the four that come later are looked up.
+    frames, rows, columns = pixels.T
+    numbers = (frames * (height + 1) + rows) * (width + 1) + columns
+    edges = []
+    for step in (1, width, width + 1, width + 2):
+        place = np.searchsorted(numbers, numbers + step)
+        place[place == len(numbers)] = 0
+        found = np.flatnonzero(numbers[place] == numbers + step)
+        edges.append(np.stack([found, place[found]]))
+    edges = np.concatenate(edges, axis=1)
+    if edges.size == 0:
+        return Targets(pixels, np.arange(len(pixels)), len(pixels))
+    graph = coo_array((np.ones(edges.shape[1], bool), tuple(edges)), shape=(len(pixels),) * 2)
+    count, owner = connected_components(graph, directed=False)
+    return Targets(pixels, owner, count)
 
 
-def region(pixels, radius, shape):
-    """Where the squares of half-width `radius` around pixels lie, by the published slicing rule.
+def squares(pixels, radius, shape):
+    """The squares of half-width `radius` around pixels, by the published slicing rule.
 
-    The square of pixel (i, j) is the Python slice [i-r : i+r+1, j-r : j+r+1]. Where i-r or j-r is
-    negative the slice starts from the far end and is usually empty: a target near the upper or left
-    border then has no square. The published counts include this.
+    The square of pixel (i, j) is the Python slice [i-r : i+r+1, j-r : j+r+1] of its frame. Where
+    i-r or j-r is negative the slice starts from the far end and is usually empty: a target near
+    the upper or left border then has no square. The published counts include this.
 
     Args:
-        pixels: (n, 2) integer (row, column), n >= 1.
-        radius: in pixels (Chebyshev).
-        shape: (H, W) of the frame.
+        pixels: (n, 3) integer (frame, row, column).
+        radius: r in pixels (Chebyshev).
+        shape: (frames, H, W).
 
     Returns:
-        (rows, columns, inside): two slices of the frame and, in the block that they cut out, a
-        boolean array that is true in the union of the squares.
+        (places, inside): (n, (2r+1)^2) flat indices into an array of `shape`, and where they
+        count; the others stand at some valid index.
     """
-    lower = pixels - radius
-    upper = pixels + radius + 1
-    if len(pixels) > 1:
-        wraps = (lower < 0).any()
-        (top, left), (bottom, right) = ((0, 0), shape) if wraps else (lower.min(0), upper.max(0))
-    else:
-        (top, left), (bottom, right) = lower[0], upper[0]
-        rows, columns = slice(top, bottom), slice(left, right)
-        height, width = len(range(*rows.indices(shape[0]))), len(range(*columns.indices(shape[1])))
-        return rows, columns, np.ones((height, width), dtype=bool)
-    inside = np.zeros((min(bottom, shape[0]) - top, min(right, shape[1]) - left), dtype=bool)
-    for (first_row, first_column), (last_row, last_column) in zip(
-        lower - (top, left), upper - (top, left), strict=True
-    ):
-        inside[first_row:last_row, first_column:last_column] = True
-    return slice(top, bottom), slice(left, right), inside
+    frames, *positions = pixels.T
+    spans = []
+    for position, size in zip(positions, shape[1:], strict=True):
+        first = position - radius
+        first = np.where(first < 0, np.maximum(first + size, 0), first)
+        span = first[:, None] + np.arange(2 * radius + 1)
+        inside = span < np.minimum(position + radius + 1, size)[:, None]
+        spans.append((np.where(inside, span, 0), inside))
+    (rows, rows_inside), (columns, columns_inside) = spans
+    row_starts = (frames[:, None] * shape[1] + rows) * shape[2]
+    places = row_starts[:, :, None] + columns[:, None, :]
+    inside = rows_inside[:, :, None] & columns_inside[:, None, :]
+    size = (len(pixels), (2 * radius + 1) ** 2)
+    return places.reshape(size), inside.reshape(size)
+
+
+def best_scores(scores, targets, hit):
+    """The largest score within `hit` pixels of each target; -inf where its squares are empty.
+
+    Args:
+        scores: (n, H, W).
+        targets: `Targets` of the same frames.
+        hit: half-width in pixels; see `squares` for the border.
+
+    Returns:
+        (targets.count,) in the scores' own precision.
+    """
+    places, inside = squares(targets.pixels, hit, scores.shape)
+    nearby = np.where(inside, scores.ravel()[places], scores.dtype.type(-np.inf))
+    best = np.full(targets.count, -np.inf, scores.dtype)
+    np.maximum.at(best, targets.owner, nearby.max(axis=1, initial=-np.inf))
+    return best
+
+
+def guarded_pixels(targets, guard, shape):
+    """Flat indices, each once, of the pixels inside the guard squares of any target.
+
+    Args:
+        targets: `Targets` of the frames.
+        guard: half-width in pixels; see `squares` for the border.
+        shape: (frames, H, W).
+    """
+    places, inside = squares(targets.pixels, guard, shape)
+    guarded = np.zeros(math.prod(shape), dtype=bool)
+    guarded[places[inside]] = True
+    return np.flatnonzero(guarded)
 
 
 def count_at_least(values, thresholds):
     """For each of ascending thresholds, how many values are >= it: int64, exact.
 
-    Values below a threshold are dropped on the way once few are left, so the cost is that of
-    reading the values a few times.
+    The values are read in blocks that stay in the processor's cache, once for each threshold until
+    few reach it; from there on only those are read.
     """
     values = values.ravel()
     counts = np.zeros(len(thresholds), dtype=np.int64)
-    for index, threshold in enumerate(thresholds):
-        reached = values >= threshold
-        counts[index] = np.count_nonzero(reached)
-        if counts[index] == 0:
-            break
-        if counts[index] * 4 < values.size:
-            values = values[reached]
+    for start in range(0, values.size, BLOCK):
+        block = values[start : start + BLOCK]
+        reached_by_all = np.searchsorted(thresholds, block.min(), side="right")
+        counts[:reached_by_all] += block.size
+        for index, threshold in enumerate(thresholds[reached_by_all:], start=reached_by_all):
+            reached = block >= threshold
+            count = np.count_nonzero(reached)
+            if count == 0:
+                break
+            counts[index] += count
+            if count < FEW * block.size:
+                block = block[reached]
     return counts
 
 
@@ -148,7 +202,8 @@ class PdFaCurve:
     A target is an 8-connected component of a frame's centroid mask. It is detected if a pixel with
     score >= threshold lies within `hit` pixels (Chebyshev) of any of its pixels. False alarms are
     the pixels with score >= threshold outside the squares of half-width `guard` around all target
-    pixels. Squares follow the published slicing rule at the border; see `region`.
+    pixels. Squares follow the published slicing rule at the border; see `squares`. Scores are
+    compared in their own precision: the float32 nearest to 0.7 reaches the threshold 0.7.
 
     Args:
         thresholds: score thresholds, in any order.
@@ -214,31 +269,22 @@ def update_curves(curves, scores, centroids):
     order = np.argsort(curves[0].thresholds)
     # Compared in the scores' own precision, as the published counts were: 0.7 in float32 is 0.7.
     thresholds = curves[0].thresholds[order].astype(scores.dtype)
-    for frame, centroid in zip(scores, centroids, strict=True):
-        if np.isnan(frame.min(initial=0)):
-            raise ValueError("a score is NaN: the network's weights or input are not finite")
-        targets = find_targets(centroid)
-        positives = count_at_least(frame, thresholds)
-        for curve in curves:
-            curve.targets += targets.count
-            curve.pixels += frame.size
-            curve.false_alarm_pixels[order] += positives
-            if targets.count:
-                curve.false_alarm_pixels[order] -= _guarded(frame, targets, curve, thresholds)
-                curve.detected[order] += _detected(frame, targets, curve, thresholds)
+    # In parts of a few MiB, so that memory does not grow with the length of a sequence.
+    step = max(PART // max(math.prod(scores.shape[1:]), 1), 1)
+    for start in range(0, len(scores), step):
+        part = np.ascontiguousarray(scores[start : start + step])
+        _update_part(curves, part, centroids[start : start + step], thresholds, order)
 
 
-def _guarded(frame, targets, curve, thresholds):
-    """Positive pixels inside the guard squares, over the thresholds."""
-    rows, columns, inside = region(targets.pixels, curve.guard, frame.shape)
-    return count_at_least(frame[rows, columns][inside], thresholds)
-
-
-def _detected(frame, targets, curve, thresholds):
-    """Detected targets, over the thresholds: those whose best score nearby reaches it."""
-    best = []
-    for target in range(targets.count):
-        pixels = targets.pixels[targets.owner == target]
-        rows, columns, inside = region(pixels, curve.hit, frame.shape)
-        best.append(frame[rows, columns][inside].max(initial=-np.inf))
-    return count_at_least(np.array(best, dtype=frame.dtype), thresholds)
+def _update_part(curves, scores, centroids, thresholds, order):
+    if np.isnan(scores.min(initial=0)):
+        raise ValueError("a score is NaN: the network's weights or input are not finite")
+    targets = find_targets(centroids)
+    positives = count_at_least(scores, thresholds)
+    for curve in curves:
+        guarded = scores.ravel()[guarded_pixels(targets, curve.guard, scores.shape)]
+        best = best_scores(scores, targets, curve.hit)
+        curve.targets += targets.count
+        curve.pixels += scores.size
+        curve.false_alarm_pixels[order] += positives - count_at_least(guarded, thresholds)
+        curve.detected[order] += count_at_least(best, thresholds)

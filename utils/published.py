@@ -35,6 +35,9 @@ PUBLISHED = {
     ),
 }
 
+# Targets of the published test list: other numbers mean other data.
+PUBLISHED_TARGETS = {"all": 1729, "low_snr": 529}
+
 # Why the published DeepPro row has a lower Fa than the others.
 PROTOCOL_NOTE = (
     "The published DeepPro row was scored with hit 2, guard 5 (121 protected pixels a target), the "
@@ -54,3 +57,24 @@ def published_row(dataset, subset, model):
     """The published row of `model`, or None."""
     rows = published_rows(dataset, subset)
     return next((row for row in rows if row.model == model), None)
+
+
+def comparison_note(metrics):
+    """Whether the published rows stand for the same targets as a metrics.json, in one sentence."""
+    dataset = metrics["dataset"]
+    subsets = metrics["protocols"]["hit1_guard4"]["subsets"]
+    if not published_rows(dataset, "all"):
+        return f"There are no published rows for {dataset}."
+    for subset, expected in PUBLISHED_TARGETS.items():
+        found = subsets[subset]["targets"] if subset in subsets else expected
+        if found != expected:
+            return (
+                f"Not comparable: the published rows are of {expected} targets "
+                f"({subset.replace('_', ' ')}), this run is of {found}: another data set."
+            )
+    return "Comparable are rows of the same protocol; the number of targets is the published one."
+
+
+def is_comparable(metrics):
+    """Whether a metrics.json counts the targets of the published rows."""
+    return comparison_note(metrics).startswith("Comparable")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from utils.evaluation import PROTOCOLS
 from utils.metrics import THRESHOLDS
-from utils.published import PROTOCOL_NOTE, published_row
+from utils.published import PROTOCOL_NOTE, comparison_note, is_comparable, published_row
 
 SUBSET_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}
 OPERATING_POINT = THRESHOLDS.index(0.5)
+STEPS = ("reading", "network", "scoring", "output")
 
 
 def summarise(evaluation, subsets, run, model, dataset, seqlen, threshold_eval):
@@ -26,7 +27,7 @@ def summarise(evaluation, subsets, run, model, dataset, seqlen, threshold_eval):
         A dict of plain values; counts are integers, arrays run over `thresholds`, a ratio
         without denominator is None.
     """
-    timing = evaluation.timing
+    everything = [result.name for result in evaluation.sequences]
     return {
         "run": run,
         "model": model,
@@ -42,19 +43,16 @@ def summarise(evaluation, subsets, run, model, dataset, seqlen, threshold_eval):
                     for result in evaluation.sequences
                 },
                 "subsets": {
-                    subset: _with_ratios(evaluation.curve(protocol, names))
-                    for subset, names in {**subsets, "all": None}.items()
+                    subset: {
+                        "sequences": list(names),
+                        **_with_ratios(evaluation.curve(protocol, names)),
+                    }
+                    for subset, names in {**subsets, "all": everything}.items()
                 },
             }
             for protocol in PROTOCOLS
         },
-        "timing": {
-            "network_seconds": timing.network,
-            "scoring_seconds": timing.scoring,
-            "total_seconds": timing.total,
-            "frames": timing.frames,
-            "frames_per_second": timing.frames / timing.total if timing.total else None,
-        },
+        "timing": timing_block(evaluation.timing),
     }
 
 
@@ -101,9 +99,12 @@ def write_eval(path, metrics, protocol):
 
 
 def summary_lines(metrics):
-    """The closing summary for the terminal: both protocols, beside the published row."""
-    lines = [f"{metrics['model']} on {metrics['dataset']}, threshold 0.5   (Pd in %, Fa in 1e-5)"]
-    compared = False
+    """The closing summary for the terminal, at most nine lines: both protocols, published rows."""
+    lines = [
+        f"{metrics['model']} on {metrics['dataset']}, threshold 0.5, "
+        f"IoU at {metrics['threshold_eval']}: {metrics['iou']:.4f}   (Pd in %, Fa in 1e-5)"
+    ]
+    comparable, compared = is_comparable(metrics), False
     for protocol, counts in metrics["protocols"].items():
         hit, guard = PROTOCOLS[protocol]
         for subset in ("low_snr", "high_snr", "all"):
@@ -116,20 +117,31 @@ def summary_lines(metrics):
                 f"AUC {_number(summed['auc'], 4)}"
             )
             row = published_row(metrics["dataset"], subset, metrics["model"])
-            if row is not None and row.protocol == protocol:
+            if row is not None and row.protocol == protocol and comparable:
                 line += f"   published: Pd {row.pd:.2f}  Fa {row.fa:.2f}  AUC {row.auc:.4f}"
                 compared = True
             lines.append(line)
-    if compared:
-        lines.append(f"  {PROTOCOL_NOTE}")
-    timing = metrics["timing"]
-    lines.append(f"  IoU at {metrics['threshold_eval']}: {metrics['iou']:.4f}")
-    lines.append(
-        f"  {timing['frames']} frames in {timing['total_seconds']:.1f} s, "
-        f"{timing['frames_per_second']:.1f} frames/s: network {timing['network_seconds']:.1f} s, "
-        f"scoring {timing['scoring_seconds']:.1f} s"
-    )
+    lines.append(f"  {PROTOCOL_NOTE if compared else comparison_note(metrics)}")
+    lines.append(f"  {timing_line(metrics['timing'])}")
     return lines
+
+
+def timing_line(timing):
+    """Where the time went, in one line; `timing` is that of `summarise`."""
+    steps = (f"{step} {timing[f'{step}_seconds']:.1f} s" for step in STEPS)
+    return (
+        f"{timing['frames']} frames in {timing['total_seconds']:.1f} s, "
+        f"{timing['frames_per_second'] or 0:.1f} frames/s: {', '.join(steps)}, side by side"
+    )
+
+
+def timing_block(timing):
+    """The timing block of metrics.json from `utils.evaluation.Timing`."""
+    return {
+        **{f"{step}_seconds": getattr(timing, step) for step in (*STEPS, "total")},
+        "frames": timing.frames,
+        "frames_per_second": timing.frames / timing.total if timing.total else None,
+    }
 
 
 def _counts(curve):

@@ -1,0 +1,163 @@
+"""The figures of a report: Pd over Fa, and temporal profiles."""
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from utils.metrics import THRESHOLDS
+
+OPERATING_POINT = THRESHOLDS.index(0.5)
+# Line, colour and marker of a curve: each alone tells curves apart.
+STYLES = (
+    ("-", "#1f5fa8", "o"),
+    ("--", "#c4500a", "s"),
+    ("-.", "#2a8a4a", "^"),
+    (":", "#8a3fa0", "D"),
+    ((0, (5, 1, 1, 1, 1, 1)), "#555555", "v"),
+)
+INK, GRID = "#22262c", "#d8dce2"
+
+
+def draw_curves(path, curves, title):
+    """Pd over Fa on a logarithmic axis, threshold 0.5 marked; writes a PNG.
+
+    A false-alarm rate of 0 is drawn as half a pixel of its set.
+
+    Args:
+        path: of the PNG.
+        curves: {label: dict with `pd`, `fa` over the thresholds, and `pixels`}; curves without
+            targets are left out.
+        title: of the figure.
+    """
+    curves = {label: curve for label, curve in curves.items() if curve["pd"][0] is not None}
+    figure, axes = _figure(5.6, 4.6)
+    leftmost, lowest = 0.1, 1.0
+    for (label, curve), (line, colour, marker) in zip(curves.items(), _styles(), strict=False):
+        pd, fa = np.array(curve["pd"]), np.maximum(curve["fa"], 0.5 / curve["pixels"])
+        axes.plot(fa, pd, linestyle=line, color=colour, linewidth=1.8, label=label)
+        axes.plot(
+            fa[OPERATING_POINT],
+            pd[OPERATING_POINT],
+            marker,
+            color=colour,
+            markersize=9,
+            markeredgecolor="white",
+        )
+        leftmost, lowest = min(leftmost, fa.min()), min(lowest, pd.min())
+    axes.set_xscale("log")
+    axes.set_xlim(leftmost * 0.6, 1.3)
+    axes.set_ylim(max(lowest - 0.05, -0.02), 1.01)
+    axes.set_xlabel("Fa: false-alarm pixels / pixels")
+    axes.set_ylabel("Pd: detected / targets")
+    axes.set_title(title, fontsize=11, loc="left")
+    longest = max((len(label) for label in curves), default=0)
+    if curves:
+        figure.legend(
+            loc="outside lower center",
+            ncols=3 if longest < 24 else 1,
+            columnspacing=1.2,
+            handlelength=1.8,
+            fontsize=9,
+            title="marked: threshold 0.5",
+            title_fontsize=9,
+        )
+    _save(figure, path)
+
+
+def draw_profile(path, profile):
+    """The grey level of one pixel over time, the score over it; writes a PNG.
+
+    Args:
+        path: of the PNG.
+        profile: `utils.highlights.Profile`.
+    """
+    figure, axes = _figure(6.4, 2.9)
+    numbers = profile.first_frame + np.arange(len(profile.levels))
+    covered = np.flatnonzero(profile.on_target)
+    for first, last in _runs(covered):
+        axes.axvspan(
+            numbers[first] - 0.5, numbers[last] + 0.5, color="#f2c14e", alpha=0.45, linewidth=0
+        )
+    axes.plot(numbers, profile.levels, color=INK, linewidth=1.3, label="grey level")
+    axes.set_xlabel("frame")
+    axes.set_ylabel("grey level")
+    axes.margins(x=0.01)
+    scores = _draw_scores(axes, numbers, profile.scores)
+    scores.axhline(profile.threshold, color="#c4500a", linewidth=0.8, linestyle=":")
+    axes.set_title(
+        f"{profile.sequence}, row {profile.row}, column {profile.column}: {profile.verdict}",
+        fontsize=10.5,
+        loc="left",
+    )
+    _save(figure, path)
+
+
+def draw_attribution(path, attribution):
+    """A pixel's grey level and score over a clip, and what each frame adds; writes a PNG.
+
+    Args:
+        path: of the PNG.
+        attribution: `utils.attribution.Attribution`.
+    """
+    figure, (axes, bars) = _figure(6.4, 4.6, rows=2)
+    numbers = attribution.numbers
+    axes.plot(numbers, attribution.levels, color=INK, linewidth=1.3)
+    axes.set_ylabel("grey level")
+    _draw_scores(axes, numbers, attribution.scores)
+    bars.bar(numbers, attribution.frame_attribution, color="#1f5fa8", label="all pixels")
+    bars.plot(numbers, attribution.pixel_attribution, "D", color="#f2a900", label="this pixel")
+    bars.axhline(0, color=INK, linewidth=0.8)
+    bars.set_ylabel("gradient x input")
+    bars.set_xlabel("frame")
+    bars.legend(fontsize=9)
+    for panel in (axes, bars):
+        panel.axvline(attribution.frame, color="#f2c14e", linewidth=6, alpha=0.45, zorder=0)
+    axes.set_title(
+        f"{attribution.sequence}: logit of row {attribution.row}, column {attribution.column} in "
+        f"frame {attribution.frame}",
+        fontsize=10.5,
+        loc="left",
+    )
+    _save(figure, path)
+
+
+def _draw_scores(axes, numbers, values):
+    """Scores over frames on an axis of their own at the right; returns it."""
+    scores = axes.twinx()
+    scores.plot(numbers, values, color="#c4500a", linewidth=1.5, linestyle="--")
+    scores.set_ylim(-0.03, 1.05)
+    scores.set_ylabel("score (dashed)", color="#c4500a")
+    scores.tick_params(axis="y", colors="#c4500a")
+    return scores
+
+
+def _figure(width, height, rows=1):
+    figure = Figure(figsize=(width, height), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, sharex=True)
+    for axes in np.atleast_1d(panels):
+        axes.grid(True, color=GRID, linewidth=0.7)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, panels
+
+
+def _save(figure, path):
+    try:
+        figure.savefig(path, metadata={"Software": None})
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({error.strerror})") from error
+
+
+def _styles():
+    while True:
+        yield from STYLES
+
+
+def _runs(indices):
+    """(first, last) of each run of consecutive integers."""
+    if len(indices) == 0:
+        return []
+    breaks = np.flatnonzero(np.diff(indices) > 1)
+    return list(zip(indices[np.r_[0, breaks + 1]], indices[np.r_[breaks, -1]], strict=True))
