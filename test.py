@@ -14,7 +14,7 @@ from models.fused import fuse
 from models.precision import PRECISIONS
 from utils.attribution import Attributions
 from utils.checkpoint import load, load_weights
-from utils.command_line import CommandParser, choose_device, run_command
+from utils.command_line import CommandParser, choose_device, fraction, positive, run_command
 from utils.detections import COORDINATE_ORDERS
 from utils.distributed import Group
 from utils.evaluation import PROTOCOLS, evaluate_sequences
@@ -54,12 +54,17 @@ def parse_args(argv=None):
         help="take mean and std of this data set. Own footage is normalised by its own otherwise, "
         "sequence by sequence",
     )
-    add("--seqlen", type=int, default=40, help="frames of a clip; must be the checkpoint's")
-    add("--batch_size", type=int, default=1, help="windows fed at once")
+    add(
+        "--seqlen",
+        type=positive(int),
+        default=40,
+        help="frames of a clip, the checkpoint's",
+    )
+    add("--batch_size", type=positive(int), default=1, help="windows fed at once")
     add("--gpu", default="0", help="index of the GPU, or cpu")
     add(
         "--threshold_eval",
-        type=float,
+        type=fraction,
         default=0.5,
         help="score threshold of IoU, pictures and detections",
     )

@@ -1,10 +1,10 @@
 """Trains a detector with the published protocol, then tests its best checkpoint."""
 
-import argparse
 import copy
 import math
 import os
 import platform
+import shlex
 import signal
 import sys
 import time
@@ -32,13 +32,20 @@ from models.fused import fuse
 from models.training_layout import FastTraining
 from test import evaluate_run, load_run
 from utils.checkpoint import load, load_weights, save
-from utils.command_line import CommandParser, choose_device, run_command
+from utils.command_line import (
+    CommandParser,
+    choose_device,
+    fraction,
+    not_negative,
+    positive,
+    run_command,
+)
 from utils.curves import History
 from utils.distributed import join_group, leave_group, relaunch, seed_everything
 from utils.evaluation import evaluate_windows
 from utils.memory import keep_freed_memory
 from utils.metrics import RunningIoU
-from utils.run_dir import close_log, cut_log, find_run, new_run, open_log, run_name
+from utils.run_dir import close_log, cut_log, find_model_name, find_run, new_run, open_log, run_name
 from utils.training_state import (
     MovingAverage,
     StopRequest,
@@ -76,7 +83,7 @@ def parse_args(argv=None):
     add("--lr_decay", type=positive(float), default=0.7, help="its factor every STEP_SIZE epochs")
     add("--step_size", type=positive(int), default=10, help="epochs between decays")
     add("--optimizer", choices=OPTIMIZERS, default="Adam", help="optimiser")
-    add("--decay_rate", type=float, default=1e-4, help="weight decay (Adam)")
+    add("--decay_rate", type=not_negative(float), default=1e-4, help="weight decay (Adam)")
     add("--loss", choices=LOSSES, default="SoftIoU", help="training loss")
     add("--seqlen", type=positive(int), default=40, help="frames of a clip")
     add("--patch_size", type=positive(int), default=128, help="side of the training crop, pixels")
@@ -87,21 +94,30 @@ def parse_args(argv=None):
         help="share of the candidate windows that makes an epoch; the data set's if not given "
         "(0.1 for NUDT-MIRSDT)",
     )
-    add("--threshold_eval", type=float, default=0.5, help="score threshold of IoU")
+    add("--threshold_eval", type=fraction, default=0.5, help="score threshold of IoU")
     add("--gpu", default="0", help="index of the GPU, or cpu")
     add("--gpu_num", type=positive(int), default=1, help="processes to start, one a GPU")
-    add("--workers", type=int, help="processes that read clips; none where frames are cached")
-    add("--seed", type=int, default=46, help="of weights, clips and losses")
+    add(
+        "--workers",
+        type=not_negative(int),
+        help="reading processes; none if frames are cached",
+    )
+    add("--seed", type=not_negative(int), default=46, help="of weights, clips and losses")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; losses are fp32")
     add("--deterministic", action="store_true", help="the same result again on CUDA; slower")
     add("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     add("--cache", choices=MODES, default="auto", help="where decoded frames are kept")
     add("--cache_dir", type=Path, help="of --cache disk; DATAPATH/.frames if not given")
     add("--select", choices=SELECTIONS, default="test", help="what chooses the best checkpoint")
-    add("--ema", type=float, default=0.0, help="decay of averaged weights, 0.999 say; 0 for none")
+    add("--ema", type=fraction, default=0.0, help="decay of averaged weights, as 0.999; 0: none")
     add("--flips", action="store_true", help="mirror clips at random")
     add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
-    add("--empty_clips", type=float, default=0.0, help="weight of scores in clips without target")
+    add(
+        "--empty_clips",
+        type=not_negative(float),
+        default=0.0,
+        help="weight of empty clips' scores",
+    )
     args = parser.parse_args(argv)
     if args.log_dir is not None:
         parser.set_defaults(**recorded_arguments(args, parser))
@@ -112,7 +128,7 @@ def parse_args(argv=None):
         args.sample_rate = get_spec(args.dataset).sample_rate
     if args.cache_dir is None:
         args.cache_dir = Path(args.datapath) / ".frames"
-    if not 0 <= args.ema < 1:
+    if args.ema == 1:
         raise ValueError(f"--ema {args.ema}: expected a decay from 0 to below 1")
     return args
 
@@ -120,24 +136,10 @@ def parse_args(argv=None):
 def recorded_arguments(args, parser):
     """What a continued run was started with: its defaults; what is given now comes before it."""
     run = find_run(args.savepath, args.log_dir)
-    path = run.checkpoint("last")
-    recorded = load(path if path.is_file() else run.checkpoint("best")).get("args") or {}
+    recorded = load_last(run).get("args") or {}
     fresh = ("log_dir", "savepath", "gpu", "gpu_num", "cache", "cache_dir", "workers")
     known = {action.dest for action in parser._actions} - set(fresh)
     return {key: value for key, value in recorded.items() if key in known}
-
-
-def positive(kind):
-    """An argparse type: a number above 0."""
-
-    def convert(text):
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
-        return value
-
-    convert.__name__ = kind.__name__
-    return convert
 
 
 def main(args):
@@ -503,10 +505,19 @@ def open_run(args):
     """The run folder, new or continued, and the state to continue from, or None."""
     if args.log_dir is None:
         name = run_name(args.dataset, datetime.now(), args.loss, args.model, args.seqlen)
-        return new_run(args.savepath, name).create(), None
-    run = find_run(args.savepath, args.log_dir).create()
+        return new_run(args.savepath, name), None
+    run = find_run(args.savepath, args.log_dir)
+    state = load_last(run)
+    model = find_model_name(run, state.get("args"), MODELS)
+    if model != args.model:
+        raise ValueError(f"{run.path}: is a run of {model}; expected --model {model}")
+    return run, state
+
+
+def load_last(run):
+    """What a run continues from: its last checkpoint, or its best where it has no last."""
     path = run.checkpoint("last")
-    return run, load(path if path.is_file() else run.checkpoint("best"))
+    return load(path if path.is_file() else run.checkpoint("best"))
 
 
 def restore(log, run, state, args, model, optimizer, average):
@@ -596,10 +607,23 @@ def test_best(args, spec, run, device, group):
         group=group,
     )
     if group.is_main:
-        print(
-            f"  again: python test.py --dataset {args.dataset} --datapath {args.datapath} "
-            f"--logpath {args.savepath} --log_dir '{run.name}'"
-        )
+        print(f"  again: {test_command(args, run)}")
+
+
+def test_command(args, run):
+    """The command line that repeats the test at the end of a training."""
+    options = {
+        "--dataset": args.dataset,
+        "--datapath": args.datapath,
+        "--logpath": run.logpath,
+        "--log_dir": run.name,
+        "--seqlen": args.seqlen,
+        "--threshold_eval": args.threshold_eval,
+        "--gpu": args.gpu,
+    }
+    defaults = {"--seqlen": 40, "--threshold_eval": 0.5, "--gpu": "0"}
+    words = [str(w) for k, v in options.items() if defaults.get(k) != v for w in (k, v)]
+    return shlex.join(["python", "test.py", *words])
 
 
 class Log:

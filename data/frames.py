@@ -48,7 +48,10 @@ def prepare(spec, root):
             f"{spec.source}; give its place with --datapath, or use --dataset Synthetic, "
             "which needs no download"
         )
-    spec.generate(root)
+    try:
+        spec.generate(root)
+    except RuntimeError as error:  # a process that writes was ended
+        raise OSError(f"{root}: {spec.name} could not be generated ({error})") from error
 
 
 def list_sequences(spec, split, root):

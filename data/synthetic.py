@@ -49,12 +49,12 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from data.frames import LOW_SNR_LIMIT
 from data.synthetic_scenes import BACKGROUNDS
 from data.synthetic_sensor import draw_platform, draw_sensor, quantise, render_background
 from data.synthetic_targets import Target, draw_targets, local_background_std, render_target
 
 GENERATION = 1  # raise it when the same seed no longer gives the same bytes
-LOW_SNR = 3.0  # a sequence at or below is of the low-SNR subset
 LOW_SNR_RANGE = (0.9, 2.8)  # wanted; what is measured scatters by a few percent
 HIGH_SNR_RANGE = (3.4, 9.4)
 SNR_TOLERANCE = 0.05  # relative, between wanted and measured
@@ -162,7 +162,7 @@ def render_sequence(plan):
 
     Returns:
         Sequence whose measured SNR is within SNR_TOLERANCE of the wanted one and on the same side
-        of LOW_SNR.
+        of LOW_SNR_LIMIT.
     """
     rng = np.random.default_rng(plan.seed)
     drift, jitter = draw_platform(rng, plan.frames)
@@ -172,12 +172,13 @@ def render_sequence(plan):
     background = gain * background + additive
     clean = quantise(background)
     for attempt in range(40):
-        easing = 0.9 ** max(attempt - 2, 0) if plan.snr > LOW_SNR else 1.0
+        easing = 0.9 ** max(attempt - 2, 0) if plan.snr > LOW_SNR_LIMIT else 1.0
         wanted = HIGH_SNR_RANGE[0] + (plan.snr - HIGH_SNR_RANGE[0]) * easing
         targets = draw_targets(rng, plan.frames, plan.height, plan.width, jitter)
         footprints = [f for target in targets for f in render_target(target, *clean.shape[1:])]
         frames, masks, centroids, snr = add_targets(background, clean, gain, footprints, wanted)
-        if abs(snr - wanted) <= SNR_TOLERANCE * wanted and (snr <= LOW_SNR) == (wanted <= LOW_SNR):
+        same_side = (snr <= LOW_SNR_LIMIT) == (wanted <= LOW_SNR_LIMIT)
+        if same_side and abs(snr - wanted) <= SNR_TOLERANCE * wanted:
             break
     else:
         raise RuntimeError(f"{plan.name}: no targets reach SNR {wanted:.2f}, the last {snr:.2f}")
@@ -372,6 +373,7 @@ def parse_args(argv=None):
         prog="python -m data.synthetic",
         description="Write synthetic infrared sequences with small targets, as NUDT-MIRSDT.",
     )
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     parser.add_argument("--output", required=True, help="folder to write; must not exist yet")
     parser.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)} [small]")
     parser.add_argument("--seed", type=int, default=46, help="[46]")

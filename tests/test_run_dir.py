@@ -11,21 +11,21 @@ WHEN = datetime(2024, 12, 28, 16, 21)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_names_are_those_of_the_released_runs(model):
+def test_names_are_those_of_the_released_runs(model, tmp_path):
     name = run_name("NUDT-MIRSDT", WHEN, "SoftIoU", model, 40)
     assert name == f"NUDT-MIRSDT__2024-12-28_16-21__SoftLoUloss_{model}_DataL40"
-    assert find_model_name(RunDir(new_run("x", name).path), None, MODELS) == model
+    assert find_model_name(new_run(tmp_path, name), None, MODELS) == model
 
 
 def test_a_second_run_of_the_same_minute_gets_its_own_folder(tmp_path):
-    first = new_run(tmp_path, "run").create()
-    second = new_run(tmp_path, "run").create()
+    first = new_run(tmp_path, "run")
+    second = new_run(tmp_path, "run")
     assert first.path != second.path and (second.path / "checkpoints").is_dir()
 
 
 def test_the_model_is_found_in_args_then_in_logs_then_in_the_name(tmp_path):
     name = run_name("Synthetic", WHEN, "SoftIoU", "DeepPro", 40)
-    run = new_run(tmp_path, name).create()
+    run = new_run(tmp_path, name)
     assert find_model_name(run, None, MODELS) == "DeepPro"
     (run.path / "logs" / "DeepPro-Plus.txt").touch()
     assert find_model_name(run, None, MODELS) == "DeepPro-Plus"
@@ -39,13 +39,13 @@ def test_an_unnamed_run_without_logs_is_refused(tmp_path):
 
 
 def test_a_missing_run_is_refused_with_the_runs_there_are(tmp_path):
-    new_run(tmp_path, "there").create()
+    new_run(tmp_path, "there")
     with pytest.raises(FileNotFoundError, match="no such run.*there"):
         find_run(tmp_path, "absent")
 
 
 def test_a_run_may_be_given_by_its_path(tmp_path):
-    run = new_run(tmp_path, "there").create()
+    run = new_run(tmp_path, "there")
     assert find_run("elsewhere", str(run.path)).path == run.path
 
 
@@ -63,4 +63,4 @@ def test_log_lines_have_the_published_form(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file.*cannot be made"):
-        new_run(tmp_path / "file", "run").create()
+        new_run(tmp_path / "file", "run")

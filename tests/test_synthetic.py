@@ -107,7 +107,7 @@ def test_each_split_has_the_planned_number_of_low_snr_sequences(folder):
     for split in ("train", "test"):
         snrs = [float(row["snr"]) for row in read_rows(folder) if row["split"] == split]
         assert all(0 < snr <= 10 for snr in snrs)
-        assert sum(snr <= synthetic.LOW_SNR for snr in snrs) == 2
+        assert sum(snr <= synthetic.LOW_SNR_LIMIT for snr in snrs) == 2
 
 
 @pytest.mark.parametrize("name", ["small", "full"])
@@ -121,7 +121,7 @@ def test_presets_have_every_background_and_both_snr_subsets_in_each_split(name):
         own = [plan for plan in plans if plan.split == split]
         assert len(own) == count
         assert {plan.background for plan in own} == set(synthetic.BACKGROUNDS)
-        assert sum(plan.snr <= synthetic.LOW_SNR for plan in own) == low
+        assert sum(plan.snr <= synthetic.LOW_SNR_LIMIT for plan in own) == low
         assert all(min(plan.height, plan.width) >= 128 for plan in own)
 
 

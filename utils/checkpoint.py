@@ -4,7 +4,6 @@ python -m utils.checkpoint FILE ... removes optimiser state and the like from ch
 them.
 """
 
-import os
 import pickle
 import re
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from utils.files import write_whole
 
 # The released checkpoints hold a numpy float64; these types build one without running code.
 _NUMPY_SCALARS = [
@@ -35,18 +36,7 @@ def save(path, state):
     Raises:
         OSError: it could not be written; what was at `path` is unharmed.
     """
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"{path}: the checkpoint could not be written ({error})") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(path, lambda file: torch.save(state, file))
 
 
 def load(path):

@@ -1,13 +1,14 @@
 """The course of a training: one JSON line an epoch, curves, TensorBoard events."""
 
 import json
-import os
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+
+from utils.files import write_text, write_whole
 
 TENSORBOARD_KEYS = ("train_loss", "train_iou", "val_loss", "val_iou", "learning_rate")
 
@@ -36,9 +37,9 @@ class History:
 
     def write(self):
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
-        replace_whole(self.jsonl, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(self.jsonl, text)
         if self.rows:
-            replace_whole(self.curves, lambda path: draw_curves(path, self.rows))
+            write_whole(self.curves, lambda file: draw_curves(file, self.rows))
 
 
 def open_events(folder):
@@ -50,7 +51,7 @@ def open_events(folder):
     return SummaryWriter(str(folder))
 
 
-def draw_curves(path, rows):
+def draw_curves(file, rows):
     """Draws loss, IoU and learning rate over the epochs as a PNG."""
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
@@ -65,17 +66,5 @@ def draw_curves(path, rows):
         axis.legend()
         axis.grid(alpha=0.3)
     axes[2].set_yscale("log")
-    figure.savefig(path, dpi=80, format="png")
+    figure.savefig(file, dpi=80, format="png")
     pyplot.close(figure)
-
-
-def replace_whole(path, write):
-    """Lets `write` fill a file beside `path`, then renames it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(aside)
-        aside.replace(path)
-    except OSError as error:
-        raise OSError(f"{path}: could not be written ({error.strerror})") from error
-    finally:
-        aside.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ Anything that maps a clip (B, 1, T, H, W) to logits (B, T, H, W) is a detector.
 """
 
 import itertools
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -104,14 +105,19 @@ def evaluate_windows(detector, loss, sequences, threshold, device, progress=iter
     for sequence in progress(sequences):
         losses, iou = [], PixelIoU(threshold)
         for start, clip in sequences.clips(sequence):
-            logits = detector(clip[None].to(device)).float()
             masks = sequence.masks[start : start + sequences.seqlen]
+            logits = detector(clip[None].to(device)).float()
+            scores = _match_size(torch.sigmoid(logits), masks.shape[1:])
+            iou.update(scores[0, : len(masks)].cpu().numpy(), masks)
             logits = _match_size(logits, masks.shape[1:])
             padded = np.zeros(logits.shape[1:], np.uint8)
             padded[: len(masks)] = masks
             losses.append(loss(logits, torch.from_numpy(padded)[None].to(device)).item())
-            scores = torch.sigmoid(logits)[0, : len(masks)].cpu().numpy()
-            iou.update(scores, masks)
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(
+                    f"{sequence.name}: the validation loss is {losses[-1]}; expected a finite "
+                    "number. Lower --learning_rate, or check the images"
+                )
         results.append((losses, iou))
     results, total = gather(results), PixelIoU(threshold)
     for _, iou in results:

@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 from datetime import datetime
 from pathlib import Path
 
 from utils.evaluation import PROTOCOLS
+from utils.files import write_text
 from utils.metrics import THRESHOLDS
 from utils.published import PROTOCOL_NOTE, comparison_note, is_comparable, published_row
 
@@ -58,7 +58,7 @@ def summarise(evaluation, subsets, run, model, dataset, seqlen, threshold_eval):
 
 def write_metrics(path, metrics):
     """Writes metrics.json whole or not at all."""
-    _write_whole(path, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
 
 
 def read_metrics(path):
@@ -95,7 +95,7 @@ def write_eval(path, metrics, protocol):
             lines += _threshold_lines(summed)
     lines.append(f"Eval avg class IoU of prediction: {metrics['iou']:.6f}")
     stamp = f"{datetime.now():%Y-%m-%d %H:%M:%S,%f}"[:-3]
-    _write_whole(path, "".join(f"{stamp} - Model - INFO - {line}\n" for line in lines))
+    write_text(path, "".join(f"{stamp} - Model - INFO - {line}\n" for line in lines))
 
 
 def summary_lines(metrics):
@@ -186,15 +186,3 @@ def _scaled(values, factor):
 
 def _number(value, digits):
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _write_whole(path, text):
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise OSError(f"{path}: could not be written ({error.strerror})") from error
-    finally:
-        aside.unlink(missing_ok=True)

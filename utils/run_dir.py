@@ -1,5 +1,6 @@
 """Run folders: their names, the paths inside, log files. The only code that builds run paths."""
 
+import itertools
 import logging
 import os
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ class RunDir:
     @property
     def name(self):
         return self.path.name
+
+    @property
+    def logpath(self):
+        """Where `find_run` finds the run by its name."""
+        return self.path.parent.parent
 
     def checkpoint(self, which):
         """`which`: "best", "last", or the number of an epoch."""
@@ -47,12 +53,6 @@ class RunDir:
         """Folder of TensorBoard's events."""
         return self.path / "events"
 
-    def create(self):
-        """Makes the folders; OSError, with the folder's name, if that is not possible."""
-        for folder in ("checkpoints", "logs"):
-            make_folder(self.path / folder)
-        return self
-
 
 def run_name(dataset, when, loss, model, seqlen):
     """Name of a run's folder: `<dataset>__<date>__<loss tag>_<model>_DataL<seqlen>`.
@@ -66,10 +66,23 @@ def run_name(dataset, when, loss, model, seqlen):
 
 
 def new_run(savepath, name):
-    """A run folder that does not exist yet: a second run of the same minute gets a suffix."""
-    base = Path(savepath) / "sem_seg"
-    candidates = [base / name, *(base / f"{name}_{number}" for number in range(2, 1000))]
-    return RunDir(next(path for path in candidates if not path.exists()))
+    """Makes a run folder of its own: a second run of the same minute gets a suffix.
+
+    Raises:
+        OSError: it cannot be made; the message has its name.
+    """
+    base = make_folder(Path(savepath) / "sem_seg")
+    for number in itertools.count(1):
+        path = base / (name if number == 1 else f"{name}_{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OSError(f"{path}: the folder cannot be made ({error.strerror})") from error
+        for folder in ("checkpoints", "logs"):
+            make_folder(path / folder)
+        return RunDir(path)
 
 
 def find_run(logpath, log_dir):
