@@ -1,8 +1,6 @@
 """The figures of a report: Pd over Fa, and temporal profiles."""
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from utils.metrics import THRESHOLDS
 
@@ -132,6 +130,10 @@ def _draw_scores(axes, numbers, values):
 
 
 def _figure(width, height, rows=1):
+    # Here, not above: half a second that only those who draw should wait for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, sharex=True)
