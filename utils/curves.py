@@ -3,11 +3,6 @@
 import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
 from utils.files import write_text, write_whole
 
 TENSORBOARD_KEYS = ("train_loss", "train_iou", "val_loss", "val_iou", "learning_rate")
@@ -53,6 +48,11 @@ def open_events(folder):
 
 def draw_curves(file, rows):
     """Draws loss, IoU and learning rate over the epochs as a PNG."""
+    import matplotlib  # here: it takes a second, and most starts draw nothing
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     for axis, title, keys in (
