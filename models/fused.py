@@ -4,13 +4,13 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from models.folding import fold
+from models.level_merge import LevelMerge
 from models.memory import default_memory, parse_memory
 from models.precision import usable_dtype
 from models.probe_head import FinalHead, Numbers, Scratch, matrix
-from models.row_engine import RowLevel, RowStem, feed, row_stages
+from models.row_engine import RowLevel, RowPool, RowStem, feed, row_stages
 from models.temporal_engine import TemporalLevel
 
 BAND_PIXELS = 8192  # pixels of a band on a CPU, above which nothing gets faster
@@ -50,6 +50,7 @@ class FusedDetector(nn.Module):
         folded = fold(model)
         self.check_clip, self.seqlen = folded.check_clip, folded.seqlen
         self.numbers, self.memory, self.allow_tf32 = numbers, memory, allow_tf32
+        self.scratch = Scratch(numbers)
         stages = folded.stages()
         spatial = max(stages.trunk[0][0].kernel_size[1:]) > 1
         self.engine = (RowNetwork if spatial else TemporalNetwork)(stages, self.seqlen, numbers)
@@ -71,14 +72,13 @@ class FusedDetector(nn.Module):
         batch, _, frames, height, width = clip.shape
         rows, strip = self.plan(height, width)
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
-        scratch = Scratch(self.numbers)
         for i in range(batch):
-            merge = LevelMerge(self.final, logits[i], len(self.engine.levels))
             self.engine.start(height, width)
+            merge = LevelMerge(self.final, logits[i], self.engine.sizes, self.scratch)
             for top in range(0, height, rows):
                 band = clip[i, 0, :, top : top + rows]
-                maps = self.engine.push(band, top + rows >= height, strip, scratch)
-                merge.push(maps, self.engine.sizes)
+                maps = self.engine.push(band, top + rows >= height, strip, self.scratch)
+                merge.push(maps)
         return logits
 
     def plan(self, height, width):
@@ -96,7 +96,7 @@ class FusedDetector(nn.Module):
         while strip > 64 and self.engine.bytes(rows, width, strip) > budget:
             strip //= 2
         needed = self.engine.bytes(rows, width, strip)
-        if needed > budget:
+        if needed > budget and self.memory is not None:
             raise ValueError(
                 f"memory budget of {budget} bytes: frames {width} pixels wide need {needed} or more"
             )
@@ -163,13 +163,11 @@ class RowNetwork:
     def start(self, height, width):
         for stage in self.trunk:
             width = stage.start(self.seqlen, width, self.numbers)
-        pools = sum(not hasattr(stage, "conv1") for stage in self.trunk[1:])
-        height >>= pools
+        height >>= pools_in(self.trunk)
         self.sizes = []
         for level in self.levels:
             level.start(width, self.numbers)
-            pools = sum(not hasattr(stage, "conv1") for stage in level.stages)
-            self.sizes.append((height >> pools, level.width))
+            self.sizes.append((height >> pools_in(level.stages), level.width))
 
     def push(self, band, last, strip, scratch):
         rows = feed(self.trunk, band.transpose(0, 1), last)
@@ -181,13 +179,27 @@ class RowNetwork:
 
     def bytes(self, rows, width, strip):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
-        item = self.numbers.dtype.itemsize * (self.seqlen + 2)
-        total = sum(
-            channels * (rows + context + 6)
-            for stages in [self.trunk, *(level.stages for level in self.levels)]
-            for channels, context in [stage.row_channels() for stage in stages]
-        )
-        return int(item * (width * (total + 56 * (rows + 8)) + 120 * max(strip, width)))
+        item = self.numbers.dtype.itemsize * (self.seqlen + 4)
+        total = path_values(self.trunk, rows, width)
+        trunk_pools = pools_in(self.trunk)
+        for level in self.levels:
+            size = rows >> trunk_pools, width >> trunk_pools
+            total += path_values(level.stages, max(1, size[0]), max(1, size[1]))
+        return int(item * (total + 56 * (rows + 8) * width + 80 * max(strip, width)))
+
+
+def pools_in(stages):
+    return sum(isinstance(stage, RowPool) for stage in stages)
+
+
+def path_values(stages, rows, width):
+    """Values that stages in a row keep, per frame, for a band of rows of the first's input."""
+    total = 0
+    for stage in stages:
+        if isinstance(stage, RowPool):
+            rows, width = max(1, (rows + 1) // 2), max(1, width // 2)
+        total += stage.values(rows) * width
+    return total
 
 
 def shares_of(stages):
@@ -195,73 +207,3 @@ def shares_of(stages):
     if stages.merge is None:
         return [None]
     return matrix(stages.merge[0]).chunk(len(stages.levels), dim=1)
-
-
-class LevelMerge:
-    """Collects the levels' maps, upsamples and adds them, and writes logits as far as they reach.
-
-    Upsampling is bilinear with corners aligned over the whole image: output row r of H lies at
-    r (h - 1) / (H - 1) in a map of h rows.
-    """
-
-    def __init__(self, final, logits, levels):
-        self.final, self.logits = final, logits
-        self.maps, self.tops = [None] * levels, [0] * levels  # waiting rows and the first's number
-        self.done = 0
-
-    def push(self, maps, sizes):
-        for k, new in enumerate(maps):
-            if new is not None:
-                old = self.maps[k]
-                self.maps[k] = new if old is None else torch.cat([old, new], dim=2)
-        end = min(self._reach(k, sizes[k][0]) for k in range(len(self.maps)))
-        if end <= self.done:
-            return
-        total = None
-        for k, (height, width) in enumerate(sizes):
-            part = self._upsampled(k, end, height, width)
-            total = part if total is None else total.add_(part)
-        frames, _, side = self.logits.shape
-        self.logits[:, self.done : end] = self.final(total.flatten(2)).view(frames, -1, side)
-        self.done = end
-
-    def _source(self, row, height):
-        """Position of an output row in a map of `height` rows: (row above, weight of the next)."""
-        whole = self.logits.shape[1]
-        if whole == 1 or height == 1:
-            return 0, 0.0
-        above, rest = divmod(row * (height - 1), whole - 1)
-        return above, rest / (whole - 1)
-
-    def _reach(self, k, height):
-        """How many output rows the rows of level k suffice for."""
-        whole = self.logits.shape[1]
-        have = self.tops[k] + (0 if self.maps[k] is None else self.maps[k].shape[2])
-        if have >= height:
-            return whole
-        # Row r needs row `above` and, with a weight, the next: r (h-1) <= (have-1) (H-1).
-        return 0 if have == 0 else (have - 1) * (whole - 1) // (height - 1) + 1
-
-    def _upsampled(self, k, end, height, width):
-        maps, top = self.maps[k], self.tops[k]
-        side = self.logits.shape[2]
-        if (height, width) == tuple(self.logits.shape[1:]):
-            part = maps[:, :, self.done - top : end - top].contiguous()
-            keep = end
-        else:
-            sources = [self._source(row, height) for row in range(self.done, end)]
-            above = torch.tensor([a for a, _ in sources])
-            weight = torch.tensor([w for _, w in sources], dtype=maps.dtype).view(-1, 1)
-            below = (above + 1).clamp(max=height - 1)
-            above, below = (above - top).to(maps.device), (below - top).to(maps.device)
-            below.clamp_(max=maps.shape[2] - 1)  # only rows of weight zero
-            part = torch.lerp(
-                maps.index_select(2, above), maps.index_select(2, below), weight.to(maps.device)
-            )
-            part = functional.interpolate(
-                part, size=(end - self.done, side), mode="bilinear", align_corners=True
-            )
-            keep = self._source(end, height)[0] if end < self.logits.shape[1] else height
-        keep = min(max(keep, top), top + maps.shape[2])
-        self.maps[k], self.tops[k] = maps[:, :, keep - top :].clone(), keep
-        return part

@@ -9,6 +9,9 @@ constant, is carried into the bias of the next product. What is called `offset` 
 constant still to be added to a stored map; `floor` is -b.
 """
 
+import contextlib
+import mmap
+
 import torch
 
 
@@ -49,15 +52,18 @@ class ProbeHead:
         self.offset = bias  # (8, T)
         self.out_channels = len(bias)
 
-    def __call__(self, features, scratch):
-        """(C, stored frames, P) features to (8, T, P), `self.offset` not yet added."""
+    def __call__(self, features, scratch, names=("a", "b")):
+        """(C, stored frames, P) features to (8, T, P), `self.offset` not yet added.
+
+        `names` are two pieces of scratch that do not hold the features.
+        """
         pixels = features.shape[-1]
         channels, frames, _ = self.correlation.shape
-        x = scratch.take("probe", channels, frames, pixels)
+        x = scratch.take(names[0], channels, frames, pixels)
         torch.bmm(self.correlation, features, out=x)
         for i, (floor, weight) in enumerate(self.steps):
             torch.maximum(x, floor, out=x)
-            y = scratch.take(f"head{i}", len(weight), frames, pixels)
+            y = scratch.take(names[(i + 1) % 2], len(weight), frames, pixels)
             torch.mm(weight, x.flatten(1), out=y.flatten(1))
             x = y
         return x
@@ -105,7 +111,17 @@ class Scratch:
             size *= side
         buffer = self.buffers.get(name)
         if buffer is None or buffer.numel() < size:
-            # Zeros: stale frames are multiplied by zero in places, and 0 * nan is nan.
-            buffer = torch.zeros(size, dtype=self.numbers.dtype, device=self.numbers.device)
-            self.buffers[name] = buffer
+            buffer = self.buffers[name] = self._zeros(size)
         return buffer[:size].view(shape)
+
+    def _zeros(self, size):
+        """Zeros, as stale frames are multiplied by zero in places, and 0 * nan is nan."""
+        dtype, device = self.numbers.dtype, self.numbers.device
+        size_bytes = size * dtype.itemsize
+        if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size_bytes < 2**21:
+            return torch.zeros(size, dtype=dtype, device=device)
+        # Strided access to many megabytes misses the TLB less with pages of 2 MiB.
+        pages = mmap.mmap(-1, size_bytes)
+        with contextlib.suppress(OSError):  # a kernel built without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        return torch.frombuffer(pages, dtype=dtype, count=size)

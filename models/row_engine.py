@@ -157,10 +157,11 @@ class RowStem:
         self.input.drop(count)
         return out
 
-    def row_channels(self):
-        """float-sized values per row, frame and column that a band keeps, and rows of context."""
+    def values(self, rows):
+        """Values per frame and column, of the engine's type, for a band of `rows` rows."""
         size = self.numbers.dtype.itemsize / self.out.dtype.itemsize
-        return size * (self.taps[2] + len(self.bias)) + len(self.bias), 2 * self.reach[1]
+        stored = self.taps[2] * (rows + 2 * self.reach[1])
+        return size * (stored + len(self.bias) * rows) + len(self.bias) * rows
 
 
 class RowPool:
@@ -185,8 +186,9 @@ class RowPool:
     def finish(self):
         return None
 
-    def row_channels(self):
-        return 16, 1
+    def values(self, rows):
+        """Per frame and column of the output, which is half as wide; channels: at most 32."""
+        return 32 * (2 * rows + 2)
 
 
 class RowBlock:
@@ -254,9 +256,11 @@ class RowBlock:
         out.addmm_(x.flatten(0, 2), self.shortcut.T)
         return out.view(rows, frames, width, len(self.mix))
 
-    def row_channels(self):
+    def values(self, rows):
         first, second = self.conv1.channels, self.conv2.channels
-        return 2 * first + 4 * second, 2 * (self.conv1.reach + self.conv2.reach)
+        context = self.conv1.reach + self.conv2.reach
+        kept = 2 * first * (rows + context) + second * (rows + 2 * self.conv2.reach)
+        return kept + 3 * second * (rows + context)
 
 
 class RowLevel:

@@ -86,7 +86,7 @@ class TemporalStem:
         clip[: self.reach] = 0
         clip[self.reach + frames :] = 0
         clip[self.reach : self.reach + frames, 0].view(strip.shape).copy_(strip)
-        storage = scratch.take("stem", frames + 3, len(self.weight), pixels)
+        storage = scratch.take("a", frames + 3, len(self.weight), pixels)
         x = ParityBuffer(storage, frames)
         for parity, half in enumerate(x.halves):
             product(self.weight, taps(clip, parity, len(half), 2, self.size), half)
@@ -94,7 +94,7 @@ class TemporalStem:
 
 
 class TemporalBlock:
-    """A folded TDResBlock, from parity buffer to parity buffer."""
+    """A folded TDResBlock, from parity buffer to parity buffer, the output in scratch `name`."""
 
     def __init__(self, block, offset, numbers):
         self.weights = [numbers.cast(tap_matrix(conv)) for conv in (block.conv1, block.conv2)]
@@ -116,7 +116,7 @@ class TemporalBlock:
         product(first, taps(x.storage, 0, frames + 1, 1, 3), y)
         y_halves = y[: x.evens], y[x.evens + 1 :]
         # conv2 needs neighbours in time: back to the natural order, one pad at each end.
-        natural = scratch.take("natural", frames + 2, channels, pixels)
+        natural = scratch.take(name, frames + 2, channels, pixels)
         for parity, half in enumerate(y_halves):
             torch.maximum(half, self.floors[0], out=natural[1 + parity : -1 : 2])
         natural[0] = self.floors[0]
@@ -124,6 +124,7 @@ class TemporalBlock:
         for parity, half in enumerate(y_halves):
             product(second, taps(natural, parity, len(half), 2, 3), half)
         torch.maximum(y, self.floors[1], out=y)
+        # `natural` has done its work: its memory, still in cache, takes the output.
         out = ParityBuffer(scratch.take(name, frames + 3, channels, pixels), frames)
         product(self.mix, y, out.inner)
         out.inner.baddbmm_(self.shortcut.expand(frames + 1, *self.shortcut.shape), x.inner)
@@ -139,7 +140,7 @@ def pool(x, rows, width, scratch, name):
     frames, channels, _ = x.storage.shape
     images = x.storage.view(frames, channels, rows, width)[..., : rows // 2 * 2, :]
     height, side = rows // 2, width // 2
-    tall = scratch.take("tall", frames, channels, height, width)
+    tall = scratch.take("y", frames, channels, height, width)
     torch.maximum(images[..., 0::2, :], images[..., 1::2, :], out=tall)
     small = scratch.take(name, frames, channels, height, side)
     torch.maximum(tall[..., 0 : 2 * side : 2], tall[..., 1 : 2 * side : 2], out=small)
@@ -187,14 +188,17 @@ class TemporalLevel:
     def _strip(self, strip, scratch):
         _, rows, width = strip.shape
         x = self.stem(strip, scratch)
+        here, there = "a", "b"  # of the input and the output of a layer
         fresh = True  # the stem's ReLU waits for the pool, which leaves less to do
-        for i, layer in enumerate(self.layers):
+        for layer in self.layers:
             if layer is None:
-                x = pool(x, rows, width, scratch, f"pool{i}")
+                x = pool(x, rows, width, scratch, there)
                 rows, width = rows // 2, width // 2
+                here, there = there, here
             if fresh:
                 x.shifted_relu(self.stem.floor)
                 fresh = False
             if layer is not None:
-                x = layer(x, scratch, f"block{i}")
-        return self.head(x.inner.transpose(0, 1), scratch)
+                x = layer(x, scratch, there)
+                here, there = there, here
+        return self.head(x.inner.transpose(0, 1), scratch, ("y", there))

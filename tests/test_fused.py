@@ -12,6 +12,7 @@ from torch import nn
 from models import MODELS, build_model
 from models.folding import fold
 from models.fused import fuse
+from models.level_merge import interpolation
 from models.memory import parse_memory
 
 GOLDEN = ["deeppro_nudt", "deeppro_noise", "deeppro_plus_nudt", "deeppro_plus_noise"]
@@ -86,6 +87,24 @@ def test_smallest_images(name):
         clip = torch.randn(1, 1, 5, height, width)
         with torch.no_grad():
             torch.testing.assert_close(fuse(model)(clip), model(clip), atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(1, 7), (4, 9), (20, 41), (50, 101), (300, 5)])
+def test_interpolation_is_torchs(inside, outside):
+    signal = torch.randn(1, 1, inside, dtype=torch.float64)
+    expected = nn.functional.interpolate(signal, outside, mode="linear", align_corners=True)
+    outputs = range(outside // 3, outside)
+    first, matrix = interpolation(outputs, inside, outside)
+    found = matrix @ signal[0, 0, first : first + matrix.shape[1]]
+    torch.testing.assert_close(found, expected[0, 0, outputs.start :])
+
+
+@pytest.mark.parametrize("name", ["DeepPro", "DeepPro-Plus_forMovingScenes"])
+def test_wide_images_are_upsampled_in_tiles(name):
+    model = PERTURBED[name]
+    clip = torch.randn(1, 1, 5, 9, 301)
+    with torch.no_grad():
+        torch.testing.assert_close(fuse(model)(clip), model(clip), atol=3e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)
