@@ -9,12 +9,13 @@ from models.folding import fold
 from models.level_merge import LevelMerge
 from models.memory import default_memory, parse_memory
 from models.precision import usable_dtype
-from models.probe_head import FinalHead, Numbers, Scratch, matrix
+from models.probe_head import FinalHead, Numbers, matrix
 from models.row_engine import RowLevel, RowPool, RowStem, feed, row_stages
 from models.temporal_engine import TemporalLevel
+from models.workers import Workers
 
 BAND_PIXELS = 8192  # pixels of a band on a CPU, above which nothing gets faster
-STRIP_PIXELS = 512  # pixels of a strip on a CPU with one or two threads: stays in its cache
+STRIP_PIXELS = 512  # pixels of a strip on a CPU: stays in a core's cache
 
 
 def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_tf32=False):
@@ -50,7 +51,7 @@ class FusedDetector(nn.Module):
         folded = fold(model)
         self.check_clip, self.seqlen = folded.check_clip, folded.seqlen
         self.numbers, self.memory, self.allow_tf32 = numbers, memory, allow_tf32
-        self.scratch = Scratch(numbers)
+        self.workers = Workers(numbers)
         stages = folded.stages()
         spatial = max(stages.trunk[0][0].kernel_size[1:]) > 1
         self.engine = (RowNetwork if spatial else TemporalNetwork)(stages, self.seqlen, numbers)
@@ -62,10 +63,11 @@ class FusedDetector(nn.Module):
             raise RuntimeError("a fused detector is for evaluation only")
         return super().train(mode)
 
-    @torch.no_grad()
     def forward(self, clip):
         self.check_clip(clip)
-        with tf32(self.allow_tf32) if clip.is_cuda else nullcontext():
+        # Scratch lives on between calls, so it must not be made of inference tensors.
+        rounding = tf32(self.allow_tf32) if clip.is_cuda else nullcontext()
+        with torch.inference_mode(False), torch.no_grad(), rounding, self.workers:
             return self._detect(clip)
 
     def _detect(self, clip):
@@ -74,28 +76,27 @@ class FusedDetector(nn.Module):
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
         for i in range(batch):
             self.engine.start(height, width)
-            merge = LevelMerge(self.final, logits[i], self.engine.sizes, self.scratch)
+            merge = LevelMerge(self.final, logits[i], self.engine.sizes, self.workers.scratch)
             for top in range(0, height, rows):
                 band = clip[i, 0, :, top : top + rows]
-                maps = self.engine.push(band, top + rows >= height, strip, self.scratch)
+                maps = self.engine.push(band, top + rows >= height, strip, self.workers)
                 merge.push(maps)
         return logits
 
     def plan(self, height, width):
         """(rows of a band, pixels of a strip) for frames of this size within the budget."""
         budget = default_memory(self.numbers.device) if self.memory is None else self.memory
-        threads = torch.get_num_threads()
-        most = BAND_PIXELS * max(1, threads // 2) if self.numbers.device.type == "cpu" else 1 << 30
-        strip = STRIP_PIXELS * max(1, threads // 2)
-        if self.numbers.device.type != "cpu":
-            strip = 1 << 16
+        threads = self.workers.count()
+        on_cpu = self.numbers.device.type == "cpu"
+        most = BAND_PIXELS * max(1, threads // 2) if on_cpu else 1 << 30
+        strip = STRIP_PIXELS if on_cpu else 1 << 16
         unit = self.engine.unit
         rows = max(1, min(most // width, height) // unit) * unit
-        while rows > unit and self.engine.bytes(rows, width, strip) > budget:
+        while rows > unit and self.engine.bytes(rows, width, strip, threads) > budget:
             rows = max(1, rows // unit // 2) * unit
-        while strip > 64 and self.engine.bytes(rows, width, strip) > budget:
+        while strip > 64 and self.engine.bytes(rows, width, strip, threads) > budget:
             strip //= 2
-        needed = self.engine.bytes(rows, width, strip)
+        needed = self.engine.bytes(rows, width, strip, threads)
         if needed > budget and self.memory is not None:
             raise ValueError(
                 f"memory budget of {budget} bytes: frames {width} pixels wide need {needed} or more"
@@ -132,18 +133,20 @@ class TemporalNetwork:
     def start(self, height, width):
         self.sizes = [(height // level.scale, width // level.scale) for level in self.levels]
 
-    def push(self, band, last, strip, scratch):
-        return [
-            level.push(band, strip, scratch) if band.shape[1] >= level.scale else None
-            for level in self.levels
-        ]
+    def push(self, band, last, strip, workers):
+        levels = [level for level in self.levels if band.shape[1] >= level.scale]
+        prepared = [(level, *level.prepare(band, strip)) for level in levels]
+        tasks = [(level, task) for level, _, strips in prepared for task in strips]
+        workers.run(lambda item, scratch: item[0].run(item[1], scratch), tasks)
+        maps = [out for _, out, _ in prepared]
+        return maps + [None] * (len(self.levels) - len(levels))
 
-    def bytes(self, rows, width, strip):
+    def bytes(self, rows, width, strip, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
         item = self.numbers.dtype.itemsize * (self.seqlen + 4)
-        strip = min(strip, rows * width)
-        whole = max(strip, self.unit * width)  # a strip of a pooled level is at least one row
-        return item * (56 * rows * width + 340 * strip + 40 * whole)
+        # A strip of a pooled level is at least one row, and its stem is at full size.
+        full = max(min(strip, rows * width), self.unit * width)
+        return item * (56 * rows * width + threads * (100 * min(strip, rows * width) + 24 * full))
 
 
 class RowNetwork:
@@ -169,15 +172,15 @@ class RowNetwork:
             level.start(width, self.numbers)
             self.sizes.append((height >> pools_in(level.stages), level.width))
 
-    def push(self, band, last, strip, scratch):
+    def push(self, band, last, strip, workers):
         rows = feed(self.trunk, band.transpose(0, 1), last)
         maps = []
         for level in self.levels:
             features = feed(level.stages, rows, last)
-            maps.append(None if features is None else level.finish_head(features, strip, scratch))
+            maps.append(None if features is None else level.finish_head(features, strip, workers))
         return maps
 
-    def bytes(self, rows, width, strip):
+    def bytes(self, rows, width, strip, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
         item = self.numbers.dtype.itemsize * (self.seqlen + 4)
         total = path_values(self.trunk, rows, width)
@@ -185,7 +188,7 @@ class RowNetwork:
         for level in self.levels:
             size = rows >> trunk_pools, width >> trunk_pools
             total += path_values(level.stages, max(1, size[0]), max(1, size[1]))
-        return int(item * (total + 56 * (rows + 8) * width + 80 * max(strip, width)))
+        return int(item * (total + 56 * (rows + 8) * width + 80 * threads * max(strip, width)))
 
 
 def pools_in(stages):

@@ -279,17 +279,20 @@ class RowLevel:
             width = stage.start(self.seqlen, width, numbers)
         self.width = width
 
-    def finish_head(self, features, strip_pixels, scratch):
+    def finish_head(self, features, strip_pixels, workers):
         """(R, C, T * W) before the ReLU to (8, T, R, W)."""
-        torch.maximum(features, self.floor, out=features)
         rows, channels, _ = features.shape
         out = features.new_empty(self.head.out_channels, self.seqlen, rows, self.width)
         step = max(1, strip_pixels // self.width)
-        for i in range(0, rows, step):
-            strip = features[i : i + step].view(-1, channels, self.seqlen, self.width)
-            strip = strip.permute(1, 2, 0, 3).reshape(channels, self.seqlen, -1)
-            small = self.head(strip, scratch)
+
+        def run(i, scratch):
+            strip = features[i : i + step]
+            torch.maximum(strip, self.floor, out=strip)
+            strip = strip.view(-1, channels, self.seqlen, self.width).permute(1, 2, 0, 3)
+            small = self.head(strip.reshape(channels, self.seqlen, -1), scratch)
             out[:, :, i : i + step] = small.view(*small.shape[:2], -1, self.width)
+
+        workers.run(run, range(0, rows, step))
         return out
 
 

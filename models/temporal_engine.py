@@ -166,24 +166,38 @@ class TemporalLevel:
         self.head = ProbeHead(level, share, offset, frame_order(seqlen), numbers)
         self.offset = self.head.offset
 
-    def push(self, band, strip_pixels, scratch):
-        """(T, R, W) rows of the clip to (8, T, R // scale, W // scale) of the level."""
+    def prepare(self, band, strip_pixels):
+        """Cuts (T, R, W) rows of the clip into strips.
+
+        Returns:
+            (map, strips): the level's (8, T, R // scale, W // scale), filled once `run` was called
+            with each of the strips.
+        """
         frames, rows, width = band.shape
         height, side = rows // self.scale, width // self.scale
-        out = self.head.correlation.new_empty(self.head.out_channels, frames, height, side)
+        shape = self.head.out_channels, frames, height, side
+        out = self.head.correlation.new_empty(shape)
         if self.scale == 1:
-            pixels, flat = band.reshape(frames, 1, rows * width), out.flatten(2)
-            for i in range(0, rows * width, strip_pixels):
-                flat[..., i : i + strip_pixels] = self._strip(
-                    pixels[..., i : i + strip_pixels], scratch
+            band, out_rows = band.reshape(frames, 1, rows * width), out.view(*shape[:2], 1, -1)
+            cuts = range(0, rows * width, strip_pixels)
+            strips = [
+                (band[..., i : i + strip_pixels], out_rows[..., i : i + strip_pixels]) for i in cuts
+            ]
+        else:
+            step = max(1, strip_pixels // side)
+            strips = [
+                (
+                    band[:, i * self.scale : min(i + step, height) * self.scale],
+                    out[:, :, i : i + step],
                 )
-            return out
-        step = max(1, strip_pixels // side)
-        for i in range(0, height, step):
-            strip = band[:, i * self.scale : min(i + step, height) * self.scale]
-            small = self._strip(strip, scratch)
-            out[:, :, i : i + step] = small.view(*small.shape[:2], -1, side)
-        return out
+                for i in range(0, height, step)
+            ]
+        return out, strips
+
+    def run(self, strip, scratch):
+        """Computes one strip of `prepare`."""
+        pixels, out = strip
+        out.copy_(self._strip(pixels, scratch).view(out.shape))
 
     def _strip(self, strip, scratch):
         _, rows, width = strip.shape
