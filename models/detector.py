@@ -26,6 +26,15 @@ class Stages(NamedTuple):
     merge: nn.Module | None
     final: nn.Module
 
+    def shares(self):
+        """For every level, its columns of the merging matrix, float64; None without a merge.
+
+        The merge acts on the concatenated levels, so it is a sum of one matrix per level.
+        """
+        if self.merge is None:
+            return [None]
+        return self.merge[0].weight.flatten(1).double().chunk(len(self.levels), dim=1)
+
 
 class Detector(nn.Module):
     """Base of the detectors: clip (B, 1, T, H, W) to logits (B, T, H, W).

@@ -9,13 +9,14 @@ from models.folding import fold
 from models.level_merge import LevelMerge
 from models.memory import default_memory, parse_memory
 from models.precision import usable_dtype
-from models.probe_head import FinalHead, Numbers, matrix
+from models.probe_head import FinalHead
+from models.program import Numbers
 from models.row_engine import RowLevel, RowPool, RowStem, feed, row_stages
-from models.temporal_engine import TemporalLevel
+from models.temporal_engine import TemporalNetwork
 from models.workers import Workers
 
-BAND_PIXELS = 8192  # pixels of a band on a CPU, above which nothing gets faster
-STRIP_PIXELS = 512  # pixels of a strip on a CPU: stays in a core's cache
+BAND_PIXELS = 16384  # pixels of a band on a CPU, above which nothing gets faster
+TILE_PIXELS = 256  # pixels of a tile on a CPU: stays in a core's cache
 
 
 def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_tf32=False):
@@ -72,36 +73,36 @@ class FusedDetector(nn.Module):
 
     def _detect(self, clip):
         batch, _, frames, height, width = clip.shape
-        rows, strip = self.plan(height, width)
+        rows, tile = self.plan(height, width)
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
         for i in range(batch):
             self.engine.start(height, width)
-            merge = LevelMerge(self.final, logits[i], self.engine.sizes, self.workers.scratch)
+            merge = LevelMerge(self.final, logits[i], self.engine.sizes, self.workers)
             for top in range(0, height, rows):
                 band = clip[i, 0, :, top : top + rows]
-                maps = self.engine.push(band, top + rows >= height, strip, self.workers)
+                maps = self.engine.push(band, top + rows >= height, tile, self.workers)
                 merge.push(maps)
         return logits
 
     def plan(self, height, width):
-        """(rows of a band, pixels of a strip) for frames of this size within the budget."""
+        """(rows of a band, pixels of a tile) for frames of this size within the budget."""
         budget = default_memory(self.numbers.device) if self.memory is None else self.memory
         threads = self.workers.count()
         on_cpu = self.numbers.device.type == "cpu"
         most = BAND_PIXELS * max(1, threads // 2) if on_cpu else 1 << 30
-        strip = STRIP_PIXELS if on_cpu else 1 << 16
+        tile = TILE_PIXELS if on_cpu else 1 << 16
         unit = self.engine.unit
         rows = max(1, min(most // width, height) // unit) * unit
-        while rows > unit and self.engine.bytes(rows, width, strip, threads) > budget:
+        while rows > unit and self.engine.bytes(rows, width, tile, threads) > budget:
             rows = max(1, rows // unit // 2) * unit
-        while strip > 64 and self.engine.bytes(rows, width, strip, threads) > budget:
-            strip //= 2
-        needed = self.engine.bytes(rows, width, strip, threads)
+        while tile > 16 and self.engine.bytes(rows, width, tile, threads) > budget:
+            tile //= 2
+        needed = self.engine.bytes(rows, width, tile, threads)
         if needed > budget and self.memory is not None:
             raise ValueError(
                 f"memory budget of {budget} bytes: frames {width} pixels wide need {needed} or more"
             )
-        return rows, strip
+        return rows, tile
 
 
 @contextmanager
@@ -118,37 +119,6 @@ def tf32(allowed):
             backend.allow_tf32 = setting
 
 
-class TemporalNetwork:
-    """A detector whose levels each start from the clip and see one temporal profile at a time."""
-
-    def __init__(self, stages, seqlen, numbers):
-        self.seqlen, self.numbers = seqlen, numbers
-        shares = shares_of(stages)
-        self.levels = [
-            TemporalLevel(stages.trunk[0][0], level, share, seqlen, numbers)
-            for level, share in zip(stages.levels, shares, strict=True)
-        ]
-        self.unit = max(level.scale for level in self.levels)
-
-    def start(self, height, width):
-        self.sizes = [(height // level.scale, width // level.scale) for level in self.levels]
-
-    def push(self, band, last, strip, workers):
-        levels = [level for level in self.levels if band.shape[1] >= level.scale]
-        prepared = [(level, *level.prepare(band, strip)) for level in levels]
-        tasks = [(level, task) for level, _, strips in prepared for task in strips]
-        workers.run(lambda item, scratch: item[0].run(item[1], scratch), tasks)
-        maps = [out for _, out, _ in prepared]
-        return maps + [None] * (len(self.levels) - len(levels))
-
-    def bytes(self, rows, width, strip, threads):
-        """Upper bound of the working memory for bands of `rows` rows, in bytes."""
-        item = self.numbers.dtype.itemsize * (self.seqlen + 4)
-        # A strip of a pooled level is at least one row, and its stem is at full size.
-        full = max(min(strip, rows * width), self.unit * width)
-        return item * (56 * rows * width + threads * (100 * min(strip, rows * width) + 24 * full))
-
-
 class RowNetwork:
     """A detector with spatial kernels, see `models.row_engine`."""
 
@@ -160,7 +130,7 @@ class RowNetwork:
         self.trunk = [RowStem(stem, numbers), *row_stages(rest, numbers)]
         self.levels = [
             RowLevel(level, share, seqlen, numbers)
-            for level, share in zip(stages.levels, shares_of(stages), strict=True)
+            for level, share in zip(stages.levels, stages.shares(), strict=True)
         ]
 
     def start(self, height, width):
@@ -172,15 +142,15 @@ class RowNetwork:
             level.start(width, self.numbers)
             self.sizes.append((height >> pools_in(level.stages), level.width))
 
-    def push(self, band, last, strip, workers):
+    def push(self, band, last, tile, workers):
         rows = feed(self.trunk, band.transpose(0, 1), last)
         maps = []
         for level in self.levels:
             features = feed(level.stages, rows, last)
-            maps.append(None if features is None else level.finish_head(features, strip, workers))
+            maps.append(None if features is None else level.finish_head(features, tile, workers))
         return maps
 
-    def bytes(self, rows, width, strip, threads):
+    def bytes(self, rows, width, tile, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
         item = self.numbers.dtype.itemsize * (self.seqlen + 4)
         total = path_values(self.trunk, rows, width)
@@ -188,7 +158,7 @@ class RowNetwork:
         for level in self.levels:
             size = rows >> trunk_pools, width >> trunk_pools
             total += path_values(level.stages, max(1, size[0]), max(1, size[1]))
-        return int(item * (total + 56 * (rows + 8) * width + 80 * threads * max(strip, width)))
+        return int(item * (total + 56 * (rows + 8) * width + 80 * threads * max(tile, width)))
 
 
 def pools_in(stages):
@@ -203,10 +173,3 @@ def path_values(stages, rows, width):
             rows, width = max(1, (rows + 1) // 2), max(1, width // 2)
         total += stage.values(rows) * width
     return total
-
-
-def shares_of(stages):
-    """For every level, its columns of the merging matrix; None where there is no merge."""
-    if stages.merge is None:
-        return [None]
-    return matrix(stages.merge[0]).chunk(len(stages.levels), dim=1)

@@ -1,6 +1,6 @@
 """The end of a level, and of a detector, as matrix products over channels-first maps.
 
-Shifted ReLU. Here and in `models.temporal_engine` no product adds its bias. With a bias b,
+Shifted ReLU: here and in `models.temporal_engine` no product adds its bias. With a bias b,
 
     relu(W x + b) = max(W x, -b) + b,
 
@@ -9,10 +9,9 @@ constant, is carried into the bias of the next product. What is called `offset` 
 constant still to be added to a stored map; `floor` is -b.
 """
 
-import contextlib
-import mmap
-
 import torch
+
+from models.program import view
 
 
 def matrix(conv):
@@ -31,17 +30,20 @@ class ProbeHead:
         level: a folded `Level`.
         share: (8, 8) this level's columns of the merging matrix, float64, or None.
         offset: (C,) float64 offset of the features.
-        order: the frame held by each stored frame of the features; -1 where it holds nothing.
+        order: the frame held by each stored frame of the features, -1 where it holds nothing; as
+            they come by default.
     """
 
-    def __init__(self, level, share, offset, order, numbers):
+    def __init__(self, level, share, offset, numbers, order=None):
         probe, projection = level.probe, level.projection[0]
         correlation = probe.matrix.double()  # (C, T, T)
         bias = probe.bias.double() + correlation.sum(-1) * offset[:, None]  # (C, T)
-        by_order = correlation.new_zeros(*correlation.shape[:2], len(order))
-        held = [i for i, frame in enumerate(order) if frame >= 0]
-        by_order[..., held] = correlation[..., [order[i] for i in held]]
-        self.correlation = numbers.cast(by_order)
+        if order is not None:
+            by_order = correlation.new_zeros(*correlation.shape[:2], len(order))
+            held = [i for i, frame in enumerate(order) if frame >= 0]
+            by_order[..., held] = correlation[..., [order[i] for i in held]]
+            correlation = by_order
+        self.correlation = numbers.cast(correlation)
         self.steps = []  # (floor, matrix): shifted ReLU, then product
         for conv in (probe.conv[0], projection):
             self.steps.append((numbers.cast(-bias[..., None]), numbers.cast(matrix(conv))))
@@ -52,19 +54,20 @@ class ProbeHead:
         self.offset = bias  # (8, T)
         self.out_channels = len(bias)
 
-    def __call__(self, features, scratch, names=("a", "b")):
-        """(C, stored frames, P) features to (8, T, P), `self.offset` not yet added.
+    def record(self, program, features, pieces):
+        """Records (C, stored frames, P) features to (8, T, P); returns the latter.
 
-        `names` are two pieces of scratch that do not hold the features.
+        `self.offset` is still to be added. `pieces` are two flat pieces of memory for C T P values;
+        the second may hold the features.
         """
-        pixels = features.shape[-1]
         channels, frames, _ = self.correlation.shape
-        x = scratch.take(names[0], channels, frames, pixels)
-        torch.bmm(self.correlation, features, out=x)
+        pixels = features.shape[2]
+        x = view(pieces[0], channels, frames, pixels)
+        program.product(self.correlation, features, x)
         for i, (floor, weight) in enumerate(self.steps):
-            torch.maximum(x, floor, out=x)
-            y = scratch.take(names[(i + 1) % 2], len(weight), frames, pixels)
-            torch.mm(weight, x.flatten(1), out=y.flatten(1))
+            program.add(torch.maximum, x, floor, out=x)
+            y = view(pieces[(i + 1) % 2], len(weight), frames, pixels)
+            program.add(torch.mm, weight, x.flatten(1), out=y.flatten(1))
             x = y
         return x
 
@@ -85,43 +88,3 @@ class FinalHead:
         torch.maximum(x, self.floor, out=x)
         logits = torch.mm(self.weight, x.flatten(1)).view(x.shape[1:])
         return logits.float() + self.bias
-
-
-class Numbers:
-    """The type and device in which an engine computes."""
-
-    def __init__(self, dtype, device):
-        self.dtype, self.device = dtype, device
-
-    def cast(self, tensor):
-        return tensor.detach().to(self.device, self.dtype).contiguous()
-
-
-class Scratch:
-    """Named buffers that are used again, so that memory is not mapped anew for every strip."""
-
-    def __init__(self, numbers):
-        self.numbers = numbers
-        self.buffers = {}
-
-    def take(self, name, *shape):
-        """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken."""
-        size = 1
-        for side in shape:
-            size *= side
-        buffer = self.buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = self.buffers[name] = self._zeros(size)
-        return buffer[:size].view(shape)
-
-    def _zeros(self, size):
-        """Zeros, as stale frames are multiplied by zero in places, and 0 * nan is nan."""
-        dtype, device = self.numbers.dtype, self.numbers.device
-        size_bytes = size * dtype.itemsize
-        if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size_bytes < 2**21:
-            return torch.zeros(size, dtype=dtype, device=device)
-        # Strided access to many megabytes misses the TLB less with pages of 2 MiB.
-        pages = mmap.mmap(-1, size_bytes)
-        with contextlib.suppress(OSError):  # a kernel built without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        return torch.frombuffer(pages, dtype=dtype, count=size)

@@ -15,7 +15,8 @@ two taps on first differences instead of three, which saves a third of its produ
 import torch
 from torch.nn import functional
 
-from models.probe_head import Numbers, ProbeHead, matrix
+from models.probe_head import ProbeHead, matrix
+from models.program import Numbers, Program, view
 
 
 class Rows:
@@ -270,7 +271,7 @@ class RowLevel:
         self.stages = row_stages(level.layers, numbers, ends_level=True)
         offset = self.stages[-1].offset
         self.floor = numbers.cast(-offset[:, None])
-        self.head = ProbeHead(level, share, offset, list(range(seqlen)), numbers)
+        self.head = ProbeHead(level, share, offset, numbers)
         self.offset = self.head.offset
         self.seqlen = seqlen
 
@@ -281,19 +282,32 @@ class RowLevel:
 
     def finish_head(self, features, strip_pixels, workers):
         """(R, C, T * W) before the ReLU to (8, T, R, W)."""
-        rows, channels, _ = features.shape
+        rows, _, _ = features.shape
         out = features.new_empty(self.head.out_channels, self.seqlen, rows, self.width)
         step = max(1, strip_pixels // self.width)
 
         def run(i, scratch):
             strip = features[i : i + step]
+            program, stored, small = scratch.program(
+                (self, len(strip), self.width), lambda: self._record_head(len(strip), scratch)
+            )
             torch.maximum(strip, self.floor, out=strip)
-            strip = strip.view(-1, channels, self.seqlen, self.width).permute(1, 2, 0, 3)
-            small = self.head(strip.reshape(channels, self.seqlen, -1), scratch)
-            out[:, :, i : i + step] = small.view(*small.shape[:2], -1, self.width)
+            stored.copy_(strip.unflatten(2, (self.seqlen, self.width)).permute(1, 2, 0, 3))
+            program.run()
+            out[:, :, i : i + step] = small
 
         workers.run(run, range(0, rows, step))
         return out
+
+    def _record_head(self, rows, scratch):
+        """(program, (C, T, R, W) features to be written, (8, T, R, W) map)."""
+        program = Program()
+        channels, pixels = len(self.floor), rows * self.width
+        pieces = scratch.take("pieces", 2, channels * self.seqlen * pixels)
+        features = view(pieces[1], channels, self.seqlen, pixels)
+        small = self.head.record(program, features, pieces)
+        size = rows, self.width
+        return program, features.unflatten(2, size), small.unflatten(2, size)
 
 
 def row_stages(layers, numbers, ends_level=False):

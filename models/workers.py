@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from models.probe_head import Scratch
+from models.program import Scratch
 
 
 class Workers:

@@ -12,7 +12,7 @@ from torch import nn
 from models import MODELS, build_model
 from models.folding import fold
 from models.fused import fuse
-from models.level_merge import interpolation
+from models.level_merge import Interpolation
 from models.memory import parse_memory
 
 GOLDEN = ["deeppro_nudt", "deeppro_noise", "deeppro_plus_nudt", "deeppro_plus_noise"]
@@ -90,13 +90,25 @@ def test_smallest_images(name):
 
 
 @pytest.mark.parametrize(("inside", "outside"), [(1, 7), (4, 9), (20, 41), (50, 101), (300, 5)])
-def test_interpolation_is_torchs(inside, outside):
-    signal = torch.randn(1, 1, inside, dtype=torch.float64)
+def test_interpolation_is_torchs_with_its_rounding(inside, outside):
+    # Large numbers show a weight that is rounded otherwise than torch rounds it.
+    signal = torch.randn(1, 1, inside) * 1e4
     expected = nn.functional.interpolate(signal, outside, mode="linear", align_corners=True)
-    outputs = range(outside // 3, outside)
-    first, matrix = interpolation(outputs, inside, outside)
+    start = outside // 3
+    rows = Interpolation(inside, outside)
+    first, matrix = rows.matrix(start, outside)
     found = matrix @ signal[0, 0, first : first + matrix.shape[1]]
-    torch.testing.assert_close(found, expected[0, 0, outputs.start :])
+    torch.testing.assert_close(found, expected[0, 0, start:], atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(1, 3), (4, 9), (53, 213), (75, 301)])
+def test_outputs_within_reach_need_no_further_input(inside, outside):
+    rows = Interpolation(inside, outside)
+    for have in range(inside + 1):
+        count = rows.reach(have)
+        assert count == outside or rows.after[count] >= have
+        assert count == 0 or rows.after[:count].max() < have
+    assert rows.reach(inside) == outside
 
 
 @pytest.mark.parametrize("name", ["DeepPro", "DeepPro-Plus_forMovingScenes"])
@@ -142,11 +154,15 @@ def test_golden_logits_of_the_released_checkpoints(run, shared, released):
         exact = torch.sigmoid(model.double().eval()(clip.double()))[0]
     scores = torch.sigmoid(fuse(model.float())(clip))[0]
     stored = torch.sigmoid(torch.from_numpy(golden["logits"]))
-    # The stored scores, made in single precision, are themselves this far from the exact ones: up
-    # to 1.7e-5 for DeepPro-Plus, 2.2e-6 for DeepPro.
-    rounding = (stored - exact).abs().max().item()
-    assert (scores - exact).abs().max().item() <= 2e-5
-    assert (scores - stored).abs().max().item() <= max(1e-5, 1.5 * rounding)
+    difference = (scores - stored).abs().max().item()
+    if "plus" not in run:
+        assert difference <= 1e-5
+    else:
+        # The stored scores, made in single precision, are themselves up to 1.7e-5 from the exact
+        # ones, which no other order of sums can follow: ours must be nearer to these.
+        rounding = (stored - exact).abs().max().item()
+        assert (scores - exact).abs().max().item() <= rounding
+        assert difference <= 2 * rounding
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -1,0 +1,88 @@
+"""Calls recorded once and run many times, and the memory that they run in."""
+
+import contextlib
+import functools
+import math
+import mmap
+
+import torch
+
+
+class Numbers:
+    """The type and device in which an engine computes."""
+
+    def __init__(self, dtype, device):
+        self.dtype, self.device = dtype, device
+
+    def cast(self, tensor):
+        return tensor.detach().to(self.device, self.dtype).contiguous()
+
+
+def view(piece, *shape):
+    """The start of a flat piece of memory as a tensor of `shape`."""
+    return piece[: math.prod(shape)].view(shape)
+
+
+class Program:
+    """Calls on fixed tensors, in order.
+
+    On a tile that fits a core's cache a layer takes less time than Python needs to take the views
+    that the layer works on; here they are taken once.
+    """
+
+    def __init__(self):
+        self.calls = []
+
+    def add(self, function, *args, **kwargs):
+        self.calls.append(functools.partial(function, *args, **kwargs))
+
+    def product(self, weight, x, out):
+        """out[i] = weight @ x[i], or weight[i] @ x[i] where weight has as many axes."""
+        weight = weight if weight.dim() == x.dim() else weight.expand(len(x), *weight.shape)
+        self.add(torch.bmm, weight, x, out=out)
+
+    def run(self):
+        for call in self.calls:
+            call()
+
+
+class Scratch:
+    """Named buffers that are used again, so that memory is not mapped anew for every tile.
+
+    Also keeps the programs that were recorded on them.
+    """
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+        self.buffers = {}
+        self.programs = {}
+
+    def take(self, name, *shape):
+        """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken."""
+        size = math.prod(shape)
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.numel() < size:
+            self.programs.clear()  # they may hold the buffer that goes
+            buffer = self.buffers[name] = self._zeros(size)
+        return view(buffer, *shape)
+
+    def program(self, key, record):
+        """What `record()` returned when it was first called for this key."""
+        if key not in self.programs:
+            recorded = record()
+            if len(self.programs) >= 64:  # tile sizes of many image sizes
+                self.programs.clear()
+            self.programs[key] = recorded
+        return self.programs[key]
+
+    def _zeros(self, size):
+        """Zeros, as stale frames are multiplied by zero in places, and 0 * nan is nan."""
+        dtype, device = self.numbers.dtype, self.numbers.device
+        size_bytes = size * dtype.itemsize
+        if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size_bytes < 2**21:
+            return torch.zeros(size, dtype=dtype, device=device)
+        # Strided access to many megabytes misses the TLB less with pages of 2 MiB.
+        pages = mmap.mmap(-1, size_bytes)
+        with contextlib.suppress(OSError):  # a kernel built without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        return torch.frombuffer(pages, dtype=dtype, count=size)
