@@ -30,13 +30,17 @@ from utils.report import (
     write_eval,
     write_metrics,
 )
-from utils.run_dir import find_model_name, find_run, make_folder
+from utils.run_dir import find_model_name, find_run, included_run, make_folder
 
 
 def parse_args(argv=None):
     parser = CommandParser(description=__doc__)
     add = parser.add_argument
-    add("--log_dir", required=True, help="the run: a folder's name under LOGPATH/sem_seg")
+    add(
+        "--log_dir",
+        help="the run: a folder's name under LOGPATH/sem_seg. If not given, for --dataset "
+        "Synthetic, the run that comes with this code",
+    )
     add("--logpath", default="./log/", help="where runs lie")
     add("--epoch", type=int, help="test the numbered checkpoint of this epoch, not the best")
     add("--dataset", default="NUDT-MIRSDT", help="name of the data set; Frames for own footage")
@@ -77,7 +81,12 @@ def parse_args(argv=None):
     add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
     add("--memory", help="the network's working memory, such as 1GiB; chosen if not given")
-    add("--output", type=Path, help="where results go; the run's folder if not given")
+    add(
+        "--output",
+        type=Path,
+        help="where results go; if not given, the run's folder, or LOGPATH/tests/DATASET for the "
+        "run that comes with this code",
+    )
     add("--visual", action="store_true", help="write score maps and animated overlays")
     add(
         "--attribution",
@@ -123,7 +132,11 @@ ENGINES = {"fast": fast_engine, "reference": reference_engine}
 def main(args):
     spec = get_spec(args.dataset)
     normalisation = choose_normalisation(args.mean, args.std, args.normalise_as)
-    run = find_run(args.logpath, args.log_dir)
+    if args.log_dir is None:
+        run, results = included_run(args.dataset), Path(args.logpath) / "tests" / args.dataset
+    else:
+        run = find_run(args.logpath, args.log_dir)
+        results = run.path
     name, model = load_run(run, args.epoch, args.seqlen)
     if args.export_model is not None:
         print(f"{export_model(model, args.export_model)} written: clips of {args.seqlen} frames")
@@ -131,7 +144,7 @@ def main(args):
     device = choose_device(args.gpu)
     if device.type == "cpu" and args.engine == "reference":
         keep_freed_memory()
-    output = make_folder(args.output or run.path)
+    output = make_folder(args.output or results)
     evaluate_run(
         name,
         ENGINES[args.engine](model.to(device), args.precision, args.memory),

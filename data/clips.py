@@ -109,6 +109,7 @@ class TrainClips(Dataset):
                 f"{len(self.windows)} candidate windows of {seqlen} frames at --sample_rate "
                 f"{sample_rate} make no clip; expected longer sequences or a larger rate"
             )
+        self._centres = {}  # of the frames that placed a crop so far
         self._cumulative = np.cumsum([len(window) for window in self.windows])
 
     def __len__(self):
@@ -120,23 +121,46 @@ class TrainClips(Dataset):
 
     def __getitem__(self, index):
         crop = self.draw(index)
-        frames, masks = self.frames.read(crop.sequence, crop.start, crop.stop)
-        clip = normalise(frames[:, crop.rows, crop.columns], self.mean, self.std)
-        mask = np.array(masks[:, crop.rows, crop.columns])  # a copy: the cache is read-only
-        parts = [clip, mask, np.ones_like(mask)] if self.mark_padding else [clip, mask]
-        parts = [pad_clip(part, self.seqlen, self.patch_size, crop.pad_end) for part in parts]
+        frames, masks = (
+            array[:, crop.rows, crop.columns]
+            for array in self.frames.read(crop.sequence, crop.start, crop.stop)
+        )
+        place = self._place(frames.shape, crop.pad_end)
+        clip = self._blank(frames.shape, np.float32)
+        normalise(frames, self.mean, self.std, out=clip[place])
+        mask = self._blank(frames.shape, np.uint8)
+        mask[place] = masks
+        parts = [clip, mask]
+        if self.mark_padding:
+            real = self._blank(frames.shape, np.uint8)
+            real[place] = 1
+            parts.append(real)
         flips = [axis for axis, flip in ((-2, crop.flip_rows), (-1, crop.flip_columns)) if flip]
-        clip, *rest = (np.ascontiguousarray(np.flip(part, flips)) for part in parts)
-        return torch.from_numpy(clip)[None], *(torch.from_numpy(part) for part in rest)
+        if flips:
+            parts = [np.ascontiguousarray(np.flip(part, flips)) for part in parts]
+        clip, *rest = (torch.from_numpy(part) for part in parts)
+        return clip[None], *rest
+
+    def _blank(self, shape, dtype):
+        """(T, P, P), zero where frames of `shape` leave it."""
+        whole = self.seqlen, self.patch_size, self.patch_size
+        return np.empty(whole, dtype) if shape == whole else np.zeros(whole, dtype)
+
+    def _place(self, shape, pad_end):
+        """Where frames of `shape` go in (T, P, P): zeros at one end, at the bottom, at the right.
+
+        For clips whose end is padded the frames start at 0.
+        """
+        first = 0 if pad_end else self.seqlen - shape[0]
+        return slice(first, first + shape[0]), slice(shape[1]), slice(shape[2])
 
     def draw(self, index):
         """Where item `index` of this epoch is cut from: a `Crop`."""
         rng = np.random.default_rng((self.seed, self.epoch, index))
         window = self.draw_window(rng)
         pad_end = index % 2 == 1
-        _, masks = self.frames.read(window.sequence, window.start, window.stop)
-        middle = masks[middle_frame(len(window), self.seqlen, pad_end)]
-        top, left = draw_crop(middle, self.patch_size, rng)
+        middle = window.start + middle_frame(len(window), self.seqlen, pad_end)
+        top, left = draw_crop(*self._targets(window, middle), self.patch_size, rng)
         flips = rng.random(2) < 0.5 if self.flips else (False, False)
         return Crop(
             window.sequence,
@@ -147,6 +171,15 @@ class TrainClips(Dataset):
             pad_end,
             *(bool(flip) for flip in flips),
         )
+
+    def _targets(self, window, frame):
+        """(size of the mask of a frame of the window, centres of its targets)."""
+        key = window.sequence, frame
+        if key not in self._centres:
+            _, masks = self.frames.read(window.sequence, window.start, window.stop)
+            mask = masks[frame - window.start]
+            self._centres[key] = mask.shape, centres(mask)
+        return self._centres[key]
 
     def draw_window(self, rng):
         """A candidate window, with probability proportional to its length."""
@@ -165,47 +198,39 @@ def middle_frame(frames, seqlen, pad_end):
     return seqlen - math.ceil(frames / 2) - (seqlen - frames)
 
 
-def normalise(frames, mean, std):
-    """(x - mean) / std in float32; any real pixel type in."""
-    frames = frames.astype(np.float32)
-    frames -= np.float32(mean)
-    frames /= np.float32(std)
-    return frames
+def normalise(frames, mean, std, out=None):
+    """(x - mean) / std in float32, into `out` if given; any real pixel type in."""
+    out = np.empty(frames.shape, np.float32) if out is None else out
+    np.subtract(frames, np.float32(mean), out=out, dtype=np.float32, casting="unsafe")
+    out /= np.float32(std)
+    return out
 
 
-def draw_crop(mask, patch_size, rng):
-    """Top left corner of a crop of `patch_size` squared.
+def centres(mask):
+    """Centroids (row, column) of the 8-connected components of a mask (H, W)."""
+    rows, columns = np.divmod(np.flatnonzero(mask != 0), mask.shape[1])  # quicker than nonzero
+    if len(rows) == 0:
+        return []
+    # Labelled inside the box around the components: the same labels, sooner.
+    top, left = rows.min(), columns.min()
+    labels, _ = ndimage.label(mask[top : rows.max() + 1, left : columns.max() + 1], EIGHT_CONNECTED)
+    numbers = labels[rows - top, columns - left]
+    sums = (np.bincount(numbers, weights=at)[1:] for at in (rows, columns))
+    return list(zip(*(at / np.bincount(numbers)[1:] for at in sums), strict=True))
 
-    With probability 0.75, if the mask (H, W) has components, the crop is centred on the centroid
-    of a random one, moved by up to +-int(patch_size / 6) along each axis and clipped into the
-    image; else it is uniform. Where the image is smaller than the crop the corner is at 0.
+
+def draw_crop(size, targets, patch_size, rng):
+    """Top left corner of a crop of `patch_size` squared from an image of `size`.
+
+    With probability 0.75, if there are targets (a list of centroids), the crop is centred on a
+    random one, moved by up to +-int(patch_size / 6) along each axis and clipped into the image;
+    else it is uniform. Where the image is smaller than the crop the corner is at 0.
     """
-    limits = [max(side - patch_size, 0) for side in mask.shape]
-    if rng.random() < TARGET_CENTRED_SHARE and mask.any():
-        # Labelled inside the box around the components: the same labels, sooner.
-        corner = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
-        box = tuple(slice(first, last + 1) for first, last in corner)
-        labels, count = ndimage.label(mask[box], EIGHT_CONNECTED)
-        centre = ndimage.center_of_mass(mask[box], labels, rng.integers(1, count + 1))
-        centre = [c + first for c, (first, _) in zip(centre, corner, strict=True)]
+    limits = [max(side - patch_size, 0) for side in size]
+    if rng.random() < TARGET_CENTRED_SHARE and targets:
+        centre = targets[rng.integers(1, len(targets) + 1) - 1]
         reach = int(patch_size / 6)
         jitter = rng.integers(-reach, reach + 1, size=2)
         corner = [round(c) + j - patch_size // 2 for c, j in zip(centre, jitter, strict=True)]
         return tuple(int(np.clip(c, 0, limit)) for c, limit in zip(corner, limits, strict=True))
     return tuple(int(rng.integers(limit + 1)) for limit in limits)
-
-
-def pad_clip(frames, seqlen, patch_size, pad_end):
-    """Zero-pads (t, h, w) to (T, P, P): in time at one end, in space at bottom and right."""
-    missing = seqlen - len(frames)
-    height, width = frames.shape[1:]
-    if missing == 0 and height == width == patch_size:
-        return frames
-    return np.pad(
-        frames,
-        (
-            (0, missing) if pad_end else (missing, 0),
-            (0, patch_size - height),
-            (0, patch_size - width),
-        ),
-    )

@@ -6,7 +6,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.clips import TrainClips, Window, candidate_windows, draw_crop, middle_frame, pad_clip
+from data.clips import (
+    TrainClips,
+    Window,
+    candidate_windows,
+    centres,
+    draw_crop,
+    middle_frame,
+)
 from data.frames import find_sequences
 from data.specs import get_spec
 from tests.builders import random_sequence, write_list, write_nudt_sequence
@@ -87,15 +94,20 @@ def test_the_crop_is_placed_by_the_middle_real_frame(frames):
     # In the padded clip: t // 2 for odd items, T - ceil(t / 2) for even ones.
     numbers = np.arange(1, frames + 1).reshape(-1, 1, 1)
     for pad_end, position in ((True, frames // 2), (False, 40 - math.ceil(frames / 2))):
-        padded = pad_clip(numbers, 40, 1, pad_end)
+        missing = (0, 40 - frames) if pad_end else (40 - frames, 0)
+        padded = np.pad(numbers, (missing, (0, 0), (0, 0)))
         assert padded[position, 0, 0] == numbers[middle_frame(frames, 40, pad_end), 0, 0]
+
+
+def crop_corner(mask, patch_size, rng):
+    return draw_crop(mask.shape, centres(mask), patch_size, rng)
 
 
 def test_three_quarters_of_the_crops_are_centred_on_a_target_with_jitter():
     rng = np.random.default_rng(1)
     mask = np.zeros((300, 400), np.uint8)
     mask[150:153, 200:203] = 1
-    corners = np.array([draw_crop(mask, 48, rng) for _ in range(4000)])
+    corners = np.array([crop_corner(mask, 48, rng) for _ in range(4000)])
     offset = corners - (151 - 24, 201 - 24)
     near = (np.abs(offset) <= 8).all(axis=1)
     by_chance = (17 / 253) * (17 / 353)
@@ -109,10 +121,10 @@ def test_crops_are_clipped_into_the_image_and_uniform_without_target():
     corner = np.zeros((60, 70), np.uint8)
     corner[0, 69] = 1
     for _ in range(50):
-        top, left = draw_crop(corner, 48, rng)
+        top, left = crop_corner(corner, 48, rng)
         assert 0 <= top <= 12 and 0 <= left <= 22
     empty = np.zeros((60, 70), np.uint8)
-    drawn = {draw_crop(empty, 48, rng) for _ in range(6000)}
+    drawn = {crop_corner(empty, 48, rng) for _ in range(6000)}
     assert len(drawn) == 13 * 23
 
 
@@ -120,7 +132,7 @@ def test_every_component_is_chosen():
     rng = np.random.default_rng(1)
     mask = np.zeros((200, 200), np.uint8)
     mask[50, 50] = mask[150, 150] = 1
-    corners = np.array([draw_crop(mask, 12, rng) for _ in range(300)])
+    corners = np.array([crop_corner(mask, 12, rng) for _ in range(300)])
     assert (np.abs(corners - 44).max(axis=1) <= 2).sum() > 60
     assert (np.abs(corners - 144).max(axis=1) <= 2).sum() > 60
 

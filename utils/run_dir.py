@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOG_FORMAT = "%(asctime)s - Model - %(levelname)s - %(message)s"
+# By data set, the run that is part of this repository.
+INCLUDED = {"Synthetic": "TBD"}
 # The tag of soft IoU is the released runs' spelling.
 LOSS_TAGS = {"SoftIoU": "SoftLoUloss"}
 
@@ -98,6 +100,21 @@ def find_run(logpath, log_dir):
     runs = sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
     known = ", ".join(runs) if runs else "none"
     raise FileNotFoundError(f"{base / log_dir}: no such run; runs in {base}: {known}")
+
+
+def included_run(dataset):
+    """The run that comes with this code for a data set.
+
+    Raises:
+        ValueError: there is none, so that the run has to be named.
+    """
+    name = INCLUDED.get(dataset)
+    if name is None:
+        raise ValueError(
+            f"--log_dir is missing: expected the run to test; one comes with this code for "
+            f"--dataset {' or '.join(INCLUDED)} only"
+        )
+    return find_run(Path(__file__).resolve().parent.parent / "log", name)
 
 
 def find_model_name(run, args, names):
