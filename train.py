@@ -26,7 +26,7 @@ from data.frames import find_sequences, prepare
 from data.sequences import LabelledSequences
 from data.specs import get_spec
 from losses import LOSSES, build_loss
-from losses.options import WithEmptyClips, exclude_padding
+from losses.options import WithEmptyClips, without_padding
 from models import MODELS, build_model
 from models.fused import fuse
 from models.training_layout import FastTraining
@@ -320,8 +320,10 @@ class Trainer:
             logits = self.network(clip)
         logits = logits.float()
         if valid:
-            logits = exclude_padding(logits, valid[0])
-        loss = self.criterion(logits, mask) * self.scale
+            loss = without_padding(self.criterion, logits, mask, *valid)
+        else:
+            loss = self.criterion(logits, mask)
+        loss = loss * self.scale
         loss.backward()
         if self.device.type == "cpu" and not torch.isfinite(loss):
             return loss, logits.detach(), mask  # the weights stay those before this step

@@ -4,14 +4,19 @@ import torch
 from torch import nn
 
 
-def exclude_padding(logits, valid):
-    """Logits whose padded pixels count as sure background: no loss there, and no gradient.
+def without_padding(loss, logits, mask, valid):
+    """A loss of the real pixels alone: padded ones are sure background, without gradient.
 
     Args:
-        logits: (B, T, H, W).
+        loss: callable(logits, mask); if it is `averaged` over all pixels, it becomes the average
+            over the real ones.
+        logits, mask: (B, T, H, W).
         valid: the same shape, 0 where the clip is padding.
     """
-    return logits.masked_fill(valid == 0, -100.0)
+    value = loss(logits.masked_fill(valid == 0, -100.0), mask)
+    if getattr(loss, "averaged", False):
+        value = value * (valid.numel() / valid.count_nonzero())
+    return value
 
 
 class WithEmptyClips(nn.Module):
@@ -31,6 +36,10 @@ class WithEmptyClips(nn.Module):
     @property
     def summed(self):
         return getattr(self.loss, "summed", False)
+
+    @property
+    def averaged(self):
+        return getattr(self.loss, "averaged", False)
 
     def forward(self, logits, mask):
         scores = torch.sigmoid(logits.float()).flatten(1).mean(1)

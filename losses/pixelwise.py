@@ -10,6 +10,8 @@ class BCELoss(nn.Module):
     Shapes: logits (B, T, H, W), mask the same with values in {0, 1}; returns a scalar.
     """
 
+    averaged = True  # over all pixels of a batch
+
     def forward(self, logits, mask):
         logits = logits.float()
         return functional.binary_cross_entropy_with_logits(logits, mask.to(logits.dtype))

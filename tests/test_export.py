@@ -27,16 +27,17 @@ def test_another_suffix_is_refused(tmp_path):
         export_model(build_model("DeepPro"), tmp_path / "model.pth")
 
 
-@pytest.mark.skipif(has_onnx, reason="the ONNX packages are installed")
-def test_onnx_without_its_packages_says_what_to_install(tmp_path):
+def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.export.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install"):
         export_model(build_model("DeepPro"), tmp_path / "model.onnx")
 
 
 @pytest.mark.skipif(not has_onnx, reason="onnx and onnxscript are not installed")
-def test_onnx_gives_the_same_logits(tmp_path):
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_gives_the_same_logits(name, tmp_path):
     reference = pytest.importorskip("onnx.reference")
-    model = build_model("DeepPro", seqlen=7).eval()
+    model = build_model(name, seqlen=7).eval()
     path = export_model(model, tmp_path / "model.onnx")
     clip = torch.randn(1, 1, 7, 13, 11)
     (logits,) = reference.ReferenceEvaluator(str(path)).run(None, {"clip": clip.numpy()})

@@ -6,6 +6,7 @@ import torch
 
 from losses import LOSSES, build_loss
 from losses.hard_mining import HardMiningLoss, dilate, mine_positions
+from losses.options import WithEmptyClips, without_padding
 
 
 @pytest.fixture
@@ -117,3 +118,44 @@ def test_the_modulating_factors_are_constants_for_the_gradient():
 def test_an_unknown_loss_is_refused_with_the_known_names():
     with pytest.raises(ValueError, match="SoftIoU, BCE, HAM, HPM"):
         build_loss("Dice")
+
+
+@pytest.mark.parametrize("name", ["SoftIoU", "BCE"])
+@pytest.mark.parametrize("empty_weight", [0, 0.3])
+def test_without_padding_is_the_loss_of_the_real_frames(name, empty_weight):
+    loss = build_loss(name)
+    if empty_weight:
+        loss = WithEmptyClips(loss, empty_weight)
+    logits = torch.randn(2, 6, 5, 5, requires_grad=True)
+    mask = (torch.rand(2, 6, 5, 5) < 0.2).byte()
+    mask[:, 4:] = 0
+    valid = torch.ones_like(mask)
+    valid[:, 4:] = 0
+    value = without_padding(loss, logits, mask, valid)
+    value.backward()
+    assert not logits.grad[:, 4:].any() and logits.grad[:, :4].any()
+    expected = loss(logits[:, :4], mask[:, :4])
+    torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize("name", ["HAM", "HPM"])
+def test_without_padding_mined_losses_have_no_gradient_there(name):
+    logits = torch.randn(1, 6, 20, 20, requires_grad=True)
+    mask = torch.zeros(1, 6, 20, 20)
+    mask[:, :4, 9, 9] = 1
+    valid = torch.ones_like(mask)
+    valid[:, 4:] = 0
+    without_padding(build_loss(name), logits, mask, valid).backward()
+    assert not logits.grad[:, 4:].any() and logits.grad[:, :4].any()
+
+
+def test_the_empty_clip_term_is_the_mean_score_of_clips_without_target():
+    loss = build_loss("SoftIoU")
+    logits = torch.randn(3, 4, 5, 5, requires_grad=True)
+    mask = torch.zeros(3, 4, 5, 5)
+    mask[1, :, 2, 2] = 1
+    value = WithEmptyClips(loss, 0.5)(logits, mask)
+    means = torch.sigmoid(logits).mean((1, 2, 3))
+    torch.testing.assert_close(value, loss(logits, mask) + 0.5 * (means[0] + means[2]) / 3)
+    value.backward()
+    assert logits.grad[0].all() and logits.grad[2].all()  # soft IoU alone has none there

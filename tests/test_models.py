@@ -13,6 +13,7 @@ from models.difference_conv import (
     temporal_difference_kernel,
 )
 from models.tpro import TPro
+from models.training_layout import FastTraining
 from tests.builders import NUDT_NORMALISATION
 from utils.checkpoint import load_weights
 
@@ -41,10 +42,12 @@ def test_released_checkpoints_give_the_golden_logits(shared, released, case):
     assert np.abs(logits - golden["logits"]).max() <= 2e-4
 
 
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("case", ["deeppro", "deeppro_plus"])
-def test_four_adam_steps_follow_the_golden_trace(shared, released, case):
+def test_four_adam_steps_follow_the_golden_trace(shared, released, case, fast):
     golden = np.load(shared / "golden" / "network" / f"train_{case}.npz")
     model = released_model(released, golden).train()
+    network = FastTraining(model) if fast else model
     clip = normalised(golden["frames"], *NUDT_NORMALISATION)[:, None]
     mask = torch.from_numpy(golden["mask"])
     criterion = build_loss("SoftIoU")
@@ -52,7 +55,7 @@ def test_four_adam_steps_follow_the_golden_trace(shared, released, case):
     losses, norms = [], {}
     for _ in range(4):
         optimizer.zero_grad()
-        loss = criterion(model(clip), mask)
+        loss = criterion(network(clip), mask)
         loss.backward()
         norms = norms or {name: p.grad.norm().item() for name, p in model.named_parameters()}
         optimizer.step()

@@ -15,13 +15,15 @@ from data.clips import TrainClips
 from data.frames import find_sequences
 from data.sequences import LabelledSequences
 from data.specs import DATASETS, get_spec
+from data.synthetic import Preset, write_synthetic
 from losses import build_loss
 from models import MODELS
 from tests.builders import call, random_sequence, write_image, write_list, write_nudt_sequence
 from tests.conftest import REPOSITORY
+from utils.checkpoint import load
 from utils.distributed import Group
 from utils.evaluation import evaluate_windows
-from utils.run_dir import find_run
+from utils.run_dir import INCLUDED, RunDir, find_run
 
 TRAINING = "--seqlen 8 --patch_size 16 --batch_size 2 --sample_rate 0.2 --workers 0 --gpu cpu"
 
@@ -201,6 +203,21 @@ def test_optimisers_are_as_published():
     assert (sgd["momentum"], sgd["weight_decay"]) == (0.9, 0)
 
 
+def test_without_a_run_the_included_one_is_tested(tmp_path):
+    data, logs = tmp_path / "data", tmp_path / "log"
+    preset = Preset(1, 0, 3, 1, frames=45, heights=(64, 70), widths=(64, 70))
+    write_synthetic(data, preset, progress=False)
+    given = f"--dataset Synthetic --datapath {data} --logpath {logs} --gpu cpu"
+    assert call(test_script, given) == 0
+    assert {path.name for path in (logs / "tests/Synthetic").iterdir()} == {
+        "eval.txt",
+        "metrics.json",
+        "report.html",
+    }
+    metrics = json.loads((logs / "tests/Synthetic/metrics.json").read_text())
+    assert metrics["run"] == INCLUDED["Synthetic"]
+
+
 def test_visual_writes_a_score_map_for_each_frame(run, dataset, tmp_path):
     assert evaluate(run, dataset, tmp_path, "--visual --engine reference") == 0
     maps = sorted(path.name for path in (tmp_path / "visual/Sequence47").glob("*.png"))
@@ -218,6 +235,29 @@ def test_training_continues_a_run(dataset, tmp_path, capsys):
 def test_other_losses_train_and_name_the_run(dataset, tmp_path, loss):
     folder = train(dataset, tmp_path, "DeepPro", f"--epoch 1 --loss {loss}")
     assert f"__{loss}loss_DeepPro_" in folder.name
+
+
+@pytest.mark.parametrize("model", ["DeepPro", "DeepPro-Plus"])
+def test_all_departures_from_the_published_training_together(dataset, tmp_path, model):
+    options = "--exclude_padding --empty_clips 0.1 --flips --ema 0.9 --precision bf16"
+    folder = train(dataset, tmp_path, model, "--epoch 2", options)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert all(np.isfinite(row[key]) for row in rows for key in ("train_loss", "val_loss"))
+    averaged = load(RunDir(folder).checkpoint(2))["model_state_dict"]
+    trained = load(RunDir(folder).checkpoint("last"))["model_state_dict"]
+    assert all(value.dtype != torch.bfloat16 for value in trained.values())
+    assert any(not torch.equal(averaged[key], trained[key]) for key in trained)
+
+
+def test_tensorboard_events_are_written(dataset, tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = train(dataset, tmp_path, "DeepPro", "--epoch 2")
+    events = accumulators.EventAccumulator(str(folder / "events")).Reload()
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for key in ("train_loss", "val_iou", "learning_rate"):
+        written = [(event.step, event.value) for event in events.Scalars(key)]
+        assert written == [(row["epoch"], pytest.approx(row[key], abs=1e-6)) for row in rows]
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(dataset, tmp_path, capsys):
@@ -320,6 +360,11 @@ def test_a_file_that_is_no_checkpoint_is_refused(dataset, tmp_path, capsys):
 
 def test_a_missing_run_is_refused(dataset, tmp_path, capsys):
     refused(capsys, evaluate(tmp_path / "sem_seg/absent", dataset, tmp_path), "no such run")
+
+
+def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
+    status = call(test_script, f"--datapath {dataset} --output {tmp_path}")
+    refused(capsys, status, "--log_dir is missing", "--dataset Synthetic")
 
 
 def test_an_output_that_cannot_be_written_is_refused(run, dataset, tmp_path, capsys):

@@ -1,16 +1,13 @@
-"""The fast training pass against the plain one and against the golden trace."""
+"""The fast training pass against the plain one; the golden trace is in `test_models`."""
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
-from losses import build_loss
 from models import MODELS, build_model
 from models.training_layout import FastTraining, moments
-from tests.builders import NUDT_NORMALISATION
-from tests.test_models import biases_before_batchnorm, normalised, released_model
+from tests.test_models import biases_before_batchnorm
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -33,34 +30,6 @@ def test_output_gradients_and_statistics_are_those_of_the_plain_pass(name, shape
             assert difference < 0.01, key
     for one, other in zip(plain.buffers(), fast.buffers(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("case", ["deeppro", "deeppro_plus"])
-def test_the_golden_trace_holds(shared, released, case):
-    golden = np.load(shared / "golden" / "network" / f"train_{case}.npz")
-    model = released_model(released, golden).train()
-    network, criterion = FastTraining(model), build_loss("SoftIoU")
-    clip = normalised(golden["frames"], *NUDT_NORMALISATION)[:, None]
-    mask = torch.from_numpy(golden["mask"])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)
-    losses, norms = [], {}
-    for _ in range(4):
-        optimizer.zero_grad()
-        loss = criterion(network(clip), mask)
-        loss.backward()
-        norms = norms or {name: p.grad.norm().item() for name, p in model.named_parameters()}
-        optimizer.step()
-        losses.append(loss.item())
-    assert abs(losses[0] - golden["losses"][0]) <= 1e-5
-    assert np.abs(np.array(losses) - golden["losses"]).max() <= 2e-3
-    model.eval()
-    with torch.inference_mode():
-        loss = criterion(network(clip), mask).item()
-    assert loss == pytest.approx(float(golden["eval_loss_after"]), abs=2e-3)
-    before_norm = biases_before_batchnorm(model)
-    for name, norm in zip(golden["grad_names"].tolist(), golden["grad_norms"], strict=True):
-        if name not in before_norm:
-            assert norms[name] == pytest.approx(norm, rel=1e-3), name
 
 
 def test_moments_are_exact_over_many_positions():
