@@ -59,6 +59,7 @@ LOWEST_LEARNING_RATE = 1e-5
 HELD_OUT_SHARE = 0.1
 SELECTIONS = ("test", "heldout")
 PRECISIONS = ("fp32", "bf16")
+EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen")  # say which clips a step takes
 PUBLISHED_KEYS = ("epoch", "model_state_dict", "optimizer_state_dict")
 OPTIMIZERS = {
     "Adam": lambda parameters, rate, decay: torch.optim.Adam(
@@ -147,14 +148,12 @@ def main(args):
         relaunch(args.gpu_num)
     group = join_group(args.gpu != "cpu" and torch.cuda.is_available())
     try:
-        # Of several processes each would stop at its own step: they end at once.
-        with StopRequest() if group.size == 1 else nullcontext(StopRequest()) as stop:
-            train(args, group, stop)
+        train(args, group)
     finally:
         leave_group()
 
 
-def train(args, group, stop):
+def train(args, group):
     """Trains, from the start or from where a run stopped, and tests the best checkpoint."""
     spec = get_spec(args.dataset)
     device = prepare_device(args, group)
@@ -170,6 +169,7 @@ def train(args, group, stop):
     first_epoch, best_iou = restore(log, run, state, args, model, optimizer, average)
     rows = (state or {}).get("history", ())
     history = History(run.history, run.curves, run.events, rows) if group.is_main else None
+    stop = StopRequest()
     trainer = Trainer(args, group, device, clips, model, optimizer, average, stop)
     if group.is_main and state is None:
         # So that a run can be continued whenever it is interrupted.
@@ -179,43 +179,47 @@ def train(args, group, stop):
     if first_epoch >= args.epoch:
         log(f"{run.name} has finished its {args.epoch} epochs; --epoch asks for more")
     position = (state or {}).get("position")
-    for epoch in range(first_epoch, args.epoch):
-        log(f"**** Epoch {epoch + 1} ({epoch + 1}/{args.epoch}) ****")
-        rate = set_learning_rate(optimizer, args, epoch)
-        log(f"Learning rate:{rate:f}")
-        loss, iou = trainer.train_epoch(epoch, position)
-        if trainer.stopped is not None:
+    # Of several processes each would stop at its own step: they end at once.
+    with stop if group.size == 1 else nullcontext():
+        for epoch in range(first_epoch, args.epoch):
+            log(f"**** Epoch {epoch + 1} ({epoch + 1}/{args.epoch}) ****")
+            rate = set_learning_rate(optimizer, args, epoch)
+            log(f"Learning rate:{rate:f}")
+            loss, iou = trainer.train_epoch(epoch, position)
+            if trainer.stopped is not None:
+                if group.is_main:
+                    state |= {**trainer.state(), "position": trainer.stopped, "args": plain(args)}
+                    save(run.checkpoint("last"), state)
+                return stopped_by(stop.signal, log, run)
+            position = None
+            log(f"Training mean loss: {loss:f}")
+            log(f"Training accuracy (IoU) of prediction: {iou:f}")
+            row = {"epoch": epoch + 1, "learning_rate": rate, "train_loss": loss, "train_iou": iou}
+            group.share_buffers(model)
+            state = {**trainer.state(), "epoch": epoch, "position": None}
+            published = {key: state[key] for key in PUBLISHED_KEYS} | {"args": plain(args)}
+            if average is not None:
+                published["model_state_dict"] = average.weights
+            if group.is_main and ((epoch + 1) % CHECKPOINT_EVERY == 0 or epoch + 1 == args.epoch):
+                save_logged(log, run.checkpoint(epoch + 1), published)
+            log(f"---- EPOCH {epoch + 1:03d} EVALUATION ----")
+            loss, iou = trainer.validate(sequences)
+            log(f"Eval mean loss: {loss:f}")
+            log(f"Eval avg class IoU of prediction: {iou:f}")
+            if iou >= best_iou:
+                best_iou = iou
+                if group.is_main:
+                    save_logged(log, run.checkpoint("best"), {**published, "class_avg_iou": iou})
+            log(f"Best mIoU_mid: {best_iou:f}")
+            row |= {"val_loss": loss, "val_iou": iou, "best_iou": best_iou, **trainer.speed(epoch)}
+            log(trainer.speed_line(row))
             if group.is_main:
-                state |= {**trainer.state(), "position": trainer.stopped}
+                history.add(row)
+                state |= {"best_iou": best_iou, "history": history.rows, "log_size": log.size()}
+                state |= {"args": plain(args), "random": random_states()}
                 save(run.checkpoint("last"), state)
-            return stopped_by(stop.signal, log, run)
-        position = None
-        log(f"Training mean loss: {loss:f}")
-        log(f"Training accuracy (IoU) of prediction: {iou:f}")
-        row = {"epoch": epoch + 1, "learning_rate": rate, "train_loss": loss, "train_iou": iou}
-        group.share_buffers(model)
-        state = {**trainer.state(), "epoch": epoch, "position": None}
-        published = {key: state[key] for key in PUBLISHED_KEYS} | {"args": plain(args)}
-        if average is not None:
-            published["model_state_dict"] = average.weights
-        if group.is_main and ((epoch + 1) % CHECKPOINT_EVERY == 0 or epoch + 1 == args.epoch):
-            save_logged(log, run.checkpoint(epoch + 1), published)
-        log(f"---- EPOCH {epoch + 1:03d} EVALUATION ----")
-        loss, iou = trainer.validate(sequences)
-        log(f"Eval mean loss: {loss:f}")
-        log(f"Eval avg class IoU of prediction: {iou:f}")
-        if iou >= best_iou:
-            best_iou = iou
-            if group.is_main:
-                save_logged(log, run.checkpoint("best"), {**published, "class_avg_iou": iou})
-        log(f"Best mIoU_mid: {best_iou:f}")
-        row |= {"val_loss": loss, "val_iou": iou, "best_iou": best_iou, **trainer.speed(epoch)}
-        log(trainer.speed_line(row))
-        if group.is_main:
-            history.add(row)
-            state |= {"best_iou": best_iou, "history": history.rows, "log_size": log.size()}
-            state |= {"args": plain(args), "random": random_states()}
-            save(run.checkpoint("last"), state)
+            if stop.signal is not None:
+                return stopped_by(stop.signal, log, run)
     close_log(log.logger)
     if first_epoch < args.epoch or not run.results.is_file():
         test_best(args, spec, run, device, group)
@@ -298,6 +302,7 @@ class Trainer:
                     self.check(losses, epoch, step)
                     bar.set_postfix(loss=f"{losses.item() / (step + 1):.4f}", refresh=False)
                 if self.stop.signal is not None:
+                    self.check(losses, epoch, step)
                     self.stopped = {
                         "step": step + 1,
                         "loss_sum": losses.item(),
@@ -430,6 +435,8 @@ def prepare_device(args, group):
     device = choose_device(gpu)
     if device.type == "cpu":
         keep_freed_memory()
+    else:
+        torch.cuda.set_device(device)
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -541,10 +548,17 @@ def restore(log, run, state, args, model, optimizer, average):
             f"{run.path}: its last checkpoint cannot be continued with these options "
             f"({error}); expected the optimiser's state, and --optimizer and --ema as before"
         ) from error
+    recorded, position = state.get("args") or {}, state.get("position")
+    changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != plain(args)[name]]
+    if position and changed:
+        raise ValueError(
+            f"{run.path}: it stopped within an epoch, which cannot go on with another "
+            f"--{changed[0]} than {recorded.get(changed[0])}"
+        )
     if state.get("random"):
         restore_random_states(state["random"])
     best_iou = float(state.get("best_iou", state.get("class_avg_iou", -math.inf)))
-    step = f", step {state['position']['step']} of the next" if state.get("position") else ""
+    step = f", step {position['step']} of the next" if position else ""
     log(f"Continuing {run.name} after epoch {state['epoch'] + 1}{step}, best IoU {best_iou:f}")
     return state["epoch"] + 1, best_iou
 

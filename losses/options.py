@@ -13,6 +13,8 @@ def without_padding(loss, logits, mask, valid):
         logits, mask: (B, T, H, W).
         valid: the same shape, 0 where the clip is padding.
     """
+    if isinstance(loss, WithEmptyClips):
+        return loss(logits, mask, valid)
     value = loss(logits.masked_fill(valid == 0, -100.0), mask)
     if getattr(loss, "averaged", False):
         value = value * (valid.numel() / valid.count_nonzero())
@@ -37,11 +39,13 @@ class WithEmptyClips(nn.Module):
     def summed(self):
         return getattr(self.loss, "summed", False)
 
-    @property
-    def averaged(self):
-        return getattr(self.loss, "averaged", False)
-
-    def forward(self, logits, mask):
-        scores = torch.sigmoid(logits.float()).flatten(1).mean(1)
+    def forward(self, logits, mask, valid=None):
+        """`valid` as in `without_padding`: padding counts in neither part."""
+        scores = torch.sigmoid(logits.float()).flatten(1)
+        if valid is None:
+            value, means = self.loss(logits, mask), scores.mean(1)
+        else:
+            value, real = without_padding(self.loss, logits, mask, valid), valid.flatten(1)
+            means = (scores * real).sum(1) / real.sum(1)
         empty = (mask.flatten(1) == 0).all(1)
-        return self.loss(logits, mask) + self.weight * (scores * empty).mean()
+        return value + self.weight * (means * empty).mean()

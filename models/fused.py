@@ -52,6 +52,7 @@ class FusedDetector(nn.Module):
         folded = fold(model)
         self.check_clip, self.seqlen = folded.check_clip, folded.seqlen
         self.numbers, self.memory, self.allow_tf32 = numbers, memory, allow_tf32
+        self.chosen = None  # budget, where none was given
         self.workers = Workers(numbers)
         stages = folded.stages()
         spatial = max(stages.trunk[0][0].kernel_size[1:]) > 1
@@ -68,7 +69,8 @@ class FusedDetector(nn.Module):
         self.check_clip(clip)
         # Scratch lives on between calls, so it must not be made of inference tensors.
         rounding = tf32(self.allow_tf32) if clip.is_cuda else nullcontext()
-        with torch.inference_mode(False), torch.no_grad(), rounding, self.workers:
+        plain = torch.autocast(clip.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), plain, rounding, self.workers:
             return self._detect(clip)
 
     def _detect(self, clip):
@@ -86,7 +88,11 @@ class FusedDetector(nn.Module):
 
     def plan(self, height, width):
         """(rows of a band, pixels of a tile) for frames of this size within the budget."""
-        budget = default_memory(self.numbers.device) if self.memory is None else self.memory
+        budget = self.memory
+        if budget is None:
+            # Chosen once: later, memory of this engine's own would count as taken.
+            self.chosen = self.chosen or default_memory(self.numbers.device)
+            budget = self.chosen
         threads = self.workers.count()
         on_cpu = self.numbers.device.type == "cpu"
         most = BAND_PIXELS * max(1, threads // 2) if on_cpu else 1 << 30
@@ -153,12 +159,14 @@ class RowNetwork:
     def bytes(self, rows, width, tile, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
         item = self.numbers.dtype.itemsize * (self.seqlen + 4)
-        total = path_values(self.trunk, rows, width)
-        trunk_pools = pools_in(self.trunk)
+        kept, passing, rows_below, width_below = path_values(self.trunk, rows, width)
         for level in self.levels:
-            size = rows >> trunk_pools, width >> trunk_pools
-            total += path_values(level.stages, max(1, size[0]), max(1, size[1]))
-        return int(item * (total + 56 * (rows + 8) * width + 80 * threads * max(tile, width)))
+            values = path_values(level.stages, rows_below, width_below)
+            kept += values[0] + level.channels * values[2] * values[3]
+            passing = max(passing, values[1])
+        return int(
+            item * (kept + passing + 56 * (rows + 8) * width + 80 * threads * max(tile, width))
+        )
 
 
 def pools_in(stages):
@@ -166,10 +174,17 @@ def pools_in(stages):
 
 
 def path_values(stages, rows, width):
-    """Values that stages in a row keep, per frame, for a band of rows of the first's input."""
-    total = 0
+    """What stages in a row keep for a band of rows of the first's input.
+
+    Returns:
+        (values per frame that stay, most that one stage needs besides, rows and columns of the last
+        one's output). With the last band come the rows that waited in every stage before.
+    """
+    kept = passing = 0
     for stage in stages:
         if isinstance(stage, RowPool):
             rows, width = max(1, (rows + 1) // 2), max(1, width // 2)
-        total += stage.values(rows) * width
-    return total
+        stays, besides = stage.values(rows)
+        kept, passing = kept + stays * width, max(passing, besides * width)
+        rows += stage.lag
+    return kept, passing, rows, width

@@ -110,6 +110,7 @@ class RowStem:
         self.out = numbers
         self.taps = conv.kernel_size  # (time, rows, columns)
         self.reach = conv.padding
+        self.lag = self.reach[1]  # rows by which the output is behind the input
         kernel = conv.weight[:, 0].double()  # (C, time, rows, columns)
         self.weights = self.numbers.cast(kernel.transpose(0, 1).flatten(2))
         self.bias = self.numbers.cast(conv.bias)
@@ -159,14 +160,16 @@ class RowStem:
         return out
 
     def values(self, rows):
-        """Values per frame and column, of the engine's type, for a band of `rows` rows."""
+        """(kept, passing) values per frame and column, of the engine's type, for a band of rows."""
         size = self.numbers.dtype.itemsize / self.out.dtype.itemsize
         stored = self.taps[2] * (rows + 2 * self.reach[1])
-        return size * (stored + len(self.bias) * rows) + len(self.bias) * rows
+        return size * stored, (size + 1) * len(self.bias) * rows
 
 
 class RowPool:
     """Maximum over 2x2 pixels; an odd last row or column is left out."""
+
+    lag = 1
 
     def __init__(self, layer, numbers):
         pass
@@ -189,7 +192,7 @@ class RowPool:
 
     def values(self, rows):
         """Per frame and column of the output, which is half as wide; channels: at most 32."""
-        return 32 * (2 * rows + 2)
+        return 32, 32 * (2 * rows + 2)
 
 
 class RowBlock:
@@ -204,6 +207,7 @@ class RowBlock:
             block.conv1, numbers, torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2), 0
         )
         self.conv2 = RowConv(block.conv2, numbers)
+        self.lag = self.conv1.reach + self.conv2.reach
         self.mix = numbers.cast(matrix(block.conv3))
         self.shortcut = numbers.cast(matrix(block.shortcut))
         self.offset = block.conv3.bias.double()
@@ -261,7 +265,7 @@ class RowBlock:
         first, second = self.conv1.channels, self.conv2.channels
         context = self.conv1.reach + self.conv2.reach
         kept = 2 * first * (rows + context) + second * (rows + 2 * self.conv2.reach)
-        return kept + 3 * second * (rows + context)
+        return kept, 3 * second * (rows + context)
 
 
 class RowLevel:
@@ -271,6 +275,7 @@ class RowLevel:
         self.stages = row_stages(level.layers, numbers, ends_level=True)
         offset = self.stages[-1].offset
         self.floor = numbers.cast(-offset[:, None])
+        self.channels = len(offset)
         self.head = ProbeHead(level, share, offset, numbers)
         self.offset = self.head.offset
         self.seqlen = seqlen
@@ -302,7 +307,7 @@ class RowLevel:
     def _record_head(self, rows, scratch):
         """(program, (C, T, R, W) features to be written, (8, T, R, W) map)."""
         program = Program()
-        channels, pixels = len(self.floor), rows * self.width
+        channels, pixels = self.channels, rows * self.width
         pieces = scratch.take("pieces", 2, channels * self.seqlen * pixels)
         features = view(pieces[1], channels, self.seqlen, pixels)
         small = self.head.record(program, features, pieces)

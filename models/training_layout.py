@@ -175,14 +175,19 @@ class BatchNorm(Function):
 
 def moments(x):
     """Mean and biased variance of every channel of (B, C, T, N), channels last."""
-    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
-    groups = math.gcd(len(rows), GROUPS)
-    grouped = rows.view(-1, groups * x.shape[1])  # position i is in group i mod groups
-    means, variances = torch.ops.aten.batch_norm_update_stats(grouped, None, None, 0.0)
-    means = means.view(groups, -1).double()
-    variances = variances.view(groups, -1).double()
-    mean = means.mean(0)
-    variance = variances.mean(0) + (means - mean).square().mean(0)
+    channels = x.shape[1]
+    rows = x.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
+    each = len(rows) // GROUPS
+    whole, rest = rows[: each * GROUPS], rows[each * GROUPS :].double()
+    sums, squares = rest.sum(0), rest.square().sum(0)
+    if each:
+        grouped = whole.view(each, -1)  # position i is in group i mod GROUPS
+        means, variances = torch.ops.aten.batch_norm_update_stats(grouped, None, None, 0.0)
+        means, variances = (a.view(GROUPS, channels).double() for a in (means, variances))
+        sums = sums + each * means.sum(0)
+        squares = squares + each * (variances + means.square()).sum(0)
+    mean = sums / len(rows)
+    variance = (squares / len(rows) - mean.square()).clamp_min(0)
     return mean.float(), variance.float()
 
 

@@ -1,5 +1,6 @@
 """Threads that share the strips of a band."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -14,23 +15,28 @@ class Workers:
     product, which on a busy machine is where the time goes. Each thread has scratch of its own.
     Elsewhere tasks run one after the other.
 
-    Use as a context manager; tasks run only inside.
+    Use as a context manager; tasks run only inside, and one thread is inside at a time. A copy
+    starts without memory of its own: recorded programs belong to the memory they were recorded on.
     """
 
     def __init__(self, numbers):
         self.numbers = numbers
         self.scratches = []
         self.pool = None
+        self.lock = threading.Lock()
+
+    def __reduce__(self):
+        return Workers, (self.numbers,)
 
     def count(self):
         return torch.get_num_threads() if self.numbers.device.type == "cpu" else 1
 
     def __enter__(self):
+        self.lock.acquire()
         count = self.count()
         while len(self.scratches) < count:
             self.scratches.append(Scratch(self.numbers))
         if count > 1:
-            # In torch's OpenMP build this sets the number of threads of the calling thread alone.
             self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
         return self
 
@@ -38,6 +44,9 @@ class Workers:
         if self.pool is not None:
             self.pool.shutdown()
             self.pool = None
+            # The pool's threads set the number of threads that later threads start with, too.
+            torch.set_num_threads(torch.get_num_threads())
+        self.lock.release()
 
     @property
     def scratch(self):

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 import test as test_script
+from models import build_model
 from utils.command_line import run_command
 
 NUDT_NORMALISATION = (105.4025, 26.6452)
@@ -80,3 +83,16 @@ def compare_eval(ours, golden):
         assert agrees([int(count)], np.array([int(golden_count)]))
         assert len(fa) == len(golden_fa)
         assert float(fa) == pytest.approx(float(golden_fa), rel=1e-2, abs=1e-9)
+
+
+def perturbed(name, seqlen=5):
+    """A detector whose BatchNorms have statistics and weights as after training, not 0 and 1."""
+    torch.manual_seed(46)
+    model = build_model(name, seqlen)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.3, 2)
+            nn.init.uniform_(module.bias, -1, 1)
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.2, 3)
+    return model.eval()

@@ -7,19 +7,20 @@ import torch
 
 from models import MODELS, build_model
 from models.export import ONNX_PACKAGES, export_model
+from tests.builders import perturbed
 
 has_onnx = all(find_spec(name) for name in ONNX_PACKAGES)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_pt2_loads_back_for_any_size(name, tmp_path):
-    model = build_model(name, seqlen=7).eval()
+    model = perturbed(name, 7)
     path = export_model(model, tmp_path / "model.pt2")
     loaded = torch.export.load(path).module()
     for height, width in [(8, 8), (31, 47), (40, 9)]:
         clip = torch.randn(1, 1, 7, height, width)
         with torch.no_grad():
-            assert torch.allclose(loaded(clip), model(clip), atol=1e-6)
+            torch.testing.assert_close(loaded(clip), model(clip), atol=3e-6, rtol=1e-5)
 
 
 def test_another_suffix_is_refused(tmp_path):
@@ -37,9 +38,9 @@ def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_gives_the_same_logits(name, tmp_path):
     reference = pytest.importorskip("onnx.reference")
-    model = build_model(name, seqlen=7).eval()
+    model = perturbed(name, 7)
     path = export_model(model, tmp_path / "model.onnx")
     clip = torch.randn(1, 1, 7, 13, 11)
     (logits,) = reference.ReferenceEvaluator(str(path)).run(None, {"clip": clip.numpy()})
     with torch.no_grad():
-        assert torch.allclose(torch.from_numpy(logits), model(clip), atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(logits), model(clip), atol=3e-5, rtol=1e-4)

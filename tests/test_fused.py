@@ -1,6 +1,10 @@
 """The fast engine equals the network as trained: folding, bands, budgets, precisions."""
 
 import copy
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,21 +18,10 @@ from models.folding import fold
 from models.fused import fuse
 from models.level_merge import Interpolation
 from models.memory import parse_memory
+from tests.builders import perturbed
+from tests.conftest import REPOSITORY
 
 GOLDEN = ["deeppro_nudt", "deeppro_noise", "deeppro_plus_nudt", "deeppro_plus_noise"]
-
-
-def perturbed(name, seqlen=5):
-    """A detector whose BatchNorms have statistics and weights as after training, not 0 and 1."""
-    torch.manual_seed(46)
-    model = build_model(name, seqlen)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.3, 2)
-            nn.init.uniform_(module.bias, -1, 1)
-            module.running_mean.uniform_(-1, 1)
-            module.running_var.uniform_(0.2, 3)
-    return model.eval()
 
 
 PERTURBED = {name: perturbed(name) for name in MODELS}
@@ -165,9 +158,10 @@ def test_golden_logits_of_the_released_checkpoints(run, shared, released):
         assert difference <= 2 * rounding
 
 
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_close_and_gives_float32_logits(precision):
-    model = PERTURBED["DeepPro"]
+def test_half_precision_is_close_and_gives_float32_logits(name, precision):
+    model = PERTURBED[name]
     clip = torch.randn(1, 1, 5, 12, 16)
     logits = fuse(model, precision, force_precision=True)(clip)
     assert logits.dtype == torch.float32
@@ -184,6 +178,53 @@ def test_half_precision_falls_back_with_one_warning(monkeypatch):
     assert torch.equal(fast(clip), fuse(PERTURBED["DeepPro"])(clip))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_one_detector_takes_clips_of_changing_sizes_and_batches(name):
+    model = PERTURBED[name]
+    fast = fuse(model)
+    for batch, height, width in [(1, 21, 27), (2, 40, 33), (1, 9, 64), (1, 21, 27), (1, 90, 80)]:
+        clip = torch.randn(batch, 1, 5, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(clip), model(clip), atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_copy_of_a_used_detector_works_by_itself(name):
+    clip = torch.randn(1, 1, 5, 21, 27)
+    fast = fuse(PERTURBED[name])
+    expected = fast(clip)
+    fast(clip)
+    copied = copy.deepcopy(fast)
+    fast(torch.randn(1, 1, 5, 21, 27))
+    assert torch.equal(copied(clip), expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_threads_may_share_a_detector(name):
+    fast = fuse(PERTURBED[name])
+    clips = [torch.randn(1, 1, 5, *size) for size in ((21, 27), (40, 33), (33, 20))] * 4
+    expected = [fast(clip) for clip in clips]
+    with ThreadPoolExecutor(3) as pool:
+        for found, logits in zip(pool.map(fast, clips), expected, strict=True):
+            torch.testing.assert_close(found, logits, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_autocast_and_inference_mode_change_nothing(name):
+    fast, clip = fuse(PERTURBED[name]), torch.randn(1, 1, 5, 12, 16)
+    expected = fast(clip)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        assert torch.equal(fast(clip), expected)
+    assert torch.equal(fast(clip), expected)
+
+
+def test_threads_started_later_have_torchs_number_of_threads():
+    before = torch.get_num_threads()
+    fuse(PERTURBED["DeepPro"])(torch.randn(1, 1, 5, 40, 40))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == before
+
+
 def test_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="'fp8': expected one of fp32, bf16, fp16"):
         fuse(PERTURBED["DeepPro"], "fp8")
@@ -196,3 +237,35 @@ def test_memory_sizes():
     for text in ("", "GiB", "-1GiB", "0", "1 parsec"):
         with pytest.raises(ValueError, match="expected a size such as"):
             parse_memory(text)
+
+
+MEASURE = """
+import sys, torch
+from models import build_model
+from models.fused import fuse
+
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
+
+model = build_model(sys.argv[1]).eval()
+clip = torch.randn(1, 1, 40, 40, 320)
+fuse(model)(torch.randn(1, 1, 40, 8, 8))  # what the libraries take
+try:
+    fuse(model, memory=1)(clip)
+except ValueError as error:
+    budget = int(str(error).split(" need ")[1].split()[0])
+fast, before = fuse(model, memory=budget), status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+logits = fast(clip)
+print(budget, status("VmHWM") - before - logits.numel() * 4)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured as on Linux")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_smallest_budget_is_kept(name):
+    command = [sys.executable, "-c", MEASURE, name]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    budget, peak = (int(word) for word in ended.stdout.split())
+    assert 0.2 * budget < peak < 1.05 * budget + 4e6

@@ -128,14 +128,26 @@ def test_without_padding_is_the_loss_of_the_real_frames(name, empty_weight):
         loss = WithEmptyClips(loss, empty_weight)
     logits = torch.randn(2, 6, 5, 5, requires_grad=True)
     mask = (torch.rand(2, 6, 5, 5) < 0.2).byte()
+    mask[0] = 0
     mask[:, 4:] = 0
     valid = torch.ones_like(mask)
     valid[:, 4:] = 0
     value = without_padding(loss, logits, mask, valid)
     value.backward()
-    assert not logits.grad[:, 4:].any() and logits.grad[:, :4].any()
+    assert not logits.grad[:, 4:].any() and logits.grad[1, :4].any()
     expected = loss(logits[:, :4], mask[:, :4])
     torch.testing.assert_close(value, expected)
+
+
+def test_without_padding_the_empty_clip_term_is_of_its_own_real_frames():
+    logits, mask = torch.randn(2, 6, 5, 5), torch.zeros(2, 6, 5, 5)
+    mask[1, 0, 2, 2] = 1
+    valid = torch.ones_like(mask)
+    valid[0, 4:] = 0  # clips padded by different lengths
+    loss = build_loss("SoftIoU")
+    value = without_padding(WithEmptyClips(loss, 0.5), logits, mask, valid)
+    term = 0.5 * torch.sigmoid(logits[0, :4]).mean() / 2
+    torch.testing.assert_close(value, without_padding(loss, logits, mask, valid) + term)
 
 
 @pytest.mark.parametrize("name", ["HAM", "HPM"])

@@ -32,8 +32,9 @@ def test_output_gradients_and_statistics_are_those_of_the_plain_pass(name, shape
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
 
 
-def test_moments_are_exact_over_many_positions():
-    x = torch.randn(1, 8, 40, 1000).add(3).contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("size", [(40, 1000), (41, 127 * 127), (3, 5)])
+def test_moments_are_exact_over_many_positions(size):
+    x = torch.randn(1, 8, *size).add(3).contiguous(memory_format=torch.channels_last)
     mean, variance = moments(x)
     exact = x.double()
     torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=1e-6, atol=1e-6)

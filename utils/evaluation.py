@@ -132,10 +132,12 @@ def score_sequence(detector, sequences, sequence, device, batch_size=1):
     starts, windows = [], []
     for batch in _batches(sequences.clips(sequence), batch_size):
         clips = torch.stack([clip for _, clip in batch])
-        logits = detector(clips.to(device))
-        windows.extend(torch.sigmoid(logits.float()).cpu().numpy())
+        logits = detector(_send(clips, device))
+        windows.extend(_fetch(torch.sigmoid(logits.float())))
         starts.extend(start for start, _ in batch)
-    scores = stitch(windows, starts, len(sequence.frames))
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)  # once a sequence, not once a window
+    scores = stitch([window.numpy() for window in windows], starts, len(sequence.frames))
     size = scores.shape[1:] if sequence.masks is None else sequence.masks.shape[1:]
     if scores.shape[1:] != size:
         scores = _match_size(torch.from_numpy(scores)[None], size)[0].numpy()
@@ -221,6 +223,20 @@ def count_sequence(sequence, scores, threshold):
 def _batches(items, size):
     iterator = iter(items)
     return iter(lambda: list(itertools.islice(iterator, size)), [])
+
+
+def _send(tensor, device):
+    """A CPU tensor on `device`; the GPU copies it while the CPU goes on."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _fetch(tensor):
+    """A tensor on the CPU; from a GPU it is filled only once the GPU has caught up."""
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def _match_size(maps, size):
