@@ -52,7 +52,8 @@ class FusedDetector(nn.Module):
         folded = fold(model)
         self.check_clip, self.seqlen = folded.check_clip, folded.seqlen
         self.numbers, self.memory, self.allow_tf32 = numbers, memory, allow_tf32
-        self.chosen = None  # budget, where none was given
+        # Chosen once: later, memory of this engine's own would count as taken.
+        self.budget = default_memory(numbers.device) if memory is None else memory
         self.workers = Workers(numbers)
         stages = folded.stages()
         spatial = max(stages.trunk[0][0].kernel_size[1:]) > 1
@@ -88,11 +89,7 @@ class FusedDetector(nn.Module):
 
     def plan(self, height, width):
         """(rows of a band, pixels of a tile) for frames of this size within the budget."""
-        budget = self.memory
-        if budget is None:
-            # Chosen once: later, memory of this engine's own would count as taken.
-            self.chosen = self.chosen or default_memory(self.numbers.device)
-            budget = self.chosen
+        budget = self.budget
         threads = self.workers.count()
         on_cpu = self.numbers.device.type == "cpu"
         most = BAND_PIXELS * max(1, threads // 2) if on_cpu else 1 << 30

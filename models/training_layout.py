@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from models.deeppro import DeepPro
-from models.difference_conv import DifferenceConv3d
+from models.difference_conv import kernel_of
 
 GROUPS = 256  # of positions, whose moments are taken apart
 
@@ -84,9 +84,8 @@ FAST = {DeepPro: deeppro}
 
 def convolve(conv, x):
     """A convolution along time."""
-    kernel = conv.kernel() if isinstance(conv, DifferenceConv3d) else conv.weight
     return Convolution.apply(
-        x, kernel.flatten(3), conv.bias, (conv.padding[0], 0), (conv.dilation[0], 1)
+        x, kernel_of(conv).flatten(3), conv.bias, (conv.padding[0], 0), (conv.dilation[0], 1)
     )
 
 

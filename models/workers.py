@@ -1,4 +1,4 @@
-"""Threads that share the strips of a band."""
+"""Threads that share the tiles of a band."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +9,9 @@ from models.program import Scratch
 
 
 class Workers:
-    """Runs tasks over strips: on a CPU in as many threads as torch is set to, one strip each.
+    """Runs tasks over tiles: on a CPU in as many threads as torch is set to, one tile each.
 
-    A strip then stays in the cache of its core, and threads meet once a band instead of once a
+    A tile then stays in the cache of its core, and threads meet once a band instead of once a
     product, which on a busy machine is where the time goes. Each thread has scratch of its own.
     Elsewhere tasks run one after the other.
 
