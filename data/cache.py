@@ -39,6 +39,7 @@ class Frames:
         self.sequences, self.size = sequences, size
         self.mode, self.arrays = mode, arrays
         self._last = None, None  # the window decoded last, where nothing is kept
+        self._rows = {}  # by sequence, of those asked for so far
 
     def read(self, index, start, stop):
         """Frames and masks [start, stop) of the sequence at `index`, as `read_window` gives."""
@@ -49,6 +50,14 @@ class Frames:
             return self._last[1]
         frames, masks = self.arrays[index]
         return frames[start:stop], masks[start:stop]
+
+    def target_rows(self, index, start, stop):
+        """Which rows of the masks [start, stop) hold a target: (n, H) bool."""
+        if not self.arrays:
+            return any_in_row(self.read(index, start, stop)[1])
+        if index not in self._rows:
+            self._rows[index] = any_in_row(self.arrays[index][1])
+        return self._rows[index][start:stop]
 
 
 def open_frames(sequences, size=None, mode="none", folder=None, workers=None, progress=iter):
@@ -89,6 +98,11 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
             pool.shutdown(cancel_futures=True)
             raise
     return Frames(sequences, size, mode, arrays)
+
+
+def any_in_row(masks):
+    """Whether a row has a pixel above 0: (N, H) of masks (N, H, W) uint8 in {0, 1}."""
+    return masks.view(bool).any(axis=2)
 
 
 def estimated_bytes(sequences, size):

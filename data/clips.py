@@ -1,7 +1,9 @@
 """Training clips: sampled windows, padded in time and cropped around a target."""
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -110,7 +112,7 @@ class TrainClips(Dataset):
                 f"{sample_rate} make no clip; expected longer sequences or a larger rate"
             )
         self._centres = {}  # of the frames that placed a crop so far
-        self._cumulative = np.cumsum([len(window) for window in self.windows])
+        self._cumulative = list(accumulate(len(window) for window in self.windows))
 
     def __len__(self):
         return self.clips
@@ -126,25 +128,32 @@ class TrainClips(Dataset):
             for array in self.frames.read(crop.sequence, crop.start, crop.stop)
         )
         place = self._place(frames.shape, crop.pad_end)
-        clip = self._blank(frames.shape, np.float32)
+        clip = self._blank(frames.shape, place, np.float32)
         normalise(frames, self.mean, self.std, out=clip[place])
-        mask = self._blank(frames.shape, np.uint8)
-        mask[place] = masks
+        # Only the few rows that hold targets are read and copied.
+        found = self.frames.target_rows(crop.sequence, crop.start, crop.stop)[:, crop.rows]
+        moments, rows = np.divmod(np.flatnonzero(found), frames.shape[1])
+        mask = np.zeros(clip.shape, np.uint8)
+        mask[place][moments, rows] = masks[moments, rows]
         parts = [clip, mask]
         if self.mark_padding:
-            real = self._blank(frames.shape, np.uint8)
+            real = np.zeros(clip.shape, np.uint8)
             real[place] = 1
             parts.append(real)
         flips = [axis for axis, flip in ((-2, crop.flip_rows), (-1, crop.flip_columns)) if flip]
         if flips:
             parts = [np.ascontiguousarray(np.flip(part, flips)) for part in parts]
-        clip, *rest = (torch.from_numpy(part) for part in parts)
-        return clip[None], *rest
+        parts[0] = parts[0][None]
+        return tuple(map(torch.from_numpy, parts))
 
-    def _blank(self, shape, dtype):
-        """(T, P, P), zero where frames of `shape` leave it."""
+    def _blank(self, shape, place, dtype):
+        """(T, P, P), zero where frames of `shape` at `place` leave it, and not yet set there."""
         whole = self.seqlen, self.patch_size, self.patch_size
-        return np.empty(whole, dtype) if shape == whole else np.zeros(whole, dtype)
+        if shape[1:] != whole[1:]:
+            return np.zeros(whole, dtype)
+        blank = np.empty(whole, dtype)
+        blank[: place[0].start] = blank[place[0].stop :] = 0
+        return blank
 
     def _place(self, shape, pad_end):
         """Where frames of `shape` go in (T, P, P): zeros at one end, at the bottom, at the right.
@@ -156,7 +165,7 @@ class TrainClips(Dataset):
 
     def draw(self, index):
         """Where item `index` of this epoch is cut from: a `Crop`."""
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        rng = np.random.Generator(np.random.PCG64((self.seed, self.epoch, index)))
         window = self.draw_window(rng)
         pad_end = index % 2 == 1
         middle = window.start + middle_frame(len(window), self.seqlen, pad_end)
@@ -183,8 +192,7 @@ class TrainClips(Dataset):
 
     def draw_window(self, rng):
         """A candidate window, with probability proportional to its length."""
-        ticket = rng.integers(self._cumulative[-1])
-        return self.windows[np.searchsorted(self._cumulative, ticket, side="right")]
+        return self.windows[bisect_right(self._cumulative, rng.integers(self._cumulative[-1]))]
 
 
 def middle_frame(frames, seqlen, pad_end):
@@ -208,15 +216,17 @@ def normalise(frames, mean, std, out=None):
 
 def centres(mask):
     """Centroids (row, column) of the 8-connected components of a mask (H, W)."""
-    rows, columns = np.divmod(np.flatnonzero(mask != 0), mask.shape[1])  # quicker than nonzero
-    if len(rows) == 0:
+    found = np.flatnonzero(mask.any(axis=1))
+    if len(found) == 0:
         return []
-    # Labelled inside the box around the components: the same labels, sooner.
-    top, left = rows.min(), columns.min()
-    labels, _ = ndimage.label(mask[top : rows.max() + 1, left : columns.max() + 1], EIGHT_CONNECTED)
-    numbers = labels[rows - top, columns - left]
-    sums = (np.bincount(numbers, weights=at)[1:] for at in (rows, columns))
-    return list(zip(*(at / np.bincount(numbers)[1:] for at in sums), strict=True))
+    # Labelled in the rows that hold components: the same labels, sooner.
+    top = found[0]
+    labels, _ = ndimage.label(mask[top : found[-1] + 1], EIGHT_CONNECTED)
+    rows, columns = np.nonzero(labels)
+    numbers = labels[rows, columns]
+    sums = (np.bincount(numbers, weights=at)[1:] for at in (rows + top, columns))
+    sizes = np.bincount(numbers)[1:]
+    return list(zip(*((at / sizes).tolist() for at in sums), strict=True))
 
 
 def draw_crop(size, targets, patch_size, rng):
@@ -230,7 +240,7 @@ def draw_crop(size, targets, patch_size, rng):
     if rng.random() < TARGET_CENTRED_SHARE and targets:
         centre = targets[rng.integers(1, len(targets) + 1) - 1]
         reach = int(patch_size / 6)
-        jitter = rng.integers(-reach, reach + 1, size=2)
+        jitter = rng.integers(-reach, reach + 1, size=2).tolist()
         corner = [round(c) + j - patch_size // 2 for c, j in zip(centre, jitter, strict=True)]
-        return tuple(int(np.clip(c, 0, limit)) for c, limit in zip(corner, limits, strict=True))
+        return tuple(min(max(c, 0), limit) for c, limit in zip(corner, limits, strict=True))
     return tuple(int(rng.integers(limit + 1)) for limit in limits)

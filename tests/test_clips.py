@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from data.cache import Frames
 from data.clips import (
     TrainClips,
     Window,
@@ -142,6 +143,22 @@ def test_frames_smaller_than_the_crop_are_padded_with_zeros(make_clips):
     clip, mask = clips[0]
     assert clip.shape == (1, 10, 20, 20)
     assert not clip[..., 12:, :].any() and not clip[..., 14:].any() and not mask[:, 12:].any()
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 1])
+@pytest.mark.parametrize("shape", [(12, 14), (5, 9), (9, 5)])
+def test_the_mask_is_the_crop_of_the_masks_however_many_targets(rng, share, shape):
+    images = rng.integers(0, 256, (15, *shape), dtype=np.uint8)
+    masks = (rng.random(images.shape) < share).astype(np.uint8)
+    frames = Frames([range(15)], None, "memory", [(images, masks)])
+    clips = TrainClips([range(15)], 100.0, 20.0, 10, 6, 1.0, 3, None, frames)
+    for index in range(len(clips)):
+        crop = clips.draw(index)
+        expected = masks[crop.start : crop.stop, crop.rows, crop.columns]
+        missing = [whole - side for whole, side in zip((10, 6, 6), expected.shape, strict=True)]
+        ends = [(0, missing[0]) if crop.pad_end else (missing[0], 0)]
+        expected = np.pad(expected, ends + [(0, side) for side in missing[1:]])
+        assert np.array_equal(clips[index][1].numpy(), expected)
 
 
 def test_training_frames_are_resized_first(make_clips):
