@@ -13,12 +13,13 @@ import math
 import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 
 import numpy as np
 
-from data.frames import read_frame, read_window
+from data.frames import any_in_row, read_frame, read_window
 
 VERSION = 1
 END = b"end of cache\n"
@@ -85,24 +86,22 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
     if mode == "disk":
         make_cache_folder(Path(folder))
 
-    def build(files):
-        if mode == "memory":
-            return read_window(files, 0, len(files), size)
-        return map_sequence(files, size, Path(folder))
+    workers = max(len(os.sched_getaffinity(0)) if workers is None else workers, 1)
+    # Files are written and synced while the next sequences are decoded, as many as decode at most.
+    with ThreadPoolExecutor(workers) as writing, ThreadPoolExecutor(workers) as decoding:
+        room = Semaphore(workers)
 
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        def build(files):
+            if mode == "disk":
+                return map_sequence(files, size, Path(folder), writing, room)
+            return done(read_window(files, 0, len(files), size))
+
         try:
-            arrays = list(progress(pool.map(build, sequences)))
+            arrays = [future.result() for future in progress(decoding.map(build, sequences))]
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            decoding.shutdown(cancel_futures=True)
             raise
     return Frames(sequences, size, mode, arrays)
-
-
-def any_in_row(masks):
-    """Whether a row has a pixel above 0: (N, H) of masks (N, H, W) uint8 in {0, 1}."""
-    return masks.view(bool).any(axis=2)
 
 
 def estimated_bytes(sequences, size):
@@ -145,17 +144,43 @@ def make_cache_folder(folder):
         raise cache_error(folder, error) from error
 
 
-def map_sequence(files, size, folder):
-    """Frames and masks of one sequence, mapped from its cache file, which is made if needed."""
+def done(result):
+    """A future that has come to this result."""
+    future = Future()
+    future.set_result(result)
+    return future
+
+
+def map_sequence(files, size, folder, writing, room):
+    """Frames and masks of one sequence, mapped from its cache file, which is made if needed.
+
+    Args:
+        files, size, folder: as of `open_frames`.
+        writing: executor that writes the file, once it is decoded.
+        room: semaphore, which bounds the sequences that wait for being written.
+
+    Returns:
+        A future of the two arrays.
+    """
     place, sources = describe(files, size)
     path = folder / f"{files.name}-{place}.cache"
     arrays = map_file(path, sources)
-    if arrays is None:
-        write_file(path, sources, *read_window(files, 0, len(files), size))
+    if arrays is not None:
+        return done(arrays)
+    decoded = read_window(files, 0, len(files), size)
+
+    def write():
+        try:
+            write_file(path, sources, *decoded)
+        finally:
+            room.release()
         arrays = map_file(path, sources)
-    if arrays is None:
-        raise OSError(f"{path}: the cache file changed while it was opened; start again")
-    return arrays
+        if arrays is None:
+            raise OSError(f"{path}: the cache file changed while it was opened; start again")
+        return arrays
+
+    room.acquire()
+    return writing.submit(write)
 
 
 def describe(files, size):
@@ -172,6 +197,9 @@ def describe(files, size):
 def write_file(path, sources, frames, masks):
     """Writes a cache file aside, then renames it.
 
+    Of the masks only rows with targets are written: between them the file has holes, which read as
+    zeros and take no room.
+
     Raises:
         OSError: it could not be written, the disk is full, ...
     """
@@ -181,12 +209,19 @@ def write_file(path, sources, frames, masks):
         "shape": frames.shape,
         "dtype": frames.dtype.str,
     }
+    _, height, width = masks.shape
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with aside.open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n")
-            file.write(np.ascontiguousarray(frames).data)
-            file.write(np.ascontiguousarray(masks).data)
+            file.write(frames.data)
+            first = file.tell()
+            for index, found in enumerate(any_in_row(masks)):
+                rows = np.flatnonzero(found)
+                if len(rows):
+                    file.seek(first + (index * height + rows[0]) * width)
+                    file.write(masks[index, rows[0] : rows[-1] + 1].data)
+            file.seek(first + masks.nbytes)
             file.write(END)
             file.flush()
             os.fsync(file.fileno())  # the name appears only after the contents

@@ -127,6 +127,24 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_file(sequences, tmp_path, m
     assert files_of(tmp_path / "frames") == []
 
 
+@pytest.mark.parametrize("share", [0, 0.02, 1])
+def test_a_file_gives_back_what_was_written(tmp_path, rng, share):
+    frames = rng.integers(0, 60000, (5, 40, 201)).astype(np.uint16)
+    masks = (rng.random(frames.shape) < share).astype(np.uint8)
+    cache.write_file(tmp_path / "a.cache", "sources", frames, masks)
+    arrays = cache.map_file(tmp_path / "a.cache", "sources")
+    assert all(np.array_equal(*pair) for pair in zip(arrays, (frames, masks), strict=True))
+    assert files_of(tmp_path) == ["a.cache"]
+
+
+def test_an_unreadable_image_is_named_and_leaves_no_half_file(nudt, sequences, tmp_path):
+    (nudt / "Sequence1/masks/00002.png").write_bytes(b"no image")
+    for mode in ("memory", "disk"):
+        with pytest.raises(ValueError, match="00002.png: cannot be read as a mask"):
+            open_frames(sequences, None, mode, tmp_path / "frames")
+    assert not [name for name in files_of(tmp_path / "frames") if name.endswith(".part")]
+
+
 def test_the_mode_follows_the_room(tmp_path, monkeypatch):
     assert choose_mode(1000, tmp_path / "absent") == "memory"
     monkeypatch.setattr(cache, "free_memory", lambda: 1000)

@@ -17,6 +17,7 @@ from data.frames import (
     read_mask,
     read_snr,
     read_window,
+    resize,
     resize_mask,
 )
 from data.sequences import LabelledSequences
@@ -350,6 +351,47 @@ def test_labels_0_and_1_are_resized_as_0_and_255():
     mask = np.zeros((20, 30), np.uint8)
     mask[5:8, 10:12] = 1
     assert np.array_equal(resize_mask(mask, (16, 40)), resize_mask(mask * 255, (16, 40)))
+
+
+def write_filtered_png(path, filters, lines, pieces=2):
+    """Writes an 8-bit grey PNG with these filters of rows and filtered rows (H, W)."""
+    height, width = lines.shape
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    packed = zlib.compress(np.column_stack([filters, lines]).astype(np.uint8).tobytes())
+    cuts = np.linspace(0, len(packed), pieces + 1).astype(int)
+    data = [chunk(b"IDAT", packed[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + b"".join(data) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("highest", [0, 1, 2, 4])
+@pytest.mark.parametrize("share", [0, 0.01, 0.5])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 9), (31, 5), (80, 61)])
+def test_masks_are_what_the_image_library_reads(tmp_path, rng, highest, share, shape):
+    path = tmp_path / "mask.png"
+    for pieces in (1, 3):
+        lines = rng.integers(0, 256, shape) * (rng.random(shape) < share)
+        filters = rng.integers(0, highest + 1, shape[0])
+        write_filtered_png(path, filters, lines, pieces)
+        with Image.open(path) as image:
+            assert np.array_equal(read_mask(path), np.asarray(image) > 0)
+
+
+@pytest.mark.parametrize("size", [None, (16, 20)])
+def test_a_sequence_has_the_widest_type_of_its_frames(nudt, rng, size):
+    spec = get_spec("NUDT-MIRSDT")
+    wide = rng.integers(0, 60000, (8, 10)).astype(np.uint16)
+    write_image(nudt / "Sequence47/images/00003.png", wide)
+    files = find_sequence(spec, spec.test, nudt, "Sequence47")
+    frames, _ = read_window(files, 0, 5, size)
+    expected = [read_frame(path).astype(np.uint16) for path in files.images[:5]]
+    expected = expected if size is None else [resize(frame, size) for frame in expected]
+    assert frames.dtype == np.uint16 and np.array_equal(frames, expected)
 
 
 @pytest.mark.parametrize("folder", ["images", "masks", "masks_centroid"])
