@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -65,6 +66,35 @@ def run(dataset, tmp_path_factory):
 def evaluate(run, dataset, output, *extra):
     common = f"--log_dir {run.name} --logpath {run.parent.parent} --datapath {dataset}"
     return call(test_script, common, f"--seqlen 8 --gpu cpu --output {output}", *extra)
+
+
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("bf16", 0.05)])
+def test_a_compiled_training_is_the_plain_one_within_rounding(
+    dataset, tmp_path, monkeypatch, precision, tolerance
+):
+    # Captured as for the C++ compiler, which tests/test_training_layout.py calls; run without it.
+    compiled = []
+    captured = partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or captured(model))
+    options = f"--optimizer SGD --learning_rate 0.1 --precision {precision}"
+    plain = train(dataset, tmp_path / "plain", "DeepPro-Plus", options, "--epoch 2")
+    assert not compiled
+    options += " --compile"
+    whole = train(dataset, tmp_path / "whole", "DeepPro-Plus", options, "--epoch 2")
+    parts = train(dataset, tmp_path / "parts", "DeepPro-Plus", options, "--epoch 1")
+    again = f"--log_dir {parts.name} --epoch 2"
+    assert train(dataset, tmp_path / "parts", "DeepPro-Plus", options, again) == parts
+    assert len(compiled) == 3
+    expected = load(RunDir(plain).checkpoint("last"))
+    for folder in (whole, parts):
+        state = load(RunDir(folder).checkpoint("last"))
+        weights = state["model_state_dict"]
+        assert weights.keys() == expected["model_state_dict"].keys()
+        for row, other in zip(state["history"], expected["history"], strict=True):
+            for key in ("train_loss", "val_loss"):
+                assert row[key] == pytest.approx(other[key], abs=tolerance)
+        for key, weight in expected["model_state_dict"].items():
+            torch.testing.assert_close(weights[key], weight, rtol=10 * tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -1,11 +1,15 @@
 """The fast training pass against the plain one; the golden trace is in `test_models`."""
 
 import copy
+import os
+import shutil
 
 import pytest
 import torch
+from torch import nn
 
 from models import MODELS, build_model
+from models.blocks import STDResBlock
 from models.training_layout import FastTraining, moments
 from tests.test_models import biases_before_batchnorm
 
@@ -29,6 +33,27 @@ def test_output_gradients_and_statistics_are_those_of_the_plain_pass(name, shape
             difference = (one.grad - other.grad).norm() / one.grad.norm()
             assert difference < 0.01, key
     for one, other in zip(plain.buffers(), fast.buffers(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler"
+)
+def test_a_compiled_block_is_the_plain_one_within_rounding():
+    # A whole network takes half a minute to compile.
+    plain = nn.Sequential(STDResBlock(2, 4), nn.Conv3d(4, 1, 1)).train()
+    ours = copy.deepcopy(plain)
+    clip = torch.randn(2, 2, 5, 9, 7)
+    weight = torch.randn(2, 1, 5, 9, 7)
+    expected, logits = plain(clip), torch.compile(ours)(clip)
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=2e-4)
+    (expected * weight).sum().backward()
+    (logits * weight).sum().backward()
+    before_norm = biases_before_batchnorm(plain)
+    for (key, one), other in zip(plain.named_parameters(), ours.parameters(), strict=True):
+        if key not in before_norm:
+            assert (one.grad - other.grad).norm() < 0.01 * one.grad.norm(), key
+    for one, other in zip(plain.buffers(), ours.buffers(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
 
 
