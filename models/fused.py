@@ -8,6 +8,7 @@ from torch import nn
 from models.folding import fold
 from models.level_merge import LevelMerge
 from models.memory import default_memory, parse_memory
+from models.packed_engine import PackedTemporalNetwork, packed_engine_runs
 from models.precision import usable_dtype
 from models.probe_head import FinalHead
 from models.program import Numbers
@@ -16,7 +17,6 @@ from models.temporal_engine import TemporalNetwork
 from models.workers import Workers
 
 BAND_PIXELS = 16384  # pixels of a band on a CPU, above which nothing gets faster
-TILE_PIXELS = 256  # pixels of a tile on a CPU: stays in a core's cache
 
 
 def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_tf32=False):
@@ -54,12 +54,13 @@ class FusedDetector(nn.Module):
         self.numbers, self.memory, self.allow_tf32 = numbers, memory, allow_tf32
         # Chosen once: later, memory of this engine's own would count as taken.
         self.budget = default_memory(numbers.device) if memory is None else memory
-        self.workers = Workers(numbers)
         stages = folded.stages()
-        spatial = max(stages.trunk[0][0].kernel_size[1:]) > 1
-        self.engine = (RowNetwork if spatial else TemporalNetwork)(stages, self.seqlen, numbers)
+        self.engine = build_engine(stages, self.seqlen, numbers)
+        # Of the maps that the engine gives, and of what is done with them.
+        merging = Numbers(self.engine.map_dtype, numbers.device)
+        self.workers = Workers(merging)
         offset = sum(level.offset for level in self.engine.levels)
-        self.final = FinalHead(stages.merge, stages.final, offset, numbers)
+        self.final = FinalHead(stages.merge, stages.final, offset, merging)
 
     def train(self, mode=True):
         if mode:
@@ -93,7 +94,7 @@ class FusedDetector(nn.Module):
         threads = self.workers.count()
         on_cpu = self.numbers.device.type == "cpu"
         most = BAND_PIXELS * max(1, threads // 2) if on_cpu else 1 << 30
-        tile = TILE_PIXELS if on_cpu else 1 << 16
+        tile = self.engine.tile_pixels if on_cpu else 1 << 16
         unit = self.engine.unit
         rows = max(1, min(most // width, height) // unit) * unit
         while rows > unit and self.engine.bytes(rows, width, tile, threads) > budget:
@@ -106,6 +107,15 @@ class FusedDetector(nn.Module):
                 f"memory budget of {budget} bytes: frames {width} pixels wide need {needed} or more"
             )
         return rows, tile
+
+
+def build_engine(stages, seqlen, numbers):
+    """What runs the levels of a detector, by its kernels and by what the device is fast in."""
+    if max(stages.trunk[0][0].kernel_size[1:]) > 1:
+        return RowNetwork(stages, seqlen, numbers)
+    if packed_engine_runs(numbers):
+        return PackedTemporalNetwork(stages, seqlen)
+    return TemporalNetwork(stages, seqlen, numbers)
 
 
 @contextmanager
@@ -126,9 +136,10 @@ class RowNetwork:
     """A detector with spatial kernels, see `models.row_engine`."""
 
     unit = 1
+    tile_pixels = 256  # on a CPU: stays in a core's cache
 
     def __init__(self, stages, seqlen, numbers):
-        self.seqlen, self.numbers = seqlen, numbers
+        self.seqlen, self.numbers, self.map_dtype = seqlen, numbers, numbers.dtype
         stem, *rest = stages.trunk
         self.trunk = [RowStem(stem, numbers), *row_stages(rest, numbers)]
         self.levels = [

@@ -211,8 +211,10 @@ class TemporalNetwork:
     taken from its output while that is in cache.
     """
 
+    tile_pixels = 256  # on a CPU: stays in a core's cache
+
     def __init__(self, stages, seqlen, numbers):
-        self.seqlen, self.numbers = seqlen, numbers
+        self.seqlen, self.numbers, self.map_dtype = seqlen, numbers, numbers.dtype
         self.stem = TemporalStem(stages.trunk[0][0], numbers)
         self.levels = [
             TemporalLevel(level, share, self.stem.offset, seqlen, numbers)

@@ -1,0 +1,243 @@
+"""Runs temporal levels in bfloat16 on a CPU, whose matrix units want channels last.
+
+The same tiles of pixels as in `models.temporal_engine`, but as maps (T, P, C), channels innermost:
+a (k,1,1) convolution is a (k,1) convolution of an image of T rows and P columns, its kernel packed
+once as oneDNN wants it, and bias, shortcut and ReLU are applied before a sum leaves the registers.
+The first convolution and the merging of the levels are in float32.
+"""
+
+import torch
+from torch.nn import functional
+
+from models.temporal_engine import tiles
+
+TILE = 1024  # pixels; a call of oneDNN takes 30 microseconds before it computes
+GROUP = 8  # channels that one matrix of the probe takes
+CHUNK = torch.complex128  # as which GROUP numbers in bfloat16 are copied at once: 16 bytes
+
+
+def packed_engine_runs(numbers):
+    """Whether torch has oneDNN's fused layers in this type on this device."""
+    return (
+        numbers.dtype == torch.bfloat16
+        and numbers.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+class PackedConv:
+    """A folded convolution along time of a map (T, P, C)."""
+
+    def __init__(self, weight, bias, padding, dilation, frames):
+        self.geometry = (padding, 0), (1, 1), (dilation, 1)
+        kernel = weight.detach().bfloat16().reshape(*weight.shape[:3], 1)
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            kernel.to_mkldnn(), *self.geometry, 1, [1, weight.shape[1], frames, TILE]
+        )
+        self.bias = None if bias is None else bias.detach().bfloat16()
+
+    @classmethod
+    def of(cls, conv, frames):
+        return cls(conv.weight, conv.bias, conv.padding[0], conv.dilation[0], frames)
+
+    def __call__(self, x, activation="relu"):
+        out = torch.ops.mkldnn._convolution_pointwise(
+            as_image(x), self.weight, self.bias, *self.geometry, 1, activation, [], ""
+        )
+        return as_map(out)
+
+    def add(self, x, other):
+        """relu(self(x) + other)."""
+        out = torch.ops.mkldnn._convolution_pointwise.binary(
+            *(as_image(x), as_image(other), self.weight, self.bias, *self.geometry, 1),
+            *("add", 1.0, "relu", [], ""),
+        )
+        return as_map(out)
+
+
+def as_image(x):
+    """(T, P, C) as (1, C, T, P), channels last; a view."""
+    return x.permute(2, 0, 1)[None]
+
+
+def as_map(image):
+    """The way back from `as_image`."""
+    return image[0].permute(1, 2, 0)
+
+
+class PackedStem:
+    """The first convolution, from intensities (T, P) float32 to a map after its ReLU."""
+
+    def __init__(self, conv):
+        self.size, self.reach = conv.kernel_size[0], conv.padding[0]
+        self.weight = conv.weight.detach().float().flatten(1).T.contiguous()  # (K, C)
+        self.bias = conv.bias.detach().float()
+
+    def __call__(self, clip):
+        frames, pixels = clip.shape
+        padded = functional.pad(clip, (0, 0, self.reach, self.reach))
+        taps = padded.as_strided((frames, pixels, self.size), (pixels, 1, pixels))
+        weight = self.weight.expand(frames, *self.weight.shape)
+        return torch.baddbmm(self.bias, taps, weight).relu_().bfloat16()
+
+
+class PackedBlock:
+    """A folded TDResBlock."""
+
+    def __init__(self, block, frames):
+        self.conv1, self.conv2, self.conv3, self.shortcut = (
+            PackedConv.of(conv, frames)
+            for conv in (block.conv1, block.conv2, block.conv3, block.shortcut)
+        )
+        self.channels = block.conv3.out_channels
+
+    def __call__(self, x):
+        return self.conv3.add(self.conv2(self.conv1(x)), self.shortcut(x, "none"))
+
+
+class PackedProbe:
+    """The temporal matrices of a folded `TPro`, then ReLU: (T, P, C) to the same.
+
+    The matrix units want few wide matrices: GROUP channels share one, (T GROUP) x (T GROUP), that
+    is zero between different channels.
+    """
+
+    def __init__(self, probe):
+        matrix, bias = probe.matrix.double(), probe.bias.double()  # (C, T, T), (C, T)
+        channels, frames, _ = matrix.shape
+        self.linears = []
+        for first in range(0, channels, GROUP):
+            wide = matrix.new_zeros(frames, GROUP, frames, GROUP)
+            for i in range(GROUP):
+                wide[:, i, :, i] = matrix[first + i]
+            weight = wide.flatten(2).flatten(0, 1).bfloat16()
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, TILE)
+            self.linears.append((packed, bias[first : first + GROUP].T.flatten().bfloat16()))
+
+    def __call__(self, x):
+        frames, pixels, channels = x.shape
+        groups = x.view(CHUNK).permute(2, 1, 0).contiguous()  # (C / 8, P, T)
+        groups = groups.view(torch.bfloat16)  # (C / 8, P, 8 T)
+        out = x.new_empty(frames, pixels, channels)
+        chunks = out.view(CHUNK)  # (T, P, C / 8)
+        for i, (weight, bias) in enumerate(self.linears):
+            probed = torch.ops.mkldnn._linear_pointwise(groups[i], weight, bias, "relu", [], "")
+            chunks[:, :, i] = probed.view(CHUNK).T
+        return out
+
+
+class PackedLevel:
+    """Blocks, pools and head of one level; see `models.temporal_engine.TemporalLevel`."""
+
+    def __init__(self, level, share, seqlen):
+        self.begins_pooled = not hasattr(level.layers[0], "conv1")
+        self.stages = [
+            PackedBlock(layer, seqlen) if hasattr(layer, "conv1") else None
+            for layer in level.layers[self.begins_pooled :]
+        ]
+        self.unit = 2 ** self.stages.count(None)
+        self.scale = self.unit * (2 if self.begins_pooled else 1)
+        convs = [PackedConv.of(conv, seqlen) for conv in (level.probe.conv[0], level.projection[0])]
+        self.head = [PackedProbe(level.probe), *convs]
+        self.share = PackedConv(share[:, :, None], None, 0, 1, seqlen)
+        self.offset = share.new_zeros(len(share), seqlen)  # nothing is left to be added
+        self.seqlen = seqlen
+
+    def take_map(self, height, width, scratch):
+        """(8, T, height // scale, width // scale) float32, for an image of height x width."""
+        size = height // self.scale, width // self.scale
+        return scratch.take(("map", self), *self.offset.shape, *size)
+
+    def run(self, x, rows, width, out):
+        """Writes the map of (T, rows * width, C) to `out`, (8, T, r, w)."""
+        for stage in self.stages:
+            if stage is None:
+                x = pool(x.unflatten(1, (rows, width)))
+                rows, width = x.shape[1:3]
+                x = x.flatten(1, 2)
+            else:
+                x = stage(x)
+        for layer in self.head:
+            x = layer(x)
+        out.copy_(self.share(x, "none").unflatten(1, (rows, width)).permute(3, 0, 1, 2))
+
+
+def pool(images):
+    """Maxima over 2 x 2 pixels of (T, R, W, C) after a ReLU; an odd last row or column is left out.
+
+    Numbers in bfloat16 that are not negative are ordered as the integers of the same bits, which
+    are compared several times faster.
+    """
+    _, rows, width, _ = images.shape
+    bits = images[:, : rows // 2 * 2, : width // 2 * 2].view(torch.int16)
+    tall = torch.maximum(bits[:, 0::2], bits[:, 1::2])
+    return torch.maximum(tall[:, :, 0::2], tall[:, :, 1::2]).view(torch.bfloat16)
+
+
+class PackedTemporalNetwork:
+    """A detector whose levels each start from the clip, as `temporal_engine.TemporalNetwork`."""
+
+    map_dtype = torch.float32
+    tile_pixels = TILE
+
+    def __init__(self, stages, seqlen):
+        self.seqlen = seqlen
+        self.stem = PackedStem(stages.trunk[0][0])
+        self.levels = [
+            PackedLevel(level, share, seqlen)
+            for level, share in zip(stages.levels, stages.shares(), strict=True)
+        ]
+        self.unit = max(level.scale for level in self.levels)
+        self.channels = max(
+            stage.channels for level in self.levels for stage in level.stages if stage is not None
+        )
+
+    def start(self, height, width):
+        self.sizes = [(height // level.scale, width // level.scale) for level in self.levels]
+
+    def push(self, band, last, tile_pixels, workers):
+        """(T, R, W) rows of the clip to the levels' maps of them; None where there is no row."""
+        frames, height, width = band.shape
+        maps = [level.take_map(height, width, workers.scratch) for level in self.levels]
+        half = height // 2, width // 2
+        pooled = torch.empty(frames, *half, len(self.stem.bias), dtype=torch.bfloat16)
+
+        def run_stem(tile, scratch):
+            rows, columns = tile
+            x = self.stem(band[:, rows, columns].float().flatten(1))
+            size = rows.stop - rows.start, columns.stop - columns.start
+            small = pool(x.unflatten(1, size))
+            top, left = rows.start // 2, columns.start // 2
+            pooled[:, top : top + small.shape[1], left : left + small.shape[2]] = small
+            for level, out in zip(self.levels, maps, strict=True):
+                if not level.begins_pooled:
+                    level.run(x, *size, part(level, out, rows, columns))
+
+        def run_level(task, scratch):
+            level, out, rows, columns = task
+            x = pooled[:, rows, columns]
+            size = x.shape[1:3]
+            level.run(x.flatten(1, 2), *size, part(level, out, rows, columns))
+
+        workers.run(run_stem, tiles(height, width, tile_pixels, 2))
+        tasks = [
+            (level, out, rows, columns)
+            for level, out in zip(self.levels, maps, strict=True)
+            if level.begins_pooled and out.numel()
+            for rows, columns in tiles(*half, tile_pixels, level.unit)
+        ]
+        workers.run(run_level, tasks)
+        return [out if out.numel() else None for out in maps]
+
+    def bytes(self, rows, width, tile_pixels, threads):
+        """Upper bound of the working memory for bands of `rows` rows, in bytes."""
+        tile = max(tile_pixels, 2 * self.unit**2)
+        frame = 56 * rows * width + threads * (3 * self.channels + 4) * tile
+        return torch.float32.itemsize * (self.seqlen + 4) * frame
+
+
+def part(level, out, rows, columns):
+    """The part of `out`, a map, that comes of a tile of the level's input."""
+    rows, columns = (slice(s.start // level.unit, s.stop // level.unit) for s in (rows, columns))
+    return out[:, :, rows, columns]
