@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch._dynamo import lookup_backend
 
 import test as test_script
 import train as train_script
@@ -68,23 +69,39 @@ def evaluate(run, dataset, output, *extra):
     return call(test_script, common, f"--seqlen 8 --gpu cpu --output {output}", *extra)
 
 
-@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("bf16", 0.05)])
+@pytest.fixture
+def one_thread():
+    """Tiny maps gain nothing from threads, which wait for one another where cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("model, precision", [("DeepPro", "fp32"), ("DeepPro-Plus", "bf16")])
 def test_a_compiled_training_is_the_plain_one_within_rounding(
-    dataset, tmp_path, monkeypatch, precision, tolerance
+    dataset, tmp_path, monkeypatch, model, precision
 ):
     # Captured as for the C++ compiler, which tests/test_training_layout.py calls; run without it.
-    compiled = []
-    captured = partial(torch.compile, backend="aot_eager")
-    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or captured(model))
+    # DeepPro's plain training is another pass than the one captured; DeepPro-Plus' is the same.
+    steps = []
+
+    def backend(graph, inputs):
+        run = lookup_backend("aot_eager")(graph, inputs)
+        return lambda *inputs: steps.append(len(inputs)) or run(*inputs)
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     options = f"--optimizer SGD --learning_rate 0.1 --precision {precision}"
-    plain = train(dataset, tmp_path / "plain", "DeepPro-Plus", options, "--epoch 2")
-    assert not compiled
+    plain = train(dataset, tmp_path / "plain", model, options, "--epoch 2")
+    assert not steps
     options += " --compile"
-    whole = train(dataset, tmp_path / "whole", "DeepPro-Plus", options, "--epoch 2")
-    parts = train(dataset, tmp_path / "parts", "DeepPro-Plus", options, "--epoch 1")
+    whole = train(dataset, tmp_path / "whole", model, options, "--epoch 2")
+    taken = len(steps)
+    parts = train(dataset, tmp_path / "parts", model, options, "--epoch 1")
     again = f"--log_dir {parts.name} --epoch 2"
-    assert train(dataset, tmp_path / "parts", "DeepPro-Plus", options, again) == parts
-    assert len(compiled) == 3
+    assert train(dataset, tmp_path / "parts", model, options, again) == parts
+    assert taken > 0 and len(steps) == 2 * taken
     expected = load(RunDir(plain).checkpoint("last"))
     for folder in (whole, parts):
         state = load(RunDir(folder).checkpoint("last"))
@@ -92,9 +109,9 @@ def test_a_compiled_training_is_the_plain_one_within_rounding(
         assert weights.keys() == expected["model_state_dict"].keys()
         for row, other in zip(state["history"], expected["history"], strict=True):
             for key in ("train_loss", "val_loss"):
-                assert row[key] == pytest.approx(other[key], abs=tolerance)
+                assert row[key] == pytest.approx(other[key], abs=1e-4)
         for key, weight in expected["model_state_dict"].items():
-            torch.testing.assert_close(weights[key], weight, rtol=10 * tolerance, atol=tolerance)
+            torch.testing.assert_close(weights[key], weight, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("model", MODELS)
