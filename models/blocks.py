@@ -6,14 +6,23 @@ from torch import nn
 from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceConv3d, kernel_of
 
 
+@torch.no_grad()
+def batchnorm_affine(norm):
+    """(scale, shift), (C,) float64: a BatchNorm in evaluation is y = scale x + shift.
+
+    scale = gamma / sqrt(variance + eps); in float64 because the variance may be tiny.
+    """
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias.double() - scale * norm.running_mean.double()
+
+
 def fold_batchnorm(conv, norm):
     """One plain `Conv3d` that does what `conv` and then `norm`, in evaluation, do.
 
-    BatchNorm is y = scale x + shift per channel, scale = gamma / sqrt(variance + eps); the scale
-    goes into the kernel's output channels, in float64 because the variance may be tiny.
+    The scale of the norm goes into the kernel's output channels.
     """
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    bias = norm.bias.double() + scale * (conv.bias.double() - norm.running_mean.double())
+    scale, shift = batchnorm_affine(norm)
+    bias = shift + scale * conv.bias.double()
     kernel = kernel_of(conv).double() * scale.view(-1, 1, 1, 1, 1)
     return plain_conv(conv, kernel, bias)
 
@@ -45,6 +54,36 @@ class ConvBNReLU(nn.Sequential):
     def folded(self):
         """The same in evaluation: a plain convolution and ReLU."""
         return nn.Sequential(fold_batchnorm(self[0], self[1]), nn.ReLU(inplace=True))
+
+
+class ChannelAffine(nn.Module):
+    """y = scale x + shift, numbers (C,) of their own for each channel of (B, C, T, H, W)."""
+
+    def __init__(self, scale, shift):
+        super().__init__()
+        self.register_buffer("scale", scale.view(-1, 1, 1, 1))
+        self.register_buffer("shift", shift.view(-1, 1, 1, 1))
+
+    def forward(self, x):
+        return self.scale * x + self.shift
+
+
+class Stem(ConvBNReLU):
+    """A `ConvBNReLU` whose rounding in float32 shows in the scores.
+
+    The spatial-difference stem subtracts sums of nearly equal numbers, and all layers after it
+    amplify what rounding leaves. So its kernel is not scaled when it is folded: it stays that of
+    the network as trained, rounded to float32 in the same way.
+    """
+
+    def folded(self):
+        """The same in evaluation: a plain convolution, scale and shift, ReLU."""
+        conv, norm, _ = self
+        scale, shift = batchnorm_affine(norm)
+        kernel = kernel_of(conv, torch.float32)
+        affine = ChannelAffine(scale.to(conv.weight.dtype), shift.to(conv.weight.dtype))
+        affine.requires_grad_(False)
+        return nn.Sequential(plain_conv(conv, kernel, conv.bias), affine, nn.ReLU(inplace=True))
 
 
 def projection(in_channels, out_channels):

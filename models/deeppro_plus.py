@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models.blocks import ConvBNReLU, STDResBlock, projection
+from models.blocks import STDResBlock, Stem, projection
 from models.detector import Detector, Level, Stages, upsample
 from models.difference_conv import SpatialDifferenceConv3d
 from models.tpro import TPro
@@ -11,7 +11,7 @@ from models.tpro import TPro
 
 def _stem():
     """Spatial-difference convolution (5,7,7), one channel to eight, BatchNorm, ReLU."""
-    return ConvBNReLU(SpatialDifferenceConv3d(1, 8, (5, 7, 7), padding=(2, 3, 3)))
+    return Stem(SpatialDifferenceConv3d(1, 8, (5, 7, 7), padding=(2, 3, 3)))
 
 
 class DeepProPlus(Detector):

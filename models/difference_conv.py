@@ -61,13 +61,15 @@ class DifferenceConv3d(nn.Conv3d):
 
     difference_kernel = None
 
-    def kernel(self):
-        """The plain convolution kernel, (C_out, C_in, T, K, K), that this layer applies."""
-        return self.difference_kernel(self.weight)
-
     def forward(self, x):
         return functional.conv3d(
-            x, self.kernel(), self.bias, self.stride, self.padding, self.dilation, self.groups
+            x,
+            self.difference_kernel(self.weight),
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
         )
 
 
@@ -83,6 +85,11 @@ class SpatialDifferenceConv3d(DifferenceConv3d):
     difference_kernel = staticmethod(spatial_difference_kernel)
 
 
-def kernel_of(conv):
-    """The plain kernel, (C_out, C_in, T, K, K), that a `Conv3d` of either kind applies."""
-    return conv.kernel() if isinstance(conv, DifferenceConv3d) else conv.weight
+def kernel_of(conv, dtype=None):
+    """The plain kernel, (C_out, C_in, T, K, K), that a `Conv3d` of either kind applies.
+
+    Args:
+        dtype: the kernel is computed in; the weight's if None.
+    """
+    weight = conv.weight if dtype is None else conv.weight.to(dtype)
+    return conv.difference_kernel(weight) if isinstance(conv, DifferenceConv3d) else weight

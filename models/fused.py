@@ -1,5 +1,6 @@
 """Fast evaluation of the detectors: folded layers, run band by band within a memory budget."""
 
+import copy
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -49,7 +50,8 @@ class FusedDetector(nn.Module):
 
     def __init__(self, model, numbers, memory, allow_tf32=False):
         super().__init__()
-        folded = fold(model)
+        # Folded in float64: the engine rounds each number once, to its own type.
+        folded = fold(copy.deepcopy(model).double())
         self.check_clip, self.seqlen = folded.check_clip, folded.seqlen
         self.numbers, self.memory, self.allow_tf32 = numbers, memory, allow_tf32
         # Chosen once: later, memory of this engine's own would count as taken.

@@ -98,72 +98,51 @@ def convolve(image, kernel, bias, padding, dilation):
 class RowStem:
     """The first convolution, from intensities to rows before the ReLU: (R, T, W) to (R, T, W, C).
 
-    One input channel, many taps: every row is stored once for each horizontal tap, so that the
-    rows under a kernel are the rows of one matrix. The stem subtracts nearly equal numbers, and all
-    layers after it amplify its rounding, so on a CPU in float32 it is summed in float64.
+    Computed in float32 as the network as trained computes it, see `models.blocks.Stem`.
     """
 
     def __init__(self, layer, numbers):
-        conv = layer[0]
-        exact = numbers.device.type == "cpu" and numbers.dtype == torch.float32
-        self.numbers = Numbers(torch.float64 if exact else torch.float32, numbers.device)
-        self.out = numbers
-        self.taps = conv.kernel_size  # (time, rows, columns)
-        self.reach = conv.padding
-        self.lag = self.reach[1]  # rows by which the output is behind the input
-        kernel = conv.weight[:, 0].double()  # (C, time, rows, columns)
-        self.weights = self.numbers.cast(kernel.transpose(0, 1).flatten(2))
-        self.bias = self.numbers.cast(conv.bias)
+        conv, affine, _ = layer
+        self.numbers, self.out = Numbers(torch.float32, numbers.device), numbers
+        self.kernel, self.bias = self.numbers.cast(conv.weight), self.numbers.cast(conv.bias)
+        self.scale, self.shift = (
+            self.numbers.cast(part.flatten()) for part in (affine.scale, affine.shift)
+        )
+        self.padding = conv.padding
+        self.lag = self.padding[1]  # rows by which the output is behind the input
 
     def start(self, frames, width, numbers):
-        time, _, columns = self.reach
-        self.frames, self.width = frames, width
-        padded = frames + 2 * time, width + 2 * columns
-        self.input = Rows(self.numbers, self.taps[2], *padded)
-        self.input.append(self.reach[1]).zero_()
+        self.input = Rows(self.numbers, frames, width)
+        self.input.append(self.lag).zero_()
         return width
 
     def push(self, band):
-        time, _, columns = self.reach
-        rows = self.input.append(len(band)).zero_()
-        for i in range(self.taps[2]):
-            # Stored column c of copy i is column c + i of the padded row.
-            first = max(columns - i, 0)
-            skipped = max(i - columns, 0)
-            part = band[..., skipped:]
-            rows[:, i, time : time + self.frames, first : first + part.shape[2]] = part
+        self.input.append(len(band)).copy_(band)
         return self._outputs()
 
     def finish(self):
-        self.input.append(self.reach[1]).zero_()
+        self.input.append(self.lag).zero_()
         return self._outputs()
 
     def _outputs(self):
         stored = self.input.rows
-        count = max(0, len(stored) - 2 * self.reach[1])
-        channels, padded = len(self.bias), stored.shape[3]
-        out = self.bias.new_empty(count, self.frames, self.width, channels, dtype=self.out.dtype)
-        if count == 0:
-            return out
-        summed = self.bias.new_empty(count, channels, self.frames * padded)
-        for i, weight in enumerate(self.weights):
-            window = stored.as_strided(
-                (count, self.taps[1] * self.taps[2], self.frames * padded),
-                (stored[0].numel(), stored[0, 0].numel(), 1),
-                stored.storage_offset() + i * padded,
-            )
-            expanded = weight.expand(count, *weight.shape)
-            torch.baddbmm(summed, expanded, window, beta=0 if i == 0 else 1, out=summed)
-        summed = summed.view(count, channels, self.frames, padded)[..., : self.width]
-        torch.add(summed.permute(0, 2, 3, 1), self.bias, out=out)
-        self.input.drop(count)
+        count = max(0, len(stored) - 2 * self.lag)
+        size = count, *stored.shape[1:], len(self.bias)
+        out = torch.empty(size, dtype=self.out.dtype, device=self.out.device)
+        if count:
+            clip = stored.transpose(0, 1)[None, None]  # (1, 1, T, R, W)
+            time, _, columns = self.padding
+            y = functional.conv3d(clip, self.kernel, self.bias, padding=(time, 0, columns))
+            scaled = y[0].permute(2, 1, 3, 0) * self.scale
+            torch.add(scaled, self.shift, out=out)
+            self.input.drop(count)
         return out
 
     def values(self, rows):
         """(kept, passing) values per frame and column, of the engine's type, for a band of rows."""
         size = self.numbers.dtype.itemsize / self.out.dtype.itemsize
-        stored = self.taps[2] * (rows + 2 * self.reach[1])
-        return size * stored, (size + 1) * len(self.bias) * rows
+        stored = rows + 2 * self.lag
+        return size * stored, size * (stored + 2 * len(self.bias) * rows) + len(self.bias) * rows
 
 
 class RowPool:
@@ -274,9 +253,9 @@ class RowLevel:
     def __init__(self, level, share, seqlen, numbers):
         self.stages = row_stages(level.layers, numbers, ends_level=True)
         offset = self.stages[-1].offset
-        self.floor = numbers.cast(-offset[:, None])
+        self.bias = numbers.cast(offset[:, None, None, None])
         self.channels = len(offset)
-        self.head = ProbeHead(level, share, offset, numbers)
+        self.head = ProbeHead(level, share, torch.zeros_like(offset), numbers)
         self.offset = self.head.offset
         self.seqlen = seqlen
 
@@ -296,8 +275,9 @@ class RowLevel:
             program, stored, small = scratch.program(
                 (self, len(strip), self.width), lambda: self._record_head(len(strip), scratch)
             )
-            torch.maximum(strip, self.floor, out=strip)
-            stored.copy_(strip.unflatten(2, (self.seqlen, self.width)).permute(1, 2, 0, 3))
+            strip = strip.unflatten(2, (self.seqlen, self.width)).permute(1, 2, 0, 3)
+            torch.add(strip, self.bias, out=stored)
+            stored.clamp_min_(0)
             program.run()
             out[:, :, i : i + step] = small
 

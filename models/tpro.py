@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from models.blocks import projection
+from models.blocks import batchnorm_affine, projection
 
 
 class FoldedTPro(nn.Module):
@@ -68,8 +68,7 @@ class TPro(nn.Module):
     def folded(self):
         """The same in evaluation, a `FoldedTPro`: 1/sqrt(T) and norm1 go into the matrices."""
         norm, width = self.norm1, self.norm1.num_features // len(self.QK_heads)
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        shift = norm.bias.double() - scale * norm.running_mean.double()
+        scale, shift = batchnorm_affine(norm)
         weights = torch.stack([head.weight for head in self.QK_heads]).double()  # (m, T, T)
         biases = torch.stack([head.bias for head in self.QK_heads]).double()  # (m, T)
         matrix = weights.repeat_interleave(width, 0) * scale[:, None, None]

@@ -9,6 +9,7 @@ from models import MODELS, build_model
 from models.difference_conv import (
     SpatialDifferenceConv3d,
     TemporalDifferenceConv3d,
+    kernel_of,
     spatial_difference_kernel,
     temporal_difference_kernel,
 )
@@ -165,7 +166,7 @@ def test_spatial_difference_is_what_its_equation_says(rng):
             w = weight[out, channel, tap]
             expected += w[1, 1] * patch[1, 1] + (w * (patch[1, 1] - patch)).sum()
     assert torch.allclose(conv(x)[0, out, frame, row - 1, column - 1], expected)
-    assert torch.equal(conv.kernel(), spatial_difference_kernel(weight))
+    assert torch.equal(kernel_of(conv), spatial_difference_kernel(weight))
 
 
 def test_the_probe_applies_each_head_to_its_group_along_time():
