@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -210,7 +211,7 @@ def write_file(path, sources, frames, masks):
         "dtype": frames.dtype.str,
     }
     _, height, width = masks.shape
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         with aside.open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n")

@@ -73,17 +73,18 @@ class Stem(ConvBNReLU):
 
     The spatial-difference stem subtracts sums of nearly equal numbers, and all layers after it
     amplify what rounding leaves. So its kernel is not scaled when it is folded: it stays that of
-    the network as trained, rounded to float32 in the same way.
+    the network as trained.
     """
 
     def folded(self):
         """The same in evaluation: a plain convolution, scale and shift, ReLU."""
         conv, norm, _ = self
         scale, shift = batchnorm_affine(norm)
-        kernel = kernel_of(conv, torch.float32)
         affine = ChannelAffine(scale.to(conv.weight.dtype), shift.to(conv.weight.dtype))
         affine.requires_grad_(False)
-        return nn.Sequential(plain_conv(conv, kernel, conv.bias), affine, nn.ReLU(inplace=True))
+        return nn.Sequential(
+            plain_conv(conv, kernel_of(conv), conv.bias), affine, nn.ReLU(inplace=True)
+        )
 
 
 def projection(in_channels, out_channels):

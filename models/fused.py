@@ -6,6 +6,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
+from models.blocks import Stem
+from models.difference_conv import kernel_of
 from models.folding import fold
 from models.level_merge import LevelMerge
 from models.memory import default_memory, parse_memory
@@ -50,8 +52,7 @@ class FusedDetector(nn.Module):
 
     def __init__(self, model, numbers, memory, allow_tf32=False):
         super().__init__()
-        # Folded in float64: the engine rounds each number once, to its own type.
-        folded = fold(copy.deepcopy(model).double())
+        folded = fold_exactly(model)
         self.check_clip, self.seqlen = folded.check_clip, folded.seqlen
         self.numbers, self.memory, self.allow_tf32 = numbers, memory, allow_tf32
         # Chosen once: later, memory of this engine's own would count as taken.
@@ -99,16 +100,35 @@ class FusedDetector(nn.Module):
         tile = self.engine.tile_pixels if on_cpu else 1 << 16
         unit = self.engine.unit
         rows = max(1, min(most // width, height) // unit) * unit
-        while rows > unit and self.engine.bytes(rows, width, tile, threads) > budget:
-            rows = max(1, rows // unit // 2) * unit
-        while tile > 16 and self.engine.bytes(rows, width, tile, threads) > budget:
-            tile //= 2
+
+        def excess():
+            return self.engine.bytes(rows, width, tile, threads) > budget
+
+        # Threads should have two tiles each in a band, of 128 pixels at least, while that fits.
+        for smallest_tile, tiles in ((tile, 2 * threads), (min(tile, 128), 2 * threads), (16, 0)):
+            while rows > unit and rows * width > tiles * tile and excess():
+                rows = max(1, rows // unit // 2) * unit
+            while tile > smallest_tile and excess():
+                tile //= 2
         needed = self.engine.bytes(rows, width, tile, threads)
         if needed > budget and self.memory is not None:
             raise ValueError(
                 f"memory budget of {budget} bytes: frames {width} pixels wide need {needed} or more"
             )
         return rows, tile
+
+
+@torch.no_grad()
+def fold_exactly(model):
+    """`fold` in float64, so that an engine rounds each number once, to its own type.
+
+    But the kernel of a `Stem` is rounded as the model rounds it.
+    """
+    folded = fold(copy.deepcopy(model).double())
+    stem = model.stages().trunk[0]
+    if isinstance(stem, Stem):
+        folded.stages().trunk[0][0].weight.copy_(kernel_of(stem[0]))
+    return folded
 
 
 def build_engine(stages, seqlen, numbers):

@@ -63,7 +63,9 @@ def as_image(x):
 
 def as_map(image):
     """The way back from `as_image`."""
-    return image[0].permute(1, 2, 0)
+    x = image[0].permute(1, 2, 0)
+    # Of a single pixel and frame torch cannot tell the order of the axes.
+    return x if x.stride(2) == 1 else x.reshape(-1).view(x.shape)
 
 
 class PackedStem:
@@ -117,8 +119,8 @@ class PackedProbe:
 
     def __call__(self, x):
         frames, pixels, channels = x.shape
-        groups = x.view(CHUNK).permute(2, 1, 0).contiguous()  # (C / 8, P, T)
-        groups = groups.view(torch.bfloat16)  # (C / 8, P, 8 T)
+        groups = x.new_empty(channels // GROUP, pixels, frames * GROUP)
+        groups.view(CHUNK).copy_(x.view(CHUNK).permute(2, 1, 0))
         out = x.new_empty(frames, pixels, channels)
         chunks = out.view(CHUNK)  # (T, P, C / 8)
         for i, (weight, bias) in enumerate(self.linears):
@@ -182,7 +184,7 @@ class PackedTemporalNetwork:
     tile_pixels = TILE
 
     def __init__(self, stages, seqlen):
-        self.seqlen = seqlen
+        self.stages, self.seqlen = stages, seqlen
         self.stem = PackedStem(stages.trunk[0][0])
         self.levels = [
             PackedLevel(level, share, seqlen)
@@ -192,6 +194,9 @@ class PackedTemporalNetwork:
         self.channels = max(
             stage.channels for level in self.levels for stage in level.stages if stage is not None
         )
+
+    def __reduce__(self):  # packed kernels cannot be copied: a copy packs its own
+        return PackedTemporalNetwork, (self.stages, self.seqlen)
 
     def start(self, height, width):
         self.sizes = [(height // level.scale, width // level.scale) for level in self.levels]
@@ -205,7 +210,8 @@ class PackedTemporalNetwork:
 
         def run_stem(tile, scratch):
             rows, columns = tile
-            x = self.stem(band[:, rows, columns].float().flatten(1))
+            clip = band[:, rows, columns].float()
+            x = self.stem(clip.flatten(1))
             size = rows.stop - rows.start, columns.stop - columns.start
             small = pool(x.unflatten(1, size))
             top, left = rows.start // 2, columns.start // 2
@@ -213,6 +219,8 @@ class PackedTemporalNetwork:
             for level, out in zip(self.levels, maps, strict=True):
                 if not level.begins_pooled:
                     level.run(x, *size, part(level, out, rows, columns))
+                    if not torch.isfinite(clip.sum()):  # oneDNN's ReLU takes NaN for 0
+                        part(level, out, rows, columns).add_(0 * clip.sum(0))
 
         def run_level(task, scratch):
             level, out, rows, columns = task
@@ -233,7 +241,8 @@ class PackedTemporalNetwork:
     def bytes(self, rows, width, tile_pixels, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
         tile = max(tile_pixels, 2 * self.unit**2)
-        frame = 56 * rows * width + threads * (3 * self.channels + 4) * tile
+        # Maps of a tile are half as large, but the C library keeps some that were given back.
+        frame = 56 * rows * width + 2 * threads * (3 * self.channels + 4) * tile
         return torch.float32.itemsize * (self.seqlen + 4) * frame
 
 

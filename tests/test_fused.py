@@ -62,6 +62,14 @@ def smallest_budget(model, clip, precision="fp32"):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_folding_in_double_precision_is_exact(name):
+    model = copy.deepcopy(PERTURBED[name]).double()
+    clip = torch.randn(1, 1, 5, 13, 18, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(model)(clip), model(clip), atol=1e-13, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_small_bands_are_used_and_change_nothing(name):
     model = PERTURBED[name]
     clip = torch.randn(1, 1, 5, 37, 21)
@@ -167,12 +175,36 @@ def test_plus_starts_with_the_rounding_of_the_network_as_trained():
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
+needs_packed = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="torch has no oneDNN layers in bfloat16 on this processor",
+)
+
+
+@needs_packed
+@pytest.mark.parametrize("size", [(4, 4), (5, 4), (7, 7), (4, 300)])
+def test_packed_layers_take_the_smallest_clips(size):
+    model = perturbed("DeepPro", 1)
+    clip = torch.randn(1, 1, 1, *size)
+    with torch.no_grad():
+        logits = fuse(model, "bf16", force_precision=True)(clip)
+        torch.testing.assert_close(logits, model(clip), atol=0.02, rtol=0.02)
+
+
+@needs_packed
+def test_packed_layers_do_not_hide_what_is_no_number():
+    clip = torch.randn(1, 1, 5, 20, 24)
+    clip[0, 0, 2, 7, 9] = torch.nan
+    logits = fuse(PERTURBED["DeepPro"], "bf16", force_precision=True)(clip)
+    assert logits[0, :, 7, 9].isnan().all() and not logits[0, :, 15:].isnan().any()
+
+
+@needs_packed
 @pytest.mark.parametrize("seqlen", [1, 2, 5, 40])
 def test_packed_layers_round_no_more_than_products_in_the_same_type(seqlen, monkeypatch):
     model = perturbed("DeepPro", seqlen)
     fast = fuse(model, "bf16", force_precision=True)
-    if not isinstance(fast.engine, PackedTemporalNetwork):
-        pytest.skip("torch has no oneDNN layers in bfloat16 on this processor")
+    assert isinstance(fast.engine, PackedTemporalNetwork)
     clip = torch.randn(2, 1, seqlen, 37, 43)
     with torch.no_grad():
         expected = model(clip)
@@ -216,9 +248,10 @@ def test_one_detector_takes_clips_of_changing_sizes_and_batches(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_copy_of_a_used_detector_works_by_itself(name):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_copy_of_a_used_detector_works_by_itself(name, precision):
     clip = torch.randn(1, 1, 5, 21, 27)
-    fast = fuse(PERTURBED[name])
+    fast = fuse(PERTURBED[name], precision, force_precision=True)
     expected = fast(clip)
     fast(clip)
     copied = copy.deepcopy(fast)
