@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from data.frames import (
+    _inflate,
     find_sequence,
     find_sequences,
     list_sequences,
