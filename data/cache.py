@@ -1,32 +1,21 @@
 """Decoded frames, kept: each image of a training set is read once, not once per clip.
 
-Frames come from `data.frames`; this module opens only the cache files that it wrote. A cache file
-holds one sequence: a line of JSON that says what made it, frames, masks, and an end mark. It is
-written aside and renamed, so that neither an interruption nor a second process leaves half a file,
-and it is believed only if its size and its line are exactly those expected. The line lists name,
-size and modification time of every source image: a changed source has another line.
+Frames come from `data.frames`, and are kept in memory or by `data.cache_file`.
 """
 
-import hashlib
-import json
-import math
 import os
 import shutil
-import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
-from threading import Semaphore
+from threading import Lock
 
-import numpy as np
+from data.cache_file import CacheFile, make_cache_folder
+from data.frames import FrameArrays, any_in_row, decode_window, read_frame, read_window
 
-from data.frames import any_in_row, read_frame, read_window
-
-VERSION = 1
-END = b"end of cache\n"
 MODES = ("auto", "memory", "disk", "none")
 MEMORY_LIMIT = 4 << 30  # bytes that "auto" takes of the memory at most, and half of what is free
-STALE_SECONDS = 24 * 3600  # age at which a file that was being written is one left behind
+BLOCK = 25  # frames that a thread decodes at a time: threads share a sequence, and end together
 
 
 class Frames:
@@ -88,21 +77,88 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
         make_cache_folder(Path(folder))
 
     workers = max(len(os.sched_getaffinity(0)) if workers is None else workers, 1)
-    # Files are written and synced while the next sequences are decoded, as many as decode at most.
-    with ThreadPoolExecutor(workers) as writing, ThreadPoolExecutor(workers) as decoding:
-        room = Semaphore(workers)
-
-        def build(files):
-            if mode == "disk":
-                return map_sequence(files, size, Path(folder), writing, room)
-            return done(read_window(files, 0, len(files), size))
-
-        try:
-            arrays = [future.result() for future in progress(decoding.map(build, sequences))]
-        except BaseException:
-            decoding.shutdown(cancel_futures=True)
-            raise
+    builds = []
+    try:
+        # A sequence's file is synced while the next ones are decoded.
+        with ThreadPoolExecutor(workers) as syncing, ThreadPoolExecutor(workers) as decoding:
+            try:
+                make = MemoryStore if mode == "memory" else partial(CacheFile, folder=Path(folder))
+                stores = decoding.map(lambda files: make(files, size), sequences)
+                builds += [
+                    Build(files, size, store, decoding)
+                    for files, store in zip(sequences, stores, strict=True)
+                ]
+                kept = []
+                for build in progress(builds):
+                    build.wait()
+                    kept.append(syncing.submit(build.store.finish))
+                    if len(kept) > workers:  # as many wait for being synced, at most
+                        kept[-1 - workers].result()
+                arrays = [future.result() for future in kept]
+            except BaseException:
+                decoding.shutdown(cancel_futures=True)
+                raise
+    finally:
+        for build in builds:
+            build.store.discard()
     return Frames(sequences, size, mode, arrays)
+
+
+class MemoryStore(FrameArrays):
+    """Keeps a sequence's frames and masks in memory; for the methods see `CacheFile`."""
+
+    arrays = None
+
+    def __init__(self, files, size):
+        pass
+
+    def finish(self):
+        return self.frames, self.masks
+
+    def discard(self):
+        pass
+
+
+class Build:
+    """A sequence that is decoded, in blocks of frames, by the threads of `decoding`.
+
+    Attributes:
+        store: where it goes, a `MemoryStore` or `CacheFile`.
+    """
+
+    def __init__(self, files, size, store, decoding):
+        self.files, self.size, self.store = files, size, store
+        self.starting = Lock()
+        self.dtype = None  # that the store was begun with
+        self.mixed = False
+        starts = () if store.arrays else range(0, len(files), BLOCK)
+        self.blocks = [decoding.submit(self._decode, start) for start in starts]
+
+    def _decode(self, start):
+        pairs = decode_window(self.files, start, start + BLOCK, self.size)
+        for index, (frame, mask) in enumerate(pairs, start):
+            with self.starting:
+                if self.dtype is None:
+                    self._begin(frame)
+            if frame.dtype == self.dtype:
+                self.store.put(index, frame, mask)
+            else:
+                self.mixed = True
+
+    def _begin(self, frame):
+        self.store.begin((len(self.files), *frame.shape), frame.dtype)
+        self.dtype = frame.dtype
+
+    def wait(self):
+        """Returns when all is in the store; raises what went wrong."""
+        wait(self.blocks, return_when=FIRST_EXCEPTION)
+        for block in self.blocks:
+            block.result()
+        if self.mixed:
+            frames, masks = read_window(self.files, 0, len(self.files), self.size)
+            self._begin(frames[0])
+            for index, pair in enumerate(zip(frames, masks, strict=True)):
+                self.store.put(index, *pair)
 
 
 def estimated_bytes(sequences, size):
@@ -133,130 +189,3 @@ def free_memory():
     except OSError:
         pass
     return MEMORY_LIMIT
-
-
-def make_cache_folder(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(".*.part"):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise cache_error(folder, error) from error
-
-
-def done(result):
-    """A future that has come to this result."""
-    future = Future()
-    future.set_result(result)
-    return future
-
-
-def map_sequence(files, size, folder, writing, room):
-    """Frames and masks of one sequence, mapped from its cache file, which is made if needed.
-
-    Args:
-        files, size, folder: as of `open_frames`.
-        writing: executor that writes the file, once it is decoded.
-        room: semaphore, which bounds the sequences that wait for being written.
-
-    Returns:
-        A future of the two arrays.
-    """
-    place, sources = describe(files, size)
-    path = folder / f"{files.name}-{place}.cache"
-    arrays = map_file(path, sources)
-    if arrays is not None:
-        return done(arrays)
-    decoded = read_window(files, 0, len(files), size)
-
-    def write():
-        try:
-            write_file(path, sources, *decoded)
-        finally:
-            room.release()
-        arrays = map_file(path, sources)
-        if arrays is None:
-            raise OSError(f"{path}: the cache file changed while it was opened; start again")
-        return arrays
-
-    room.acquire()
-    return writing.submit(write)
-
-
-def describe(files, size):
-    """Two digests: which sequence at which size, and the state of its source images."""
-    where = json.dumps([str(files.images[0].parent.absolute()), size])
-    sources = []
-    for path in (*files.images, *files.masks):
-        status = path.stat()
-        sources.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
-    digests = (hashlib.sha256(text.encode()) for text in (where, json.dumps(sources)))
-    return tuple(digest.hexdigest()[:16] for digest in digests)
-
-
-def write_file(path, sources, frames, masks):
-    """Writes a cache file aside, then renames it.
-
-    Of the masks only rows with targets are written: between them the file has holes, which read as
-    zeros and take no room.
-
-    Raises:
-        OSError: it could not be written, the disk is full, ...
-    """
-    header = {
-        "version": VERSION,
-        "sources": sources,
-        "shape": frames.shape,
-        "dtype": frames.dtype.str,
-    }
-    _, height, width = masks.shape
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(json.dumps(header).encode() + b"\n")
-            file.write(frames.data)
-            first = file.tell()
-            for index, found in enumerate(any_in_row(masks)):
-                rows = np.flatnonzero(found)
-                if len(rows):
-                    file.seek(first + (index * height + rows[0]) * width)
-                    file.write(masks[index, rows[0] : rows[-1] + 1].data)
-            file.seek(first + masks.nbytes)
-            file.write(END)
-            file.flush()
-            os.fsync(file.fileno())  # the name appears only after the contents
-        aside.replace(path)
-    except OSError as error:
-        raise cache_error(path, error) from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def map_file(path, sources):
-    """(frames, masks), mapped read-only; None if there is no whole file of these sources."""
-    try:
-        with path.open("rb") as file:
-            line = file.readline(4096)
-            file.seek(-len(END), os.SEEK_END)
-            ended = file.read() == END
-            size = file.tell()
-        header = json.loads(line)
-        shape, dtype = tuple(header["shape"]), np.dtype(header["dtype"])
-        current = header["version"] == VERSION and header["sources"] == sources
-        pixels = math.prod(shape)
-        whole = ended and size == len(line) + pixels * (dtype.itemsize + 1) + len(END)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not (current and whole):
-        return None
-    frames = np.memmap(path, dtype, "r", len(line), shape)
-    masks = np.memmap(path, np.uint8, "r", len(line) + frames.nbytes, shape)
-    return frames, masks
-
-
-def cache_error(path, error):
-    return OSError(
-        f"{path}: the cache could not be written ({error.strerror or error}); free some room, "
-        "choose another place with --cache_dir, or use --cache memory or --cache none"
-    )

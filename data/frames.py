@@ -3,16 +3,17 @@
 import csv
 import os
 import re
-import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from data import grey_png
+
 IMAGE_SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".pgm"}
 LOW_SNR_LIMIT = 3.0
-FEW_ROWS = 32  # of a PNG, that are quicker to unfilter here than to leave to the image library
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def read_mask(path, size=None):
     Raises:
         ValueError: the file cannot be read as an image.
     """
-    return resize_mask(_decode(path, "a mask", inflate_at_once=True), size)
+    return resize_mask(_decode(path, "a mask", sparse=True), size)
 
 
 def resize_mask(pixels, size=None):
@@ -204,6 +205,20 @@ def resize_mask(pixels, size=None):
     return (pixels > 0).view(np.uint8)
 
 
+class FrameArrays:
+    """Frames (N, H, W) and masks (N, H, W) uint8 in {0, 1} in memory, put there one by one."""
+
+    def begin(self, shape, dtype):
+        """Makes room for frames and masks of this shape."""
+        self.frames, self.masks = np.empty(shape, dtype), np.zeros(shape, np.uint8)
+
+    def put(self, index, frame, mask):
+        """Keeps a frame and its mask; several threads may, each another one."""
+        self.frames[index] = frame
+        band = target_band(mask)  # the other rows are 0 already
+        self.masks[index, band] = mask[band]
+
+
 def read_window(files, start, stop, size=None):
     """Frames and masks [start, stop) of a sequence, each decoded once.
 
@@ -211,36 +226,38 @@ def read_window(files, start, stop, size=None):
         frames (n, H, W) uint8, uint16 or float32, masks (n, H, W) uint8 in {0, 1}.
 
     Raises:
-        ValueError: an unreadable file, or sizes that differ.
+        ValueError: an unreadable file, or a size that is not that of the sequence's first frame.
     """
-    return _read_window(files.images[start:stop], files.masks[start:stop], size)
+    arrays, dtype = FrameArrays(), None
+    while True:
+        for index, (frame, mask) in enumerate(decode_window(files, start, stop, size, dtype)):
+            if index == 0:
+                arrays.begin((len(files.images[start:stop]), *frame.shape), frame.dtype)
+            elif frame.dtype != arrays.frames.dtype:
+                dtype = np.result_type(frame, arrays.frames)
+                break  # all anew: type and resizing are of one piece
+            arrays.put(index, frame, mask)
+        else:
+            return arrays.frames, arrays.masks
 
 
-def _read_window(images, masks, size, dtype=None):
-    """`read_window` of lists of paths; frames have the type `dtype` at least."""
-    frames = labels = first = None
-    for index, (image, path) in enumerate(zip(images, masks, strict=True)):
+def decode_window(files, start, stop, size=None, dtype=None):
+    """Yields the pairs of `read_window`; each frame has its own type, or `dtype` if wider."""
+    first, expected = files.images[0], _image_size(files.images[0])
+    for image, path in zip(files.images[start:stop], files.masks[start:stop], strict=True):
         frame = _decode(image, "an image", palette_to="RGB")
-        first = frame if first is None else first
-        _check_size(frame, image, first, images[0])
-        wider = np.result_type(frame, dtype or frame)
-        if frames is not None and wider != dtype:  # all anew: type and resizing are of one piece
-            return _read_window(images, masks, size, wider)
-        dtype = wider
-        frame = frame.astype(dtype, copy=False)
-        frame = frame if size is None else resize(frame, size)
-        mask = _decode(path, "a mask", inflate_at_once=True)
-        _check_size(mask, path, first, images[0])
-        mask = resize_mask(mask, size)
-        if frames is None:
-            frames = np.empty((len(images), *frame.shape), dtype)
-            labels = np.zeros(frames.shape, np.uint8)
-        frames[index] = frame
-        rows = np.flatnonzero(any_in_row(mask))  # the others are 0 already
-        if len(rows):
-            band = slice(rows[0], rows[-1] + 1)
-            labels[index, band] = mask[band]
-    return frames, labels
+        _check_size(frame.shape, image, expected, first)
+        if dtype is not None:
+            frame = frame.astype(np.result_type(frame, dtype), copy=False)
+        mask = _decode(path, "a mask", sparse=True)
+        _check_size(mask.shape, path, expected, first)
+        yield frame if size is None else resize(frame, size), resize_mask(mask, size)
+
+
+def target_band(mask):
+    """Slice from the first to the last row of a mask (H, W) that has a pixel above 0."""
+    rows = np.flatnonzero(any_in_row(mask))
+    return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
 
 
 def any_in_row(masks):
@@ -255,7 +272,7 @@ def stack(frames, paths):
         ValueError: the frames differ in size.
     """
     for frame, path in zip(frames, paths, strict=True):
-        _check_size(frame, path, frames[0], paths[0])
+        _check_size(frame.shape, path, frames[0].shape, paths[0])
     return np.stack(frames)
 
 
@@ -275,73 +292,56 @@ def resize(pixels, size):
     return resized.astype(pixels.dtype)
 
 
-def _decode(path, what, palette_to=None, inflate_at_once=False):
+def _decode(path, what, palette_to=None, sparse=False):
     """Pixels (H, W) of an image file, the first channel of a colour one.
 
     Args:
         path: the file.
         what: for the message if it cannot be read.
         palette_to: mode that palette images are converted to; None reads their indices.
-        inflate_at_once: the quicker way for images that are all but empty; the same pixels.
+        sparse: the quicker way for images that are all but empty; the same pixels.
     """
-    try:
+    with _reading(path, what):
+        pixels = grey_png.decode(_read_file(path), sparse)
+        if pixels is not None:
+            return pixels
         with Image.open(path) as image:
             if _deep_colour(image):
                 raise ValueError("16-bit colour, of which 8 bits would be lost: save it as grey")
             if image.mode == "P" and palette_to is not None:
                 image = image.convert(palette_to)
-            pixels = _inflate(image) if inflate_at_once else None
-            if pixels is None:
-                pixels = np.asarray(image)
+            pixels = np.asarray(image)
+    return plain_dtype(pixels if pixels.ndim == 2 else pixels[..., 0])
+
+
+def _image_size(path):
+    """(height, width) of an image file; its pixels are not read."""
+    with _reading(path, "an image"):
+        size = grey_png.size_of(_read_file(path, grey_png.HEADER))
+        if size is None:
+            with Image.open(path) as image:
+                size = image.size[::-1]
+    return size
+
+
+def _read_file(path, size=None):
+    """The file's bytes, or the first `size`; in few calls, as threads hand over between calls."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return os.read(file, os.fstat(file).st_size if size is None else size)
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _reading(path, what):
+    """Names the file that could not be read."""
+    try:
+        yield
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path}: cannot be read as {what} ({error}); expected a whole image file"
         ) from error
-    return plain_dtype(pixels if pixels.ndim == 2 else pixels[..., 0])
-
-
-def _inflate(image):
-    """Pixels (H, W) of an open 8-bit grey PNG with few filtered rows; None for any other image.
-
-    The image library inflates row by row, which takes it three times as long where an image is
-    all but empty, as masks are. Whatever is odd or damaged is left to the library.
-    """
-    plain = image.format == "PNG" and image.mode == "L" and len(image.tile) == 1
-    if not plain or image.tile[0][3] != "L" or "interlace" in image.info:
-        return None
-    width, height = image.size
-    image.fp.seek(image.tile[0][2] - 8)  # the first piece of data, behind its length and name
-    data, place, pieces = image.fp.read(), 0, []
-    while data[place + 4 : place + 8] == b"IDAT":
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        pieces.append(data[place + 8 : end])
-        place = end + 4  # behind the checksum
-    stream = zlib.decompressobj()
-    try:
-        lines = stream.decompress(b"".join(pieces), height * (width + 1) + 1)
-    except zlib.error:
-        return None
-    if not stream.eof or len(lines) != height * (width + 1):
-        return None
-    lines = np.frombuffer(lines, np.uint8).reshape(height, width + 1)
-    return _unfilter(lines[:, 0], lines[:, 1:])
-
-
-def _unfilter(filters, pixels):
-    """Undoes a PNG's filters of rows, 1 (left) and 2 (up); None where that is no quick matter."""
-    rows = np.flatnonzero(filters)
-    if len(rows) == 0:
-        return pixels
-    rows = rows[(filters[rows] != 1) | pixels[rows].any(axis=1)]
-    if len(rows) > FEW_ROWS or filters.max() > 2:
-        return None
-    pixels = pixels.copy()
-    for row in rows:
-        if filters[row] == 1:
-            pixels[row] = np.cumsum(pixels[row], dtype=np.uint8)
-        elif row > 0:
-            pixels[row] += pixels[row - 1]
-    return pixels
 
 
 def _deep_colour(image):
@@ -404,9 +404,9 @@ def _check_count(name, images, others, what, folder):
         )
 
 
-def _check_size(pixels, path, expected, expected_path):
-    if pixels.shape[:2] != expected.shape[:2]:
-        (height, width), (rows, columns) = pixels.shape[:2], expected.shape[:2]
+def _check_size(size, path, expected, expected_path):
+    if size != expected:
+        (height, width), (rows, columns) = size, expected
         raise ValueError(
             f"{path}: {height}x{width} pixels, but {expected_path} has {rows}x{columns}; "
             "expected one size in a sequence, for frames and masks"

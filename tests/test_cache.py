@@ -10,11 +10,12 @@ import torch
 
 from data import cache
 from data.cache import choose_mode, open_frames
+from data.cache_file import CacheFile
 from data.clips import TrainClips
 from data.device_clips import DeviceClips
-from data.frames import find_sequences
+from data.frames import find_sequences, read_window
 from data.specs import get_spec
-from tests.builders import write_image
+from tests.builders import write_image, write_nudt_sequence
 
 SPEC = get_spec("NUDT-MIRSDT")
 
@@ -117,24 +118,70 @@ def test_two_processes_may_build_at_once(nudt, tmp_path):
     assert sums[0] == sums[1] and len(files_of(tmp_path / "frames")) == 2
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_no_file(sequences, tmp_path, monkeypatch):
-    def full(_):
+@pytest.mark.parametrize("call", ["fsync", "pwrite"])
+def test_a_full_disk_is_one_clear_line_and_leaves_no_file(sequences, tmp_path, monkeypatch, call):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(OSError, match=r"No space left on device.*--cache memory"):
         open_frames(sequences, None, "disk", tmp_path / "frames")
     assert files_of(tmp_path / "frames") == []
 
 
+def test_a_write_that_stops_half_way_goes_on(sequences, tmp_path, monkeypatch):
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, content, place: whole(file, content[:7], place))
+    kept = open_frames(sequences, None, "disk", tmp_path / "frames").arrays[0]
+    expected = open_frames(sequences, None, "memory").arrays[0]
+    assert all(np.array_equal(*pair) for pair in zip(kept, expected, strict=True))
+
+
 @pytest.mark.parametrize("share", [0, 0.02, 1])
-def test_a_file_gives_back_what_was_written(tmp_path, rng, share):
+def test_a_file_gives_back_what_was_written(sequences, tmp_path, rng, share):
     frames = rng.integers(0, 60000, (5, 40, 201)).astype(np.uint16)
     masks = (rng.random(frames.shape) < share).astype(np.uint8)
-    cache.write_file(tmp_path / "a.cache", "sources", frames, masks)
-    arrays = cache.map_file(tmp_path / "a.cache", "sources")
-    assert all(np.array_equal(*pair) for pair in zip(arrays, (frames, masks), strict=True))
-    assert files_of(tmp_path) == ["a.cache"]
+    file = CacheFile(sequences[0], None, tmp_path / "frames")
+    file.path.parent.mkdir()
+    file.begin(frames.shape, frames.dtype)
+    for index in (3, 0, 4, 2, 1):
+        file.put(index, frames[index], masks[index])
+    for arrays in (file.finish(), CacheFile(sequences[0], None, tmp_path / "frames").arrays):
+        assert all(np.array_equal(*pair) for pair in zip(arrays, (frames, masks), strict=True))
+    assert files_of(tmp_path / "frames") == [file.path.name]
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+@pytest.mark.parametrize("size", [None, (16, 20)])
+@pytest.mark.parametrize("number", [1, 8, 9, 19])
+def test_a_sequence_of_two_types_is_read_as_by_one_thread(tmp_path, rng, mode, size, number):
+    """Blocks are decoded on their own, and cannot know the type of the whole sequence."""
+    frames = rng.integers(0, 256, (19, 8, 10)).astype(np.uint8)
+    write_nudt_sequence(tmp_path, "Sequence1", frames, frames > 200)
+    wide = rng.integers(0, 60000, (8, 10)).astype(np.uint16)
+    write_image(tmp_path / f"Sequence1/images/{number:05d}.png", wide)
+    files = find_sequences(SPEC, SPEC.train, tmp_path, ["Sequence1"])
+    kept = open_frames(files, size, mode, tmp_path / "frames", workers=3)
+    for part, expected in zip(kept.read(0, 0, 19), read_window(files[0], 0, 19, size), strict=True):
+        assert part.dtype == expected.dtype and np.array_equal(part, expected)
+    assert kept.arrays[0][0].dtype == np.uint16
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+@pytest.mark.parametrize("size", [None, (16, 20)])
+def test_sizes_that_differ_between_blocks_are_refused(tmp_path, mode, size):
+    frames = np.zeros((19, 8, 10), np.uint8)
+    write_nudt_sequence(tmp_path, "Sequence1", frames, frames > 0)
+    for number in range(9, 20):
+        for kind in ("images", "masks"):
+            write_image(
+                tmp_path / f"Sequence1/{kind}/{number:05d}.png", np.zeros((9, 10), np.uint8)
+            )
+    files = find_sequences(SPEC, SPEC.train, tmp_path, ["Sequence1"])
+    with pytest.raises(ValueError, match="00009.png: 9x10 pixels, but .*00001.png has 8x10"):
+        open_frames(files, size, mode, tmp_path / "frames", workers=3)
+    if mode == "disk":
+        assert files_of(tmp_path / "frames") == []
 
 
 def test_an_unreadable_image_is_named_and_leaves_no_half_file(nudt, sequences, tmp_path):

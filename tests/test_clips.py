@@ -170,14 +170,16 @@ def test_each_needed_frame_is_decoded_once(make_clips, monkeypatch):
     from data import frames
 
     clips = make_clips(30)
-    opened = []
-    original = frames.Image.open
+    decoded = []
+    original = frames._decode
     monkeypatch.setattr(
-        frames.Image, "open", lambda path: opened.append(str(path)) or original(path)
+        frames,
+        "_decode",
+        lambda path, *options, **named: decoded.append(path) or original(path, *options, **named),
     )
     window = clips.draw_window(np.random.default_rng((3, 0, 0)))
     clips[0]
-    assert len(opened) == len(set(opened)) == 2 * len(window)
+    assert len(decoded) == len(set(decoded)) == 2 * len(window)
 
 
 def test_too_little_data_for_one_clip_is_refused(make_clips):

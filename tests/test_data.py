@@ -1,5 +1,6 @@
 """Reading the six layouts, and what is refused."""
 
+import io
 import struct
 import zlib
 from dataclasses import replace
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import grey_png
 from data.frames import (
-    _inflate,
     find_sequence,
     find_sequences,
     list_sequences,
@@ -381,9 +382,34 @@ def test_masks_are_what_the_image_library_reads(tmp_path, rng, highest, share, s
         write_filtered_png(path, filters, lines, pieces)
         with Image.open(path) as image:
             assert np.array_equal(read_mask(path), np.asarray(image) > 0)
+            assert np.array_equal(read_frame(path), np.asarray(image))
         if highest <= 2 and share == 0:
-            with Image.open(path) as image:
-                assert _inflate(image) is not None
+            content = path.read_bytes()
+            size, data = grey_png.size_of(content), grey_png.data_of(content)
+            assert grey_png._inflate(data, size) is not None
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_no_byte_of_a_png_changes_what_is_read_unseen(tmp_path, rng, sparse):
+    """Every single changed byte and every cut: refused, or what the image library reads."""
+    image = rng.integers(0, 256, (5, 7)) * (rng.random((5, 7)) < 0.2)
+    path = tmp_path / "image.png"
+    write_filtered_png(path, rng.integers(0, 3, 5), image, pieces=2)
+    whole = path.read_bytes()
+    assert grey_png.decode(whole, sparse) is not None
+    damaged = [whole[:place] for place in range(len(whole))]
+    for place in range(len(whole)):
+        for change in (1, 32, 128):
+            damaged.append(bytearray(whole))
+            damaged[-1][place] ^= change
+    compared = 0
+    for content in map(bytes, damaged):
+        pixels = grey_png.decode(content, sparse)
+        if pixels is not None:
+            with Image.open(io.BytesIO(content)) as expected:
+                assert np.array_equal(pixels, np.asarray(expected))
+            compared += 1
+    assert 0 < compared < len(damaged) / 2
 
 
 @pytest.mark.parametrize("size", [None, (16, 20)])

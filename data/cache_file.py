@@ -1,0 +1,169 @@
+"""The file that keeps a sequence's decoded frames.
+
+A line of JSON that says what made it, frames, masks, and an end mark. It is written aside and
+renamed, so that neither an interruption nor a second process leaves half a file, and it is believed
+only if its size and its line are exactly those expected. The line has a digest of name, size and
+modification time of every source image: a changed source has another line.
+"""
+
+import hashlib
+import json
+import math
+import os
+import threading
+import time
+
+import numpy as np
+
+from data.frames import target_band
+
+VERSION = 1
+END = b"end of cache\n"
+STALE_SECONDS = 24 * 3600  # age at which a file that was being written is one left behind
+
+
+def make_cache_folder(folder):
+    """Makes the folder if needed, and frees it of what interrupted builds left.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".*.part"):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cache_error(folder, error) from error
+
+
+class CacheFile:
+    """A sequence's cache file: found whole, or written by `begin`, `put` and `finish`.
+
+    Attributes:
+        path: of the file.
+        arrays: (frames (N, H, W), masks (N, H, W) uint8 in {0, 1}), mapped read-only; None as long
+            as there is no whole file of these sources.
+
+    Args:
+        files: `data.frames.SequenceFiles`.
+        size: (height, width) that frames and masks are resized to, or None.
+        folder: of the cache.
+    """
+
+    def __init__(self, files, size, folder):
+        place, self.sources = describe(files, size)
+        self.path = folder / f"{files.name}-{place}.cache"
+        name = f".{self.path.name}.{os.getpid()}-{threading.get_ident()}.part"
+        self.aside = self.path.with_name(name)
+        self.file = None  # open while it is written
+        self.arrays = map_file(self.path, self.sources)
+
+    def begin(self, shape, dtype):
+        """Begins a file, anew if one was begun, for frames and masks of this shape.
+
+        Raises, as `put` and `finish` do:
+            OSError: it could not be written, the disk is full, ...
+        """
+        self.discard()
+        dtype = np.dtype(dtype)
+        header = {
+            "version": VERSION,
+            "sources": self.sources,
+            "shape": shape,
+            "dtype": dtype.str,
+        }
+        try:
+            self.file = self.aside.open("wb", buffering=0)
+            self.frames = self._write(json.dumps(header).encode() + b"\n", 0)
+        except OSError as error:
+            raise cache_error(self.path, error) from error
+        pixels = math.prod(shape)
+        self.masks = self.frames + pixels * dtype.itemsize
+        self.end = self.masks + pixels
+
+    def put(self, index, frame, mask):
+        """Writes a frame and its mask; several threads may, each another one.
+
+        Of the masks only rows with targets are written: between them the file has holes, which
+        read as zeros and take no room.
+        """
+        band = target_band(mask)
+        place = self.masks + index * mask.size + band.start * mask.shape[1]
+        try:
+            self._write(np.ascontiguousarray(frame), self.frames + index * frame.nbytes)
+            if band.stop:
+                self._write(np.ascontiguousarray(mask[band]), place)
+        except OSError as error:
+            raise cache_error(self.path, error) from error
+
+    def _write(self, content, place):
+        """Writes bytes or a contiguous array at this place of the file; returns where it ends."""
+        content = memoryview(content).cast("B")
+        while len(content):
+            count = os.pwrite(self.file.fileno(), content, place)
+            content, place = content[count:], place + count
+        return place
+
+    def finish(self):
+        """Gives the file, now whole, its name; returns `arrays`."""
+        if self.file is not None:
+            try:
+                self._write(END, self.end)
+                os.fsync(self.file.fileno())  # the name appears only after the contents
+                self.file.close()
+                self.aside.replace(self.path)
+            except OSError as error:
+                raise cache_error(self.path, error) from error
+            self.file = None
+            self.arrays = map_file(self.path, self.sources)
+            if self.arrays is None:
+                raise OSError(f"{self.path}: the cache file changed while it was opened; run again")
+        return self.arrays
+
+    def discard(self):
+        """Removes the file if it was begun and not finished."""
+        if self.file is not None:
+            self.file.close()
+            self.aside.unlink(missing_ok=True)
+            self.file = None
+
+
+def describe(files, size):
+    """Two digests: which sequence at which size, and the state of its source images."""
+    where = json.dumps([str(files.images[0].parent.absolute()), size])
+    sources = []
+    for path in (*files.images, *files.masks):
+        status = path.stat()
+        sources.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
+    digests = (hashlib.sha256(text.encode()) for text in (where, json.dumps(sources)))
+    return tuple(digest.hexdigest()[:16] for digest in digests)
+
+
+def map_file(path, sources):
+    """(frames, masks), mapped read-only; None if there is no whole file of these sources."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(4096)
+            file.seek(-len(END), os.SEEK_END)
+            ended = file.read() == END
+            size = file.tell()
+        header = json.loads(line)
+        shape, dtype = tuple(header["shape"]), np.dtype(header["dtype"])
+        current = header["version"] == VERSION and header["sources"] == sources
+        pixels = math.prod(shape)
+        whole = ended and size == len(line) + pixels * (dtype.itemsize + 1) + len(END)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not (current and whole):
+        return None
+    frames = np.memmap(path, dtype, "r", len(line), shape)
+    masks = np.memmap(path, np.uint8, "r", len(line) + frames.nbytes, shape)
+    return frames, masks
+
+
+def cache_error(path, error):
+    return OSError(
+        f"{path}: the cache could not be written ({error.strerror or error}); free some room, "
+        "choose another place with --cache_dir, or use --cache memory or --cache none"
+    )
