@@ -10,10 +10,12 @@ from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceCo
 def batchnorm_affine(norm):
     """(scale, shift), (C,) float64: a BatchNorm in evaluation is y = scale x + shift.
 
-    scale = gamma / sqrt(variance + eps); in float64 because the variance may be tiny.
+    scale = gamma / sqrt(variance + eps) and shift = beta - scale mean are rounded to the norm's
+    type, as batch_norm rounds them on a CPU: that is part of the network as trained.
     """
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.double() - scale * norm.running_mean.double()
+    scale = norm.weight * (1 / (norm.running_var + norm.eps).sqrt())
+    shift = norm.bias - scale * norm.running_mean
+    return scale.double(), shift.double()
 
 
 def fold_batchnorm(conv, norm):
@@ -23,12 +25,12 @@ def fold_batchnorm(conv, norm):
     """
     scale, shift = batchnorm_affine(norm)
     bias = shift + scale * conv.bias.double()
-    kernel = kernel_of(conv).double() * scale.view(-1, 1, 1, 1, 1)
+    kernel = kernel_of(conv, torch.float64) * scale.view(-1, 1, 1, 1, 1)
     return plain_conv(conv, kernel, bias)
 
 
 def plain_conv(conv, kernel, bias):
-    """A `Conv3d` with the geometry, type and device of `conv` and the given numbers."""
+    """A `Conv3d` with the geometry and device of `conv` and the given numbers, in their type."""
     folded = nn.utils.skip_init(
         nn.Conv3d,
         conv.in_channels,
@@ -36,8 +38,8 @@ def plain_conv(conv, kernel, bias):
         conv.kernel_size,
         padding=conv.padding,
         dilation=conv.dilation,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
+        device=kernel.device,
+        dtype=kernel.dtype,
     )
     with torch.no_grad():
         folded.weight.copy_(kernel)
@@ -72,19 +74,15 @@ class Stem(ConvBNReLU):
     """A `ConvBNReLU` whose rounding in float32 shows in the scores.
 
     The spatial-difference stem subtracts sums of nearly equal numbers, and all layers after it
-    amplify what rounding leaves. So its kernel is not scaled when it is folded: it stays that of
-    the network as trained.
+    amplify what rounding leaves. So its kernel is not scaled when it is folded.
     """
 
     def folded(self):
         """The same in evaluation: a plain convolution, scale and shift, ReLU."""
         conv, norm, _ = self
         scale, shift = batchnorm_affine(norm)
-        affine = ChannelAffine(scale.to(conv.weight.dtype), shift.to(conv.weight.dtype))
-        affine.requires_grad_(False)
-        return nn.Sequential(
-            plain_conv(conv, kernel_of(conv), conv.bias), affine, nn.ReLU(inplace=True)
-        )
+        plain = plain_conv(conv, kernel_of(conv).double(), conv.bias.double())
+        return nn.Sequential(plain, ChannelAffine(scale, shift), nn.ReLU(inplace=True))
 
 
 def projection(in_channels, out_channels):

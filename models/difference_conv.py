@@ -85,7 +85,10 @@ class SpatialDifferenceConv3d(DifferenceConv3d):
     difference_kernel = staticmethod(spatial_difference_kernel)
 
 
-def kernel_of(conv):
-    """The plain kernel, (C_out, C_in, T, K, K), that a `Conv3d` of either kind applies."""
-    is_difference = isinstance(conv, DifferenceConv3d)
-    return conv.difference_kernel(conv.weight) if is_difference else conv.weight
+def kernel_of(conv, dtype=None):
+    """The plain kernel, (C_out, C_in, T, K, K), that a `Conv3d` of either kind applies.
+
+    Computed in `dtype`, by default the convolution's.
+    """
+    weight = conv.weight if dtype is None else conv.weight.to(dtype)
+    return conv.difference_kernel(weight) if isinstance(conv, DifferenceConv3d) else weight

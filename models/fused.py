@@ -1,13 +1,10 @@
 """Fast evaluation of the detectors: folded layers, run band by band within a memory budget."""
 
-import copy
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 
-from models.blocks import Stem
-from models.difference_conv import kernel_of
 from models.folding import fold
 from models.level_merge import LevelMerge
 from models.memory import default_memory, parse_memory
@@ -52,7 +49,7 @@ class FusedDetector(nn.Module):
 
     def __init__(self, model, numbers, memory, allow_tf32=False):
         super().__init__()
-        folded = fold_exactly(model)
+        folded = fold(model, torch.float64)  # each number is rounded once, by the engine
         self.check_clip, self.seqlen = folded.check_clip, folded.seqlen
         self.numbers, self.memory, self.allow_tf32 = numbers, memory, allow_tf32
         # Chosen once: later, memory of this engine's own would count as taken.
@@ -116,19 +113,6 @@ class FusedDetector(nn.Module):
                 f"memory budget of {budget} bytes: frames {width} pixels wide need {needed} or more"
             )
         return rows, tile
-
-
-@torch.no_grad()
-def fold_exactly(model):
-    """`fold` in float64, so that an engine rounds each number once, to its own type.
-
-    But the kernel of a `Stem` is rounded as the model rounds it.
-    """
-    folded = fold(copy.deepcopy(model).double())
-    stem = model.stages().trunk[0]
-    if isinstance(stem, Stem):
-        folded.stages().trunk[0][0].weight.copy_(kernel_of(stem[0]))
-    return folded
 
 
 def build_engine(stages, seqlen, numbers):

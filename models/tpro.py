@@ -74,5 +74,4 @@ class TPro(nn.Module):
         matrix = weights.repeat_interleave(width, 0) * scale[:, None, None]
         bias = biases.repeat_interleave(width, 0) * scale[:, None] + shift[:, None]
         matrix = matrix / math.sqrt(self.seqlen)
-        dtype = norm.weight.dtype
-        return FoldedTPro(matrix.to(dtype).detach(), bias.to(dtype).detach(), self.conv.folded())
+        return FoldedTPro(matrix.detach(), bias.detach(), self.conv.folded())
