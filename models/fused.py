@@ -12,11 +12,9 @@ from models.packed_engine import PackedTemporalNetwork, packed_engine_runs
 from models.precision import usable_dtype
 from models.probe_head import FinalHead
 from models.program import Numbers
-from models.row_engine import RowLevel, RowPool, RowStem, feed, row_stages
+from models.row_engine import RowLevel, RowPool, RowStem, feed, row_stages, wider
 from models.temporal_engine import TemporalNetwork
 from models.workers import Workers
-
-BAND_PIXELS = 16384  # pixels of a band on a CPU, above which nothing gets faster
 
 
 def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_tf32=False):
@@ -56,11 +54,9 @@ class FusedDetector(nn.Module):
         self.budget = default_memory(numbers.device) if memory is None else memory
         stages = folded.stages()
         self.engine = build_engine(stages, self.seqlen, numbers)
-        # Of the maps that the engine gives, and of what is done with them.
-        merging = Numbers(self.engine.map_dtype, numbers.device)
-        self.workers = Workers(merging)
+        self.workers = Workers(self.engine.map_numbers)
         offset = sum(level.offset for level in self.engine.levels)
-        self.final = FinalHead(stages.merge, stages.final, offset, merging)
+        self.final = FinalHead(stages.merge, stages.final, offset, self.engine.final_numbers)
 
     def train(self, mode=True):
         if mode:
@@ -93,7 +89,7 @@ class FusedDetector(nn.Module):
         budget = self.budget
         threads = self.workers.count()
         on_cpu = self.numbers.device.type == "cpu"
-        most = BAND_PIXELS * max(1, threads // 2) if on_cpu else 1 << 30
+        most = self.engine.band_pixels * max(1, threads // 2) if on_cpu else 1 << 30
         tile = self.engine.tile_pixels if on_cpu else 1 << 16
         unit = self.engine.unit
         rows = max(1, min(most // width, height) // unit) * unit
@@ -145,7 +141,9 @@ class RowNetwork:
     tile_pixels = 256  # on a CPU: stays in a core's cache
 
     def __init__(self, stages, seqlen, numbers):
-        self.seqlen, self.numbers, self.map_dtype = seqlen, numbers, numbers.dtype
+        self.seqlen, self.numbers = seqlen, numbers
+        self.map_numbers, self.final_numbers = numbers, wider(numbers)
+        self.band_pixels = 16384 // numbers.dtype.itemsize  # on a CPU: stays in the last cache
         stem, *rest = stages.trunk
         self.trunk = [RowStem(stem, numbers), *row_stages(rest, numbers)]
         self.levels = [
@@ -178,9 +176,9 @@ class RowNetwork:
             values = path_values(level.stages, rows_below, width_below)
             kept += values[0] + level.channels * values[2] * values[3]
             passing = max(passing, values[1])
-        return int(
-            item * (kept + passing + 56 * (rows + 8) * width + 80 * threads * max(tile, width))
-        )
+        wide = self.final_numbers.dtype.itemsize // self.numbers.dtype.itemsize
+        tiles = 80 * wide * (threads * max(tile, width) + width)  # of the heads, of one row
+        return int(item * (kept + passing + 56 * (rows + 8) * width + tiles))
 
 
 def pools_in(stages):

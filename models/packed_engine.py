@@ -9,6 +9,7 @@ The first convolution and the merging of the levels are in float32.
 import torch
 from torch.nn import functional
 
+from models.program import Numbers
 from models.temporal_engine import tiles
 
 TILE = 1024  # pixels; a call of oneDNN takes 30 microseconds before it computes
@@ -180,8 +181,9 @@ def pool(images):
 class PackedTemporalNetwork:
     """A detector whose levels each start from the clip, as `temporal_engine.TemporalNetwork`."""
 
-    map_dtype = torch.float32
+    map_numbers = final_numbers = Numbers(torch.float32, torch.device("cpu"))
     tile_pixels = TILE
+    band_pixels = 16384
 
     def __init__(self, stages, seqlen):
         self.stages, self.seqlen = stages, seqlen

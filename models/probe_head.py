@@ -80,11 +80,12 @@ class FinalHead:
             offset = offset + merge[0].bias.double()[:, None]
         self.floor = numbers.cast(-offset[..., None])
         self.weight = numbers.cast(matrix(final))
-        self.bias = (final.bias.double() + matrix(final) @ offset).T.float()  # (T, 1)
-        self.bias = self.bias.to(self.weight.device)
+        bias = (final.bias.double() + matrix(final) @ offset).T  # (T, 1)
+        self.bias = bias.to(self.weight.device, torch.promote_types(numbers.dtype, torch.float32))
 
     def __call__(self, x):
         """(8, T, P), overwritten, to logits (T, P) float32."""
+        x = x.to(self.floor.dtype)
         torch.maximum(x, self.floor, out=x)
         logits = torch.mm(self.weight, x.flatten(1)).view(x.shape[1:])
-        return logits.float() + self.bias
+        return (logits.to(self.bias.dtype) + self.bias).float()

@@ -10,7 +10,13 @@ A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
     k0 x(t-2) + k1 x(t) + k2 x(t+2) = k2 d(t) - k0 d(t-2),    d(t) = x(t+2) - x(t),
 
 two taps on first differences instead of three, which saves a third of its products.
+
+Rounding in float32 after the stem comes out as up to 1e-5 in the scores: in the network as trained,
+and here too if sums were taken as they come. On a CPU they lose less than half of that: long ones
+are taken in pieces, small products in float64.
 """
+
+import platform
 
 import torch
 from torch.nn import functional
@@ -53,19 +59,24 @@ class Rows:
 class RowConv:
     """A folded convolution, fed with rows; owns the rows of its input that it still needs.
 
-    Zero rows above and below the image, and zero frames and columns around it, as padding says.
+    Rows are (R, T', W, C) with every frame of its padding in time, so T' > T. Zero rows above and
+    below the image, and zero columns beside it, are as its padding says.
+
+    Args:
+        conv: the convolution.
+        kernel: (C_out, C, T, K, K) in place of the convolution's.
     """
 
-    def __init__(self, conv, numbers, kernel=None, time_padding=None):
+    def __init__(self, conv, numbers, kernel=None):
         kernel = conv.weight if kernel is None else kernel
-        pad, self.reach = conv.padding, conv.padding[1]
-        self.kernel = numbers.cast(kernel.transpose(2, 3)).contiguous(
-            memory_format=torch.channels_last_3d
-        )
+        self.reach, self.beside = conv.padding[1:]
+        kernel = numbers.cast(kernel.transpose(2, 3))  # (C_out, C, row, time, column)
+        self.kernel = kernel.contiguous(memory_format=torch.channels_last_3d)
         self.bias = numbers.cast(conv.bias)
-        self.padding = (0, pad[0] if time_padding is None else time_padding, pad[2])
         self.dilation = tuple(conv.dilation[i] for i in (1, 0, 2))
         self.channels = kernel.shape[1]
+        self.shorter = self.dilation[1] * (kernel.shape[3] - 1)  # frames that the output lacks
+        self.pieces = self._cut() if sums_in_pieces(numbers) else None
 
     def start(self, frames, width, numbers):
         self.input = Rows(numbers, frames, width, self.channels)
@@ -73,18 +84,76 @@ class RowConv:
 
     def outputs(self):
         """(R, T, W, C_out): all rows that the input allows."""
-        fresh = max(0, len(self.input) - 2 * self.reach)
+        stored = self.input.rows
+        fresh = max(0, len(stored) - 2 * self.reach)
         if fresh == 0:
-            _, frames, width, _ = self.input.rows.shape
-            frames += 2 * self.padding[1] - self.dilation[1] * (self.kernel.shape[3] - 1)
-            return self.bias.new_empty(0, frames, width, len(self.kernel))
-        image = self.input.rows.permute(3, 0, 1, 2).unsqueeze(0)
-        out = convolve(image, self.kernel, self.bias, self.padding, self.dilation)
+            _, frames, width, _ = stored.shape
+            return self.bias.new_empty(0, frames - self.shorter, width, len(self.kernel))
+        if self.pieces is None:
+            image = stored.permute(3, 0, 1, 2).unsqueeze(0)
+            padding = (0, 0, self.beside)
+            out = convolve(image, self.kernel, self.bias, padding, self.dilation)
+            out = out.squeeze(0).permute(1, 2, 3, 0)
+        else:
+            out = self._sum_pieces(stored, fresh)
         self.input.drop(fresh)
-        return out.squeeze(0).permute(1, 2, 3, 0)
+        return out
+
+    def _cut(self):
+        """[((rows, frames) by which the input is shifted, (C_out, C, 1, column) kernel, bias)]."""
+        rows, times = self.kernel.shape[2:4]
+        last = rows - 1, times - 1  # adds the bias, which would round all sums before it
+        return [
+            (
+                (row * self.dilation[0], time * self.dilation[1]),
+                self.kernel[:, :, row, time, None].contiguous(memory_format=torch.channels_last),
+                self.bias if (row, time) == last else None,
+            )
+            for row in range(rows)
+            for time in range(times)
+        ]
+
+    def _sum_pieces(self, stored, fresh):
+        """The same as one sum of sums over a kernel's columns and channels.
+
+        Shorter sums round less: their errors grow with what has been added up so far. Rows and
+        frames are one axis here, so each piece is a convolution along a shifted line of frames.
+        """
+        _, frames, width, _ = stored.shape
+        line = stored.flatten(0, 1).permute(2, 0, 1).unsqueeze(0)  # (1, C, rows x frames, W)
+        out = line.new_zeros(fresh * frames, width, len(self.kernel))
+        length = fresh * frames - self.shorter  # what is left is between the images
+        sums = out[:length].permute(2, 0, 1).unsqueeze(0)
+        for (rows, later), kernel, bias in self.pieces:
+            first = rows * frames + later
+            shifted = line[:, :, first : first + length]
+            add_convolution(sums, shifted, kernel, bias, self.beside, self.dilation[2])
+        return out.unflatten(0, (fresh, frames))[:, : frames - self.shorter]
 
     def finish(self):
         self.input.append(self.reach).zero_()
+
+
+def sums_in_pieces(numbers):
+    """Whether float32 products are summed in pieces: where torch has oneDNN's sums for a CPU."""
+    return (
+        numbers.dtype == torch.float32
+        and numbers.device.type == "cpu"
+        and platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def wider(numbers):
+    """In what small products are computed: in float64 where long sums are taken in pieces."""
+    return Numbers(torch.float64, numbers.device) if sums_in_pieces(numbers) else numbers
+
+
+def add_convolution(sums, line, kernel, bias, beside, dilation):
+    """sums += conv2d(line, kernel, bias), in place; channels-last images of one height."""
+    torch.ops.mkldnn._convolution_pointwise_.binary(
+        sums, line, kernel, bias, (0, beside), (1, 1), (1, dilation), 1, "add", 1.0, None, [], ""
+    )
 
 
 def convolve(image, kernel, bias, padding, dilation):
@@ -182,21 +251,21 @@ class RowBlock:
 
     def __init__(self, block, numbers, ends_level=False):
         kernel = block.conv1.weight
-        self.conv1 = RowConv(
-            block.conv1, numbers, torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2), 0
-        )
+        kernel = torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2)
+        self.conv1 = RowConv(block.conv1, numbers, kernel)
         self.conv2 = RowConv(block.conv2, numbers)
         self.lag = self.conv1.reach + self.conv2.reach
-        self.mix = numbers.cast(matrix(block.conv3))
-        self.shortcut = numbers.cast(matrix(block.shortcut))
+        wide = wider(numbers)
+        self.mix = wide.cast(matrix(block.conv3))
+        self.shortcut = wide.cast(matrix(block.shortcut))
         self.offset = block.conv3.bias.double()
-        self.bias = numbers.cast(self.offset)
+        self.bias = wide.cast(self.offset)
         self.ends_level = ends_level
 
     def start(self, frames, width, numbers):
         self.x = Rows(numbers, frames, width, self.shortcut.shape[1])
         self.conv1.start(frames + 2, width, numbers)
-        self.conv2.start(frames, width, numbers)
+        self.conv2.start(frames + 2, width, numbers)
         return width
 
     def push(self, rows):
@@ -219,7 +288,9 @@ class RowBlock:
 
     def _second_half(self, last=False):
         y = self.conv1.outputs()
-        torch.clamp_min(y, 0, out=self.conv2.input.append(len(y)))
+        padded = self.conv2.input.append(len(y))
+        padded[:, 0] = padded[:, -1] = 0
+        torch.clamp_min(y, 0, out=padded[:, 1:-1])
         if last:
             self.conv2.finish()
         del y
@@ -231,14 +302,17 @@ class RowBlock:
         return mixed
 
     def _mix(self, z, x):
+        """Projection and shortcut, added: rows (R, T, W, C) of both to what `push` gives."""
         rows, frames, width, _ = z.shape
-        if self.ends_level:
-            z, x = z.flatten(1, 2).transpose(1, 2), x.flatten(1, 2).transpose(1, 2)
-            out = torch.bmm(self.mix.expand(rows, -1, -1), z)
-            return out.baddbmm_(self.shortcut.expand(rows, -1, -1), x)
-        out = torch.addmm(self.bias, z.flatten(0, 2), self.mix.T)
-        out.addmm_(x.flatten(0, 2), self.shortcut.T)
-        return out.view(rows, frames, width, len(self.mix))
+        pixels, channels = frames * width, len(self.mix)
+        out = z.new_empty(rows, *((channels, pixels) if self.ends_level else (pixels, channels)))
+        for one, z_row, x_row in zip(out, z.flatten(1, 2), x.flatten(1, 2), strict=True):
+            z_row, x_row = z_row.to(self.mix.dtype), x_row.to(self.mix.dtype)
+            if self.ends_level:
+                one.copy_(torch.mm(self.mix, z_row.T).addmm_(self.shortcut, x_row.T))
+            else:
+                one.copy_(torch.addmm(self.bias, z_row, self.mix.T).addmm_(x_row, self.shortcut.T))
+        return out if self.ends_level else out.unflatten(1, (frames, width))
 
     def values(self, rows):
         first, second = self.conv1.channels, self.conv2.channels
@@ -253,9 +327,10 @@ class RowLevel:
     def __init__(self, level, share, seqlen, numbers):
         self.stages = row_stages(level.layers, numbers, ends_level=True)
         offset = self.stages[-1].offset
-        self.bias = numbers.cast(offset[:, None, None, None])
         self.channels = len(offset)
-        self.head = ProbeHead(level, share, torch.zeros_like(offset), numbers)
+        self.wide = wider(numbers)
+        self.bias = self.wide.cast(offset[:, None, None, None])
+        self.head = ProbeHead(level, share, torch.zeros_like(offset), self.wide)
         self.offset = self.head.offset
         self.seqlen = seqlen
 
@@ -288,7 +363,9 @@ class RowLevel:
         """(program, (C, T, R, W) features to be written, (8, T, R, W) map)."""
         program = Program()
         channels, pixels = self.channels, rows * self.width
-        pieces = scratch.take("pieces", 2, channels * self.seqlen * pixels)
+        size = self.wide.dtype.itemsize // scratch.numbers.dtype.itemsize
+        pieces = scratch.take("pieces", 2, size * channels * self.seqlen * pixels)
+        pieces = pieces.view(self.wide.dtype)
         features = view(pieces[1], channels, self.seqlen, pixels)
         small = self.head.record(program, features, pieces)
         size = rows, self.width

@@ -212,9 +212,11 @@ class TemporalNetwork:
     """
 
     tile_pixels = 256  # on a CPU: stays in a core's cache
+    band_pixels = 16384  # on a CPU: above, nothing gets faster
 
     def __init__(self, stages, seqlen, numbers):
-        self.seqlen, self.numbers, self.map_dtype = seqlen, numbers, numbers.dtype
+        self.seqlen, self.numbers = seqlen, numbers
+        self.map_numbers = self.final_numbers = numbers
         self.stem = TemporalStem(stages.trunk[0][0], numbers)
         self.levels = [
             TemporalLevel(level, share, self.stem.offset, seqlen, numbers)
