@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceConv3d, kernel_of
+from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceConv3d, kernel_to_fold
 
 
 @torch.no_grad()
@@ -13,7 +13,8 @@ def batchnorm_affine(norm):
     scale = gamma / sqrt(variance + eps) and shift = beta - scale mean are rounded to the norm's
     type, as batch_norm rounds them on a CPU: that is part of the network as trained.
     """
-    scale = norm.weight * (1 / (norm.running_var + norm.eps).sqrt())
+    root = (norm.running_var.double() + norm.eps).sqrt().to(norm.weight.dtype)
+    scale = norm.weight * (1 / root)
     shift = norm.bias - scale * norm.running_mean
     return scale.double(), shift.double()
 
@@ -25,7 +26,7 @@ def fold_batchnorm(conv, norm):
     """
     scale, shift = batchnorm_affine(norm)
     bias = shift + scale * conv.bias.double()
-    kernel = kernel_of(conv, torch.float64) * scale.view(-1, 1, 1, 1, 1)
+    kernel = kernel_to_fold(conv) * scale.view(-1, 1, 1, 1, 1)
     return plain_conv(conv, kernel, bias)
 
 
@@ -81,7 +82,7 @@ class Stem(ConvBNReLU):
         """The same in evaluation: a plain convolution, scale and shift, ReLU."""
         conv, norm, _ = self
         scale, shift = batchnorm_affine(norm)
-        plain = plain_conv(conv, kernel_of(conv).double(), conv.bias.double())
+        plain = plain_conv(conv, kernel_to_fold(conv), conv.bias.double())
         return nn.Sequential(plain, ChannelAffine(scale, shift), nn.ReLU(inplace=True))
 
 

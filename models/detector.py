@@ -27,13 +27,13 @@ class Stages(NamedTuple):
     final: nn.Module
 
     def shares(self):
-        """For every level, its columns of the merging matrix, float64; None without a merge.
+        """For every level, (8 or 1, 8) float64, the matrix that follows it: see `ProbeHead`.
 
-        The merge acts on the concatenated levels, so it is a sum of one matrix per level.
+        The merge acts on the concatenated levels, so it is a sum of one matrix per level. Without a
+        merge what follows the level is `final`.
         """
-        if self.merge is None:
-            return [None]
-        return self.merge[0].weight.flatten(1).double().chunk(len(self.levels), dim=1)
+        following = self.final if self.merge is None else self.merge[0]
+        return following.weight.flatten(1).double().chunk(len(self.levels), dim=1)
 
 
 class Detector(nn.Module):

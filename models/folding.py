@@ -13,9 +13,9 @@ def fold(model, dtype=None):
     1/sqrt(T) and the norm of the temporal probe into its matrices: see each layer's `folded`. The
     model is left as it was. The copy's outputs are the model's in evaluation, up to rounding.
 
-    What the model computes from its parameters alone (difference kernels, the scale and shift of a
-    norm) is rounded as the model rounds it; it is combined in float64 and rounded once, to `dtype`,
-    by default the model's.
+    What the model computes from its parameters alone, spatial-difference kernels and the scale and
+    shift of a norm, is rounded as the model rounds it; it is combined in float64 and rounded once,
+    to `dtype`, by default the model's.
     """
     dtype = next(model.parameters()).dtype if dtype is None else dtype
     return _fold_children(copy.deepcopy(model).eval().requires_grad_(False)).to(dtype)

@@ -56,7 +56,7 @@ class FusedDetector(nn.Module):
         self.engine = build_engine(stages, self.seqlen, numbers)
         self.workers = Workers(self.engine.map_numbers)
         offset = sum(level.offset for level in self.engine.levels)
-        self.final = FinalHead(stages.merge, stages.final, offset, self.engine.final_numbers)
+        self.final = FinalHead(stages.merge, stages.final, offset, self.engine.map_numbers)
 
     def train(self, mode=True):
         if mode:
@@ -142,7 +142,7 @@ class RowNetwork:
 
     def __init__(self, stages, seqlen, numbers):
         self.seqlen, self.numbers = seqlen, numbers
-        self.map_numbers, self.final_numbers = numbers, wider(numbers)
+        self.map_numbers = numbers
         self.band_pixels = 16384 // numbers.dtype.itemsize  # on a CPU: stays in the last cache
         stem, *rest = stages.trunk
         self.trunk = [RowStem(stem, numbers), *row_stages(rest, numbers)]
@@ -176,7 +176,7 @@ class RowNetwork:
             values = path_values(level.stages, rows_below, width_below)
             kept += values[0] + level.channels * values[2] * values[3]
             passing = max(passing, values[1])
-        wide = self.final_numbers.dtype.itemsize // self.numbers.dtype.itemsize
+        wide = wider(self.numbers).dtype.itemsize // self.numbers.dtype.itemsize
         tiles = 80 * wide * (threads * max(tile, width) + width)  # of the heads, of one row
         return int(item * (kept + passing + 56 * (rows + 8) * width + tiles))
 

@@ -181,7 +181,7 @@ def pool(images):
 class PackedTemporalNetwork:
     """A detector whose levels each start from the clip, as `temporal_engine.TemporalNetwork`."""
 
-    map_numbers = final_numbers = Numbers(torch.float32, torch.device("cpu"))
+    map_numbers = Numbers(torch.float32, torch.device("cpu"))
     tile_pixels = TILE
     band_pixels = 16384
 

@@ -20,15 +20,14 @@ def matrix(conv):
 
 
 class ProbeHead:
-    """Temporal probe, projection and, where levels are merged, this level's share of the merge.
+    """Temporal probe, projection, and this level's share of what follows it.
 
-    The merging convolution acts on the concatenated levels, so it is a sum of one matrix per level,
-    and a matrix over channels commutes with bilinear upsampling, which weighs pixels with weights
-    that sum to one: so each level multiplies its own share before it is upsampled.
+    A matrix over channels commutes with bilinear upsampling, which weighs pixels with weights that
+    sum to one: so each level multiplies its share of the merge before it is upsampled.
 
     Args:
         level: a folded `Level`.
-        share: (8, 8) this level's columns of the merging matrix, float64, or None.
+        share: of `Stages.shares`.
         offset: (C,) float64 offset of the features.
         order: the frame held by each stored frame of the features, -1 where it holds nothing; as
             they come by default.
@@ -48,14 +47,12 @@ class ProbeHead:
         for conv in (probe.conv[0], projection):
             self.steps.append((numbers.cast(-bias[..., None]), numbers.cast(matrix(conv))))
             bias = conv.bias.double()[:, None] + matrix(conv) @ bias
-        if share is not None:
-            self.steps.append((numbers.cast(-bias[..., None]), numbers.cast(share)))
-            bias = share @ bias
-        self.offset = bias  # (8, T)
-        self.out_channels = len(bias)
+        self.steps.append((numbers.cast(-bias[..., None]), numbers.cast(share)))
+        self.offset = share @ bias  # (8 or 1, T)
+        self.out_channels = len(share)
 
     def record(self, program, features, pieces):
-        """Records (C, stored frames, P) features to (8, T, P); returns the latter.
+        """Records (C, stored frames, P) features to (8 or 1, T, P); returns the latter.
 
         `self.offset` is still to be added. `pieces` are two flat pieces of memory for C T P values;
         the second may hold the features.
@@ -73,19 +70,24 @@ class ProbeHead:
 
 
 class FinalHead:
-    """Sum of the levels' maps to logits: shifted ReLU, then the last 1x1x1 convolution."""
+    """Sum of the levels' maps to logits: shifted ReLU, then the last 1x1x1 convolution.
+
+    Where there is no merge, a level's map is its product with the last convolution.
+    """
 
     def __init__(self, merge, final, offset, numbers):
+        self.floor = None
+        bias = final.bias.double()[:, None] + offset
         if merge is not None:
             offset = offset + merge[0].bias.double()[:, None]
-        self.floor = numbers.cast(-offset[..., None])
-        self.weight = numbers.cast(matrix(final))
-        bias = (final.bias.double() + matrix(final) @ offset).T  # (T, 1)
-        self.bias = bias.to(self.weight.device, torch.promote_types(numbers.dtype, torch.float32))
+            self.floor = numbers.cast(-offset[..., None])
+            self.weight = numbers.cast(matrix(final))
+            bias = final.bias.double()[:, None] + matrix(final) @ offset
+        self.bias = bias.T.to(numbers.device, torch.float32)  # (T, 1)
 
     def __call__(self, x):
-        """(8, T, P), overwritten, to logits (T, P) float32."""
-        x = x.to(self.floor.dtype)
-        torch.maximum(x, self.floor, out=x)
-        logits = torch.mm(self.weight, x.flatten(1)).view(x.shape[1:])
-        return (logits.to(self.bias.dtype) + self.bias).float()
+        """(8 or 1, T, P), overwritten, to logits (T, P) float32."""
+        if self.floor is not None:
+            torch.maximum(x, self.floor, out=x)
+            x = torch.mm(self.weight, x.flatten(1))
+        return x.view(len(self.bias), -1).float() + self.bias

@@ -202,8 +202,10 @@ class RowStem:
             clip = stored.transpose(0, 1)[None, None]  # (1, 1, T, R, W)
             time, _, columns = self.padding
             y = functional.conv3d(clip, self.kernel, self.bias, padding=(time, 0, columns))
-            scaled = y[0].permute(2, 1, 3, 0) * self.scale
-            torch.add(scaled, self.shift, out=out)
+            # scale y + shift, rounded once as in the norm that it was.
+            zero, one = torch.zeros_like(self.shift), torch.ones_like(self.scale)
+            y = functional.batch_norm(y, zero, one, self.scale, self.shift, eps=0)
+            out.copy_(y[0].permute(2, 1, 3, 0))
             self.input.drop(count)
         return out
 

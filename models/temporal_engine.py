@@ -216,7 +216,7 @@ class TemporalNetwork:
 
     def __init__(self, stages, seqlen, numbers):
         self.seqlen, self.numbers = seqlen, numbers
-        self.map_numbers = self.final_numbers = numbers
+        self.map_numbers = numbers
         self.stem = TemporalStem(stages.trunk[0][0], numbers)
         self.levels = [
             TemporalLevel(level, share, self.stem.offset, seqlen, numbers)

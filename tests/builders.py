@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 import test as test_script
+from data import frames
 from models import build_model
 from utils.command_line import run_command
 
@@ -96,3 +97,15 @@ def perturbed(name, seqlen=5):
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.2, 3)
     return model.eval()
+
+
+def record_decoding(monkeypatch):
+    """A list that will hold every path of an image that is decoded from now on."""
+    decoded, original = [], frames._decode
+
+    def decode(path, *options, **named):
+        decoded.append(path)
+        return original(path, *options, **named)
+
+    monkeypatch.setattr(frames, "_decode", decode)
+    return decoded

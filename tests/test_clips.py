@@ -17,7 +17,7 @@ from data.clips import (
 )
 from data.frames import find_sequences
 from data.specs import get_spec
-from tests.builders import random_sequence, write_list, write_nudt_sequence
+from tests.builders import random_sequence, record_decoding, write_list, write_nudt_sequence
 
 
 @pytest.fixture
@@ -167,16 +167,8 @@ def test_training_frames_are_resized_first(make_clips):
 
 
 def test_each_needed_frame_is_decoded_once(make_clips, monkeypatch):
-    from data import frames
-
     clips = make_clips(30)
-    decoded = []
-    original = frames._decode
-    monkeypatch.setattr(
-        frames,
-        "_decode",
-        lambda path, *options, **named: decoded.append(path) or original(path, *options, **named),
-    )
+    decoded = record_decoding(monkeypatch)
     window = clips.draw_window(np.random.default_rng((3, 0, 0)))
     clips[0]
     assert len(decoded) == len(set(decoded)) == 2 * len(window)

@@ -6,7 +6,7 @@ import pytest
 from data.frames import find_sequences
 from data.sequences import LabelledSequences
 from data.specs import get_spec
-from tests.builders import random_sequence, write_list, write_nudt_sequence
+from tests.builders import random_sequence, record_decoding, write_list, write_nudt_sequence
 from utils.windows import cut, stitch, window_starts
 
 LENGTHS = [1, 3, 4, 5, 39, 40, 41, 75, 76, 77, 100, 137]
@@ -89,13 +89,7 @@ def test_clips_are_normalised_frames_padded_with_zeros_after_normalisation(awkwa
 
 
 def test_each_frame_of_a_sequence_is_decoded_once(awkward, monkeypatch):
-    from data import frames
-
-    opened = []
-    original = frames.Image.open
-    monkeypatch.setattr(
-        frames.Image, "open", lambda path: opened.append(str(path)) or original(path)
-    )
+    decoded = record_decoding(monkeypatch)
     sequence = awkward.read(awkward.sequences[-1])
     list(awkward.clips(sequence))
-    assert len(opened) == len(set(opened)) == 3 * 77
+    assert len(decoded) == len(set(decoded)) == 3 * 77
