@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from models.program import Numbers
-from models.temporal_engine import tiles
+from models.tiled_levels import TiledLevel, TiledNetwork
 
 TILE = 1024  # pixels; a call of oneDNN takes 30 microseconds before it computes
 GROUP = 8  # channels that one matrix of the probe takes
@@ -130,30 +130,18 @@ class PackedProbe:
         return out
 
 
-class PackedLevel:
-    """Blocks, pools and head of one level; see `models.temporal_engine.TemporalLevel`."""
+class PackedLevel(TiledLevel):
+    """Blocks, pools and head of one level."""
 
     def __init__(self, level, share, seqlen):
-        self.begins_pooled = not hasattr(level.layers[0], "conv1")
-        self.stages = [
-            PackedBlock(layer, seqlen) if hasattr(layer, "conv1") else None
-            for layer in level.layers[self.begins_pooled :]
-        ]
-        self.unit = 2 ** self.stages.count(None)
-        self.scale = self.unit * (2 if self.begins_pooled else 1)
+        super().__init__(level, seqlen, lambda layer: PackedBlock(layer, seqlen))
         convs = [PackedConv.of(conv, seqlen) for conv in (level.probe.conv[0], level.projection[0])]
         self.head = [PackedProbe(level.probe), *convs]
         self.share = PackedConv(share[:, :, None], None, 0, 1, seqlen)
         self.offset = share.new_zeros(len(share), seqlen)  # nothing is left to be added
-        self.seqlen = seqlen
-
-    def take_map(self, height, width, scratch):
-        """(8, T, height // scale, width // scale) float32, for an image of height x width."""
-        size = height // self.scale, width // self.scale
-        return scratch.take(("map", self), *self.offset.shape, *size)
 
     def run(self, x, rows, width, out):
-        """Writes the map of (T, rows * width, C) to `out`, (8, T, r, w)."""
+        """Writes the map of (T, rows * width, C) to `out`, (8, T, r, w) float32."""
         for stage in self.stages:
             if stage is None:
                 x = pool(x.unflatten(1, (rows, width)))
@@ -178,67 +166,41 @@ def pool(images):
     return torch.maximum(tall[:, :, 0::2], tall[:, :, 1::2]).view(torch.bfloat16)
 
 
-class PackedTemporalNetwork:
-    """A detector whose levels each start from the clip, as `temporal_engine.TemporalNetwork`."""
+class PackedTemporalNetwork(TiledNetwork):
+    """A detector of temporal levels, as packed layers."""
 
     map_numbers = Numbers(torch.float32, torch.device("cpu"))
     tile_pixels = TILE
-    band_pixels = 16384
 
     def __init__(self, stages, seqlen):
-        self.stages, self.seqlen = stages, seqlen
-        self.stem = PackedStem(stages.trunk[0][0])
-        self.levels = [
+        levels = [
             PackedLevel(level, share, seqlen)
             for level, share in zip(stages.levels, stages.shares(), strict=True)
         ]
-        self.unit = max(level.scale for level in self.levels)
-        self.channels = max(
-            stage.channels for level in self.levels for stage in level.stages if stage is not None
-        )
+        super().__init__(PackedStem(stages.trunk[0][0]), levels, seqlen)
+        self.stages = stages
 
     def __reduce__(self):  # packed kernels cannot be copied: a copy packs its own
         return PackedTemporalNetwork, (self.stages, self.seqlen)
 
-    def start(self, height, width):
-        self.sizes = [(height // level.scale, width // level.scale) for level in self.levels]
+    def take_pooled(self, frames, height, width, scratch):
+        pooled = torch.empty(frames, height, width, len(self.stem.bias), dtype=torch.bfloat16)
+        return pooled.permute(0, 3, 1, 2)
 
-    def push(self, band, last, tile_pixels, workers):
-        """(T, R, W) rows of the clip to the levels' maps of them; None where there is no row."""
-        frames, height, width = band.shape
-        maps = [level.take_map(height, width, workers.scratch) for level in self.levels]
-        half = height // 2, width // 2
-        pooled = torch.empty(frames, *half, len(self.stem.bias), dtype=torch.bfloat16)
+    def run_stem(self, clip, pooled, maps, scratch):
+        clip = clip.float()
+        x = self.stem(clip.flatten(1))
+        size = clip.shape[1:]
+        pooled.copy_(pool(x.unflatten(1, size)).permute(0, 3, 1, 2))
+        for level, out in zip(self.levels, maps, strict=True):
+            if out is not None:
+                level.run(x, *size, out)
+                if not torch.isfinite(clip.sum()):  # oneDNN's ReLU takes NaN for 0
+                    out.add_(0 * clip.sum(0))
 
-        def run_stem(tile, scratch):
-            rows, columns = tile
-            clip = band[:, rows, columns].float()
-            x = self.stem(clip.flatten(1))
-            size = rows.stop - rows.start, columns.stop - columns.start
-            small = pool(x.unflatten(1, size))
-            top, left = rows.start // 2, columns.start // 2
-            pooled[:, top : top + small.shape[1], left : left + small.shape[2]] = small
-            for level, out in zip(self.levels, maps, strict=True):
-                if not level.begins_pooled:
-                    level.run(x, *size, part(level, out, rows, columns))
-                    if not torch.isfinite(clip.sum()):  # oneDNN's ReLU takes NaN for 0
-                        part(level, out, rows, columns).add_(0 * clip.sum(0))
-
-        def run_level(task, scratch):
-            level, out, rows, columns = task
-            x = pooled[:, rows, columns]
-            size = x.shape[1:3]
-            level.run(x.flatten(1, 2), *size, part(level, out, rows, columns))
-
-        workers.run(run_stem, tiles(height, width, tile_pixels, 2))
-        tasks = [
-            (level, out, rows, columns)
-            for level, out in zip(self.levels, maps, strict=True)
-            if level.begins_pooled and out.numel()
-            for rows, columns in tiles(*half, tile_pixels, level.unit)
-        ]
-        workers.run(run_level, tasks)
-        return [out if out.numel() else None for out in maps]
+    def run_level(self, level, pooled, out, scratch):
+        x = pooled.permute(0, 2, 3, 1)
+        level.run(x.flatten(1, 2), *pooled.shape[2:], out)
 
     def bytes(self, rows, width, tile_pixels, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
@@ -246,9 +208,3 @@ class PackedTemporalNetwork:
         # Maps of a tile are half as large, but the C library keeps some that were given back.
         frame = 56 * rows * width + 2 * threads * (3 * self.channels + 4) * tile
         return torch.float32.itemsize * (self.seqlen + 4) * frame
-
-
-def part(level, out, rows, columns):
-    """The part of `out`, a map, that comes of a tile of the level's input."""
-    rows, columns = (slice(s.start // level.unit, s.stop // level.unit) for s in (rows, columns))
-    return out[:, :, rows, columns]

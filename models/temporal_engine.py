@@ -16,6 +16,7 @@ import torch
 
 from models.probe_head import ProbeHead, matrix
 from models.program import Program, view
+from models.tiled_levels import TiledLevel, TiledNetwork
 
 
 def frame_order(frames):
@@ -164,33 +165,19 @@ def record_pool(program, images, tall, small):
     return small
 
 
-class TemporalLevel:
-    """Blocks, pools and head of one level.
-
-    The pool with which a level begins, if any, is left to its input: see `TemporalNetwork`.
-    """
+class TemporalLevel(TiledLevel):
+    """Blocks, pools and head of one level."""
 
     def __init__(self, level, share, offset, seqlen, numbers):
-        self.begins_pooled = not hasattr(level.layers[0], "conv1")
-        self.stages = []  # None for a pool
-        for layer in level.layers[self.begins_pooled :]:
-            if hasattr(layer, "conv1"):
-                block = TemporalBlock(layer, offset, numbers)
-                offset = block.offset
-                self.stages.append(block)
-            else:
-                self.stages.append(None)
-        self.unit = 2 ** self.stages.count(None)
-        self.scale = self.unit * (2 if self.begins_pooled else 1)
+        def block(layer):
+            nonlocal offset
+            made = TemporalBlock(layer, offset, numbers)
+            offset = made.offset
+            return made
+
+        super().__init__(level, seqlen, block)
         self.head = ProbeHead(level, share, offset, numbers, frame_order(seqlen))
         self.offset = self.head.offset
-        self.seqlen = seqlen
-        self.channels = max(block.channels for block in self.stages if block is not None)
-
-    def take_map(self, height, width, scratch):
-        """(8, T, height // scale, width // scale), for an image of height x width."""
-        size = height // self.scale, width // self.scale
-        return scratch.take(("map", self), self.head.out_channels, self.seqlen, *size)
 
     def record(self, program, x, rows, width, pieces):
         """Records a tile of the level's input, a parity buffer, to (8, T, r, w) of its map."""
@@ -206,76 +193,45 @@ class TemporalLevel:
         small = self.head.record(program, features, (pieces[2], pieces[x.piece]))
         return small.unflatten(2, (rows, width))
 
-    def part(self, out, rows, columns):
-        """The part of `out`, a map, that comes of a tile of the level's input."""
-        rows, columns = (slice(s.start // self.unit, s.stop // self.unit) for s in (rows, columns))
-        return out[:, :, rows, columns]
 
-
-class TemporalNetwork:
-    """A detector whose levels each start from the clip and see one temporal profile at a time.
-
-    The stem runs once, with the levels of full size; the pool with which the other levels begin is
-    taken from its output while that is in cache.
-    """
+class TemporalNetwork(TiledNetwork):
+    """A detector of temporal levels, as programs of products."""
 
     tile_pixels = 256  # on a CPU: stays in a core's cache
-    band_pixels = 32768  # on a CPU: above, nothing gets faster
+    band_pixels = 32768
 
     def __init__(self, stages, seqlen, numbers):
-        self.seqlen, self.numbers = seqlen, numbers
-        self.map_numbers = numbers
-        self.stem = TemporalStem(stages.trunk[0][0], numbers)
-        self.levels = [
-            TemporalLevel(level, share, self.stem.offset, seqlen, numbers)
+        stem = TemporalStem(stages.trunk[0][0], numbers)
+        levels = [
+            TemporalLevel(level, share, stem.offset, seqlen, numbers)
             for level, share in zip(stages.levels, stages.shares(), strict=True)
         ]
-        self.unit = max(level.scale for level in self.levels)
-        self.channels = max(level.channels for level in self.levels)
+        super().__init__(stem, levels, seqlen)
+        self.numbers = self.map_numbers = numbers
 
-    def start(self, height, width):
-        self.sizes = [(height // level.scale, width // level.scale) for level in self.levels]
+    def take_pooled(self, frames, height, width, scratch):
+        return scratch.take("pooled", frames + 3, len(self.stem.weight), height, width)
 
-    def push(self, band, last, tile_pixels, workers):
-        """(T, R, W) rows of the clip to the levels' maps of them; None where there is no row."""
-        frames, height, width = band.shape
-        maps = [level.take_map(height, width, workers.scratch) for level in self.levels]
-        stored = frames + 3, len(self.stem.weight)
-        pooled = workers.scratch.take("pooled", *stored, height // 2, width // 2)
+    def run_stem(self, clip, pooled, maps, scratch):
+        size = clip.shape[1:]
+        program, intensities, half, smalls = scratch.program(
+            ("stem", size), lambda: self._record_stem(*size, scratch)
+        )
+        intensities.copy_(clip)
+        program.run()
+        pooled.copy_(half)
+        for out, small in zip(maps, smalls, strict=True):
+            if small is not None:
+                out.copy_(small)
 
-        def run_stem(tile, scratch):
-            rows, columns = tile
-            size = rows.stop - rows.start, columns.stop - columns.start
-            program, clip, half, smalls = scratch.program(
-                ("stem", size), lambda: self._record_stem(*size, scratch)
-            )
-            clip.copy_(band[:, rows, columns])
-            program.run()
-            top, left = rows.start // 2, columns.start // 2
-            pooled[..., top : top + half.shape[2], left : left + half.shape[3]] = half
-            for level, out, small in zip(self.levels, maps, smalls, strict=True):
-                if small is not None:
-                    level.part(out, rows, columns).copy_(small)
-
-        def run_level(task, scratch):
-            level, out, rows, columns = task
-            size = rows.stop - rows.start, columns.stop - columns.start
-            program, x, small = scratch.program(
-                (level, size), lambda: self._record_level(level, *size, scratch)
-            )
-            x.copy_(pooled[..., rows, columns])
-            program.run()
-            level.part(out, rows, columns).copy_(small)
-
-        workers.run(run_stem, tiles(height, width, tile_pixels, 2))
-        tasks = [
-            (level, out, rows, columns)
-            for level, out in zip(self.levels, maps, strict=True)
-            if level.begins_pooled and out.numel()
-            for rows, columns in tiles(*pooled.shape[2:], tile_pixels, level.unit)
-        ]
-        workers.run(run_level, tasks)
-        return [out if out.numel() else None for out in maps]
+    def run_level(self, level, pooled, out, scratch):
+        size = pooled.shape[2:]
+        program, x, small = scratch.program(
+            (level, size), lambda: self._record_level(level, *size, scratch)
+        )
+        x.copy_(pooled)
+        program.run()
+        out.copy_(small)
 
     def _pieces(self, pixels, scratch):
         return scratch.take("pieces", 3, self.channels * (self.seqlen + 4) * pixels)
@@ -308,17 +264,3 @@ class TemporalNetwork:
         item = self.numbers.dtype.itemsize * (self.seqlen + 4)
         tile = max(tile_pixels, 2 * self.unit**2)
         return item * (56 * rows * width + threads * (3 * self.channels + 4) * tile)
-
-
-def tiles(height, width, pixels, unit):
-    """Cuts an image into (row slice, column slice) of about `pixels` each.
-
-    All but the last of a row or column are multiples of `unit` pixels high and wide.
-    """
-    columns = min(max(unit, pixels // unit // unit * unit), -(-width // unit) * unit)
-    rows = max(unit, pixels // columns // unit * unit)
-    return [
-        (slice(top, min(top + rows, height)), slice(left, min(left + columns, width)))
-        for top in range(0, height, rows)
-        for left in range(0, width, columns)
-    ]
