@@ -84,10 +84,8 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
             try:
                 make = MemoryStore if mode == "memory" else partial(CacheFile, folder=Path(folder))
                 stores = decoding.map(lambda files: make(files, size), sequences)
-                builds += [
-                    Build(files, size, store, decoding)
-                    for files, store in zip(sequences, stores, strict=True)
-                ]
+                for files, store in zip(sequences, stores, strict=True):
+                    builds.append(Build(files, size, store, decoding))
                 kept = []
                 for build in progress(builds):
                     build.wait()

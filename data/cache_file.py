@@ -7,10 +7,10 @@ modification time of every source image: a changed source has another line.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
-import threading
 import time
 
 import numpy as np
@@ -20,6 +20,7 @@ from data.frames import target_band
 VERSION = 1
 END = b"end of cache\n"
 STALE_SECONDS = 24 * 3600  # age at which a file that was being written is one left behind
+_numbers = itertools.count()  # of the files that this process writes
 
 
 def make_cache_folder(folder):
@@ -54,8 +55,7 @@ class CacheFile:
     def __init__(self, files, size, folder):
         place, self.sources = describe(files, size)
         self.path = folder / f"{files.name}-{place}.cache"
-        name = f".{self.path.name}.{os.getpid()}-{threading.get_ident()}.part"
-        self.aside = self.path.with_name(name)
+        self.aside = self.path.with_name(f".{self.path.name}.{os.getpid()}-{next(_numbers)}.part")
         self.file = None  # open while it is written
         self.arrays = map_file(self.path, self.sources)
 

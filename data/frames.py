@@ -226,8 +226,11 @@ def read_window(files, start, stop, size=None):
         frames (n, H, W) uint8, uint16 or float32, masks (n, H, W) uint8 in {0, 1}.
 
     Raises:
-        ValueError: an unreadable file, or a size that is not that of the sequence's first frame.
+        ValueError: an unreadable file, a size that is not that of the sequence's first frame, or no
+            frame in the window.
     """
+    if not files.images[start:stop]:
+        raise ValueError(f"{files.name}: no frames [{start}, {stop}) among its {len(files)}")
     arrays, dtype = FrameArrays(), None
     while True:
         for index, (frame, mask) in enumerate(decode_window(files, start, stop, size, dtype)):

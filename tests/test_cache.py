@@ -118,6 +118,27 @@ def test_two_processes_may_build_at_once(nudt, tmp_path):
     assert sums[0] == sums[1] and len(files_of(tmp_path / "frames")) == 2
 
 
+def test_a_sequence_may_come_twice(sequences, tmp_path):
+    twice = [sequences[0], *sequences, sequences[0]]
+    frames = open_frames(twice, None, "disk", tmp_path / "frames", workers=3)
+    for index in (1, 3):
+        for part, expected in zip(frames.arrays[index], frames.arrays[0], strict=True):
+            assert np.array_equal(part, expected)
+    assert len(files_of(tmp_path / "frames")) == len(sequences)
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+def test_an_interrupted_build_leaves_no_half_file(sequences, tmp_path, mode):
+    def interrupted(builds):
+        yield next(iter(builds))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_frames(sequences, None, mode, tmp_path / "frames", progress=interrupted)
+    if mode == "disk":
+        assert not [name for name in files_of(tmp_path / "frames") if name.endswith(".part")]
+
+
 @pytest.mark.parametrize("call", ["fsync", "pwrite"])
 def test_a_full_disk_is_one_clear_line_and_leaves_no_file(sequences, tmp_path, monkeypatch, call):
     def full(*_):

@@ -349,6 +349,13 @@ def test_a_mask_of_another_size_is_refused_with_and_without_resizing(nudt, size)
         read_window(files, 0, 5, size)
 
 
+def test_a_window_without_frames_is_refused(nudt):
+    spec = get_spec("NUDT-MIRSDT")
+    files = find_sequence(spec, spec.test, nudt, "Sequence47")
+    with pytest.raises(ValueError, match=r"Sequence47: no frames \[500, 510\)"):
+        read_window(files, 500, 510)
+
+
 def test_labels_0_and_1_are_resized_as_0_and_255():
     mask = np.zeros((20, 30), np.uint8)
     mask[5:8, 10:12] = 1
