@@ -161,10 +161,10 @@ class RowNetwork:
             self.sizes.append((height >> pools_in(level.stages), level.width))
 
     def push(self, band, last, tile, workers):
-        rows = feed(self.trunk, band.transpose(0, 1), last)
+        rows = feed(self.trunk, band.transpose(0, 1), workers, last)
         maps = []
         for level in self.levels:
-            features = feed(level.stages, rows, last)
+            features = feed(level.stages, rows, workers, last)
             maps.append(None if features is None else level.finish_head(features, tile, workers))
         return maps
 

@@ -11,6 +11,9 @@ A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
 
 two taps on first differences instead of three, which saves a third of its products.
 
+Threads share rows, each computing its own alone: to meet in every product costs them milliseconds
+where other programs want the cores too.
+
 Rounding in float32 after the stem comes out as up to 1e-5 in the scores: in the network as trained,
 and here too if sums were taken as they come. On a CPU they lose less than half of that: long ones
 are taken in pieces, small products in float64.
@@ -23,6 +26,8 @@ from torch.nn import functional
 
 from models.probe_head import ProbeHead, matrix
 from models.program import Numbers, Program, view
+
+CHUNK = 512  # pixels over which a thread sums the pieces of a convolution
 
 
 class Rows:
@@ -82,7 +87,7 @@ class RowConv:
         self.input = Rows(numbers, frames, width, self.channels)
         self.input.append(self.reach).zero_()
 
-    def outputs(self):
+    def outputs(self, workers):
         """(R, T, W, C_out): all rows that the input allows."""
         stored = self.input.rows
         fresh = max(0, len(stored) - 2 * self.reach)
@@ -95,7 +100,7 @@ class RowConv:
             out = convolve(image, self.kernel, self.bias, padding, self.dilation)
             out = out.squeeze(0).permute(1, 2, 3, 0)
         else:
-            out = self._sum_pieces(stored, fresh)
+            out = self._sum_pieces(stored, fresh, workers)
         self.input.drop(fresh)
         return out
 
@@ -113,7 +118,7 @@ class RowConv:
             for time in range(times)
         ]
 
-    def _sum_pieces(self, stored, fresh):
+    def _sum_pieces(self, stored, fresh, workers):
         """The same as one sum of sums over a kernel's columns and channels.
 
         Shorter sums round less: their errors grow with what has been added up so far. Rows and
@@ -121,14 +126,20 @@ class RowConv:
         """
         _, frames, width, _ = stored.shape
         line = stored.flatten(0, 1).permute(2, 0, 1).unsqueeze(0)  # (1, C, rows x frames, W)
-        out = line.new_zeros(fresh * frames, width, len(self.kernel))
-        length = fresh * frames - self.shorter  # what is left is between the images
-        sums = out[:length].permute(2, 0, 1).unsqueeze(0)
-        for (rows, later), kernel, bias in self.pieces:
-            first = rows * frames + later
-            shifted = line[:, :, first : first + length]
-            add_convolution(sums, shifted, kernel, bias, self.beside, self.dilation[2])
-        return out.unflatten(0, (fresh, frames))[:, : frames - self.shorter]
+        out = line.new_empty(fresh, frames, width, len(self.kernel))
+        step = max(1, min(CHUNK // width, -(-fresh // workers.count())))
+
+        def run(top, _):
+            part = out[top : top + step].zero_().flatten(0, 1)
+            length = len(part) - self.shorter  # what is left lies between the images
+            sums = part[:length].permute(2, 0, 1).unsqueeze(0)
+            for (rows, later), kernel, bias in self.pieces:
+                first = (top + rows) * frames + later
+                shifted = line[:, :, first : first + length]
+                add_convolution(sums, shifted, kernel, bias, self.beside, self.dilation[2])
+
+        workers.run(run, range(0, fresh, step))
+        return out[:, : frames - self.shorter]
 
     def finish(self):
         self.input.append(self.reach).zero_()
@@ -185,11 +196,11 @@ class RowStem:
         self.input.append(self.lag).zero_()
         return width
 
-    def push(self, band):
+    def push(self, band, workers):
         self.input.append(len(band)).copy_(band)
         return self._outputs()
 
-    def finish(self):
+    def finish(self, workers):
         self.input.append(self.lag).zero_()
         return self._outputs()
 
@@ -228,7 +239,7 @@ class RowPool:
         self.left = None  # an odd row that waits for its partner
         return width // 2
 
-    def push(self, rows):
+    def push(self, rows, workers):
         if self.left is not None:
             rows = torch.cat([self.left, rows])
         even = len(rows) // 2 * 2
@@ -237,7 +248,7 @@ class RowPool:
         tall = torch.maximum(rows[0:even:2], rows[1:even:2])
         return torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2])
 
-    def finish(self):
+    def finish(self, workers):
         return None
 
     def values(self, rows):
@@ -270,7 +281,7 @@ class RowBlock:
         self.conv2.start(frames + 2, width, numbers)
         return width
 
-    def push(self, rows):
+    def push(self, rows, workers):
         x = torch.clamp_min(rows, 0, out=self.x.append(len(rows)))
         differences = self.conv1.input.append(len(rows))  # t = -2 ... T-1
         frames = x.shape[1]
@@ -282,39 +293,51 @@ class RowBlock:
             differences[:, :2] = x[:, :2]
             torch.sub(x[:, 2:], x[:, :-2], out=differences[:, 2:frames])
             torch.neg(x[:, -2:], out=differences[:, frames:])
-        return self._second_half()
+        return self._second_half(workers)
 
-    def finish(self):
+    def finish(self, workers):
         self.conv1.finish()
-        return self._second_half(last=True)
+        return self._second_half(workers, last=True)
 
-    def _second_half(self, last=False):
-        y = self.conv1.outputs()
+    def _second_half(self, workers, last=False):
+        y = self.conv1.outputs(workers)
         padded = self.conv2.input.append(len(y))
         padded[:, 0] = padded[:, -1] = 0
         torch.clamp_min(y, 0, out=padded[:, 1:-1])
         if last:
             self.conv2.finish()
         del y
-        z = self.conv2.outputs()
+        z = self.conv2.outputs(workers)
         z.clamp_min_(0)
         x = self.x.rows[: len(z)]
-        mixed = self._mix(z, x)
+        mixed = self._mix(z, x, workers)
         self.x.drop(len(z))
         return mixed
 
-    def _mix(self, z, x):
+    def _mix(self, z, x, workers):
         """Projection and shortcut, added: rows (R, T, W, C) of both to what `push` gives."""
         rows, frames, width, _ = z.shape
-        pixels, channels = frames * width, len(self.mix)
-        out = z.new_empty(rows, *((channels, pixels) if self.ends_level else (pixels, channels)))
-        for one, z_row, x_row in zip(out, z.flatten(1, 2), x.flatten(1, 2), strict=True):
-            z_row, x_row = z_row.to(self.mix.dtype), x_row.to(self.mix.dtype)
-            if self.ends_level:
-                one.copy_(torch.mm(self.mix, z_row.T).addmm_(self.shortcut, x_row.T))
-            else:
-                one.copy_(torch.addmm(self.bias, z_row, self.mix.T).addmm_(x_row, self.shortcut.T))
-        return out if self.ends_level else out.unflatten(1, (frames, width))
+        z, x = z.flatten(1, 2), x.flatten(1, 2)
+        if self.mix.dtype == z.dtype:
+            return self._mix_rows(z, x, frames)
+        pixels, channels = z.shape[1], len(self.mix)
+        size = (channels, pixels) if self.ends_level else (frames, width, channels)
+        out = z.new_empty(rows, *size)
+
+        def run(row, _):
+            row = slice(row, row + 1)
+            wide = (part[row].to(self.mix.dtype) for part in (z, x))
+            out[row] = self._mix_rows(*wide, frames)
+
+        workers.run(run, range(rows))
+        return out
+
+    def _mix_rows(self, z, x, frames):
+        mix, shortcut = (m.expand(len(z), -1, -1) for m in (self.mix, self.shortcut))
+        if self.ends_level:
+            return torch.bmm(mix, z.mT).baddbmm_(shortcut, x.mT)
+        out = torch.baddbmm(self.bias, z, mix.mT).baddbmm_(x, shortcut.mT)
+        return out.unflatten(1, (frames, -1))
 
     def values(self, rows):
         first, second = self.conv1.channels, self.conv2.channels
@@ -386,12 +409,12 @@ def row_stages(layers, numbers, ends_level=False):
     return stages
 
 
-def feed(stages, rows, finish=False):
+def feed(stages, rows, workers, finish=False):
     """Pushes rows (or None) through stages in turn; with `finish`, what waits in them comes too."""
     for stage in stages:
-        pushed = [stage.push(rows)] if rows is not None and len(rows) else []
+        pushed = [stage.push(rows, workers)] if rows is not None and len(rows) else []
         if finish:
-            pushed.append(stage.finish())
+            pushed.append(stage.finish(workers))
         pushed = [part for part in pushed if part is not None and len(part)]
         rows = None if not pushed else pushed[0] if len(pushed) == 1 else torch.cat(pushed)
     return rows

@@ -22,6 +22,7 @@ from models.memory import parse_memory
 from models.packed_engine import PackedTemporalNetwork
 from models.program import Numbers
 from models.row_engine import RowConv, sums_in_pieces
+from models.workers import Workers
 from tests.builders import perturbed
 from tests.conftest import REPOSITORY
 
@@ -214,11 +215,13 @@ def test_a_convolution_of_rows_is_one_of_the_image(monkeypatch, in_pieces, size,
     padded = functional.pad(clip, (0, 0, 0, 0, 1, 1))[0].permute(2, 1, 3, 0)
     rows.start(frames + 2, size[1], numbers)
     found = []
-    for band in padded.split(4):
-        rows.input.append(len(band)).copy_(band)
-        found.append(rows.outputs())
-    rows.finish()
-    found.append(rows.outputs())
+    monkeypatch.setattr("models.row_engine.CHUNK", 20)
+    with Workers(numbers) as workers:
+        for band in padded.split(4):
+            rows.input.append(len(band)).copy_(band)
+            found.append(rows.outputs(workers))
+        rows.finish()
+        found.append(rows.outputs(workers))
     expected = conv(clip)[0].permute(2, 1, 3, 0)
     torch.testing.assert_close(torch.cat(found), expected, atol=1e-5, rtol=1e-5)
 
@@ -231,7 +234,9 @@ def test_plus_starts_with_the_rounding_of_the_network_as_trained():
     trunk = fuse(model).engine.trunk
     trunk[0].start(5, 23, trunk[0].out)
     rows = clip[0, 0].transpose(0, 1)
-    found = torch.cat([trunk[0].push(rows[:8]), trunk[0].push(rows[8:]), trunk[0].finish()])
+    found = torch.cat(
+        [trunk[0].push(rows[:8], None), trunk[0].push(rows[8:], None), trunk[0].finish(None)]
+    )
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
