@@ -27,7 +27,7 @@ from torch.nn import functional
 from models.probe_head import ProbeHead, matrix
 from models.program import Numbers, Program, view
 
-CHUNK = 512  # pixels over which a thread sums the pieces of a convolution
+CHUNK = 512  # pixels that a thread takes at a time
 
 
 class Rows:
@@ -87,22 +87,35 @@ class RowConv:
         self.input = Rows(numbers, frames, width, self.channels)
         self.input.append(self.reach).zero_()
 
-    def outputs(self, workers):
-        """(R, T, W, C_out): all rows that the input allows."""
-        stored = self.input.rows
-        fresh = max(0, len(stored) - 2 * self.reach)
-        if fresh == 0:
-            _, frames, width, _ = stored.shape
-            return self.bias.new_empty(0, frames - self.shorter, width, len(self.kernel))
+    @property
+    def ready(self):
+        """How many rows of output the input allows."""
+        return max(0, len(self.input) - 2 * self.reach)
+
+    def run(self, workers, use):
+        """[use(top, rows top ... of the output (r, T, W, C_out))], in order; drops what is used up.
+
+        Calls may come from several threads.
+        """
+        stored, ready = self.input.rows, self.ready
+        if ready == 0:
+            return []
         if self.pieces is None:
             image = stored.permute(3, 0, 1, 2).unsqueeze(0)
             padding = (0, 0, self.beside)
             out = convolve(image, self.kernel, self.bias, padding, self.dilation)
-            out = out.squeeze(0).permute(1, 2, 3, 0)
+            results = [use(0, out.squeeze(0).permute(1, 2, 3, 0))]
         else:
-            out = self._sum_pieces(stored, fresh, workers)
-        self.input.drop(fresh)
-        return out
+            step = chunk_rows(ready, stored.shape[2], workers)
+            results = [None] * -(-ready // step)
+
+            def run(i, _):
+                stop = min(ready, (i + 1) * step)
+                results[i] = use(i * step, self._sum_pieces(stored, i * step, stop))
+
+            workers.run(run, range(len(results)))
+        self.input.drop(ready)
+        return results
 
     def _cut(self):
         """[((rows, frames) by which the input is shifted, (C_out, C, 1, column) kernel, bias)]."""
@@ -118,28 +131,22 @@ class RowConv:
             for time in range(times)
         ]
 
-    def _sum_pieces(self, stored, fresh, workers):
-        """The same as one sum of sums over a kernel's columns and channels.
+    def _sum_pieces(self, stored, top, stop):
+        """Rows [top, stop) of the output, as one sum of sums over a kernel's columns and channels.
 
         Shorter sums round less: their errors grow with what has been added up so far. Rows and
         frames are one axis here, so each piece is a convolution along a shifted line of frames.
         """
         _, frames, width, _ = stored.shape
         line = stored.flatten(0, 1).permute(2, 0, 1).unsqueeze(0)  # (1, C, rows x frames, W)
-        out = line.new_empty(fresh, frames, width, len(self.kernel))
-        step = max(1, min(CHUNK // width, -(-fresh // workers.count())))
-
-        def run(top, _):
-            part = out[top : top + step].zero_().flatten(0, 1)
-            length = len(part) - self.shorter  # what is left lies between the images
-            sums = part[:length].permute(2, 0, 1).unsqueeze(0)
-            for (rows, later), kernel, bias in self.pieces:
-                first = (top + rows) * frames + later
-                shifted = line[:, :, first : first + length]
-                add_convolution(sums, shifted, kernel, bias, self.beside, self.dilation[2])
-
-        workers.run(run, range(0, fresh, step))
-        return out[:, : frames - self.shorter]
+        out = line.new_zeros((stop - top) * frames, width, len(self.kernel))
+        length = len(out) - self.shorter  # what is left lies between the images
+        sums = out[:length].permute(2, 0, 1).unsqueeze(0)
+        for (rows, later), kernel, bias in self.pieces:
+            first = (top + rows) * frames + later
+            shifted = line[:, :, first : first + length]
+            add_convolution(sums, shifted, kernel, bias, self.beside, self.dilation[2])
+        return out.unflatten(0, (stop - top, frames))[:, : frames - self.shorter]
 
     def finish(self):
         self.input.append(self.reach).zero_()
@@ -158,6 +165,11 @@ def sums_in_pieces(numbers):
 def wider(numbers):
     """In what small products are computed: in float64 where long sums are taken in pieces."""
     return Numbers(torch.float64, numbers.device) if sums_in_pieces(numbers) else numbers
+
+
+def chunk_rows(rows, width, workers):
+    """How many rows a thread takes at a time."""
+    return max(1, min(CHUNK // width, -(-rows // workers.count())))
 
 
 def add_convolution(sums, line, kernel, bias, beside, dilation):
@@ -282,8 +294,25 @@ class RowBlock:
         return width
 
     def push(self, rows, workers):
-        x = torch.clamp_min(rows, 0, out=self.x.append(len(rows)))
-        differences = self.conv1.input.append(len(rows))  # t = -2 ... T-1
+        x, differences = self.x.append(len(rows)), self.conv1.input.append(len(rows))
+        step = len(rows)
+        if self.conv1.pieces is not None:
+            step = chunk_rows(len(rows), rows.shape[2], workers)
+
+        def begin(top, _):
+            chunk = slice(top, top + step)
+            self._begin(rows[chunk], x[chunk], differences[chunk])
+
+        workers.run(begin, range(0, len(rows), step))
+        return self._second_half(workers)
+
+    def finish(self, workers):
+        self.conv1.finish()
+        return self._second_half(workers, last=True)
+
+    def _begin(self, rows, x, differences):
+        """ReLU of rows (R, T, W, C) to `x`, and its differences for t = -2 ... T-1."""
+        torch.clamp_min(rows, 0, out=x)
         frames = x.shape[1]
         if frames < 2:
             differences[:, frames:] = 0
@@ -293,51 +322,34 @@ class RowBlock:
             differences[:, :2] = x[:, :2]
             torch.sub(x[:, 2:], x[:, :-2], out=differences[:, 2:frames])
             torch.neg(x[:, -2:], out=differences[:, frames:])
-        return self._second_half(workers)
-
-    def finish(self, workers):
-        self.conv1.finish()
-        return self._second_half(workers, last=True)
 
     def _second_half(self, workers, last=False):
-        y = self.conv1.outputs(workers)
-        padded = self.conv2.input.append(len(y))
-        padded[:, 0] = padded[:, -1] = 0
-        torch.clamp_min(y, 0, out=padded[:, 1:-1])
+        padded = self.conv2.input.append(self.conv1.ready)
+
+        def keep(top, y):
+            rows = padded[top : top + len(y)]
+            rows[:, 0] = rows[:, -1] = 0
+            torch.clamp_min(y, 0, out=rows[:, 1:-1])
+
+        self.conv1.run(workers, keep)
         if last:
             self.conv2.finish()
-        del y
-        z = self.conv2.outputs(workers)
-        z.clamp_min_(0)
-        x = self.x.rows[: len(z)]
-        mixed = self._mix(z, x, workers)
-        self.x.drop(len(z))
-        return mixed
+        ready, x = self.conv2.ready, self.x.rows
+        mixed = self.conv2.run(
+            workers, lambda top, z: self._mix(z.clamp_min_(0), x[top : top + len(z)])
+        )
+        self.x.drop(ready)
+        return None if not mixed else mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
-    def _mix(self, z, x, workers):
+    def _mix(self, z, x):
         """Projection and shortcut, added: rows (R, T, W, C) of both to what `push` gives."""
-        rows, frames, width, _ = z.shape
-        z, x = z.flatten(1, 2), x.flatten(1, 2)
-        if self.mix.dtype == z.dtype:
-            return self._mix_rows(z, x, frames)
-        pixels, channels = z.shape[1], len(self.mix)
-        size = (channels, pixels) if self.ends_level else (frames, width, channels)
-        out = z.new_empty(rows, *size)
-
-        def run(row, _):
-            row = slice(row, row + 1)
-            wide = (part[row].to(self.mix.dtype) for part in (z, x))
-            out[row] = self._mix_rows(*wide, frames)
-
-        workers.run(run, range(rows))
-        return out
-
-    def _mix_rows(self, z, x, frames):
+        dtype, frames = z.dtype, z.shape[1]
+        z, x = (part.flatten(1, 2).to(self.mix.dtype) for part in (z, x))
         mix, shortcut = (m.expand(len(z), -1, -1) for m in (self.mix, self.shortcut))
         if self.ends_level:
-            return torch.bmm(mix, z.mT).baddbmm_(shortcut, x.mT)
+            return torch.bmm(mix, z.mT).baddbmm_(shortcut, x.mT).to(dtype)
         out = torch.baddbmm(self.bias, z, mix.mT).baddbmm_(x, shortcut.mT)
-        return out.unflatten(1, (frames, -1))
+        return out.to(dtype).unflatten(1, (frames, -1))
 
     def values(self, rows):
         first, second = self.conv1.channels, self.conv2.channels
