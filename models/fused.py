@@ -12,9 +12,9 @@ from models.packed_engine import PackedTemporalNetwork, packed_engine_runs
 from models.precision import usable_dtype
 from models.probe_head import FinalHead
 from models.program import Numbers
-from models.row_engine import RowLevel, RowPool, RowStem, feed, row_stages, wider
+from models.row_engine import RowLevel, RowPool, RowStem, feed, row_stages, sums_in_pieces, wider
 from models.temporal_engine import TemporalNetwork
-from models.workers import Workers
+from models.workers import Workers, one_thread
 
 
 def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_tf32=False):
@@ -139,11 +139,11 @@ class RowNetwork:
 
     unit = 1
     tile_pixels = 256  # on a CPU: stays in a core's cache
+    band_pixels = 8192  # on a CPU: stays in the last cache
 
     def __init__(self, stages, seqlen, numbers):
-        self.seqlen, self.numbers = seqlen, numbers
-        self.map_numbers = numbers
-        self.band_pixels = 16384 // numbers.dtype.itemsize  # on a CPU: stays in the last cache
+        self.seqlen = seqlen
+        self.numbers = self.map_numbers = numbers
         stem, *rest = stages.trunk
         self.trunk = [RowStem(stem, numbers), *row_stages(rest, numbers)]
         self.levels = [
@@ -161,6 +161,11 @@ class RowNetwork:
             self.sizes.append((height >> pools_in(level.stages), level.width))
 
     def push(self, band, last, tile, workers):
+        # torch's own threads would wait for more, spinning, on the cores of those that share rows.
+        with one_thread() if sums_in_pieces(self.numbers) else nullcontext():
+            return self._push(band, last, tile, workers)
+
+    def _push(self, band, last, tile, workers):
         rows = feed(self.trunk, band.transpose(0, 1), workers, last)
         maps = []
         for level in self.levels:

@@ -57,8 +57,14 @@ class Scratch:
         self.buffers = {}
         self.programs = {}
 
-    def take(self, name, *shape):
-        """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken."""
+    def take(self, name, *shape, dtype=None):
+        """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken.
+
+        In `dtype`, by default that of the numbers, as which it may be many times as wide.
+        """
+        if dtype is not None and dtype != self.numbers.dtype:
+            times = dtype.itemsize // self.numbers.dtype.itemsize
+            return self.take(name, math.prod(shape) * times).view(dtype).view(shape)
         size = math.prod(shape)
         buffer = self.buffers.get(name)
         if buffer is None or buffer.numel() < size:

@@ -93,29 +93,27 @@ class RowConv:
         return max(0, len(self.input) - 2 * self.reach)
 
     def run(self, workers, use):
-        """[use(top, rows top ... of the output (r, T, W, C_out))], in order; drops what is used up.
+        """Calls use(top, rows top ... of the output (r, T, W, C_out), scratch); drops used input.
 
-        Calls may come from several threads.
+        Calls may come from several threads; the rows are theirs until they return.
         """
         stored, ready = self.input.rows, self.ready
         if ready == 0:
-            return []
+            return
         if self.pieces is None:
             image = stored.permute(3, 0, 1, 2).unsqueeze(0)
             padding = (0, 0, self.beside)
             out = convolve(image, self.kernel, self.bias, padding, self.dilation)
-            results = [use(0, out.squeeze(0).permute(1, 2, 3, 0))]
+            use(0, out.squeeze(0).permute(1, 2, 3, 0), workers.scratch)
         else:
             step = chunk_rows(ready, stored.shape[2], workers)
-            results = [None] * -(-ready // step)
 
-            def run(i, _):
-                stop = min(ready, (i + 1) * step)
-                results[i] = use(i * step, self._sum_pieces(stored, i * step, stop))
+            def run(top, scratch):
+                out = self._sum_pieces(stored, top, min(ready, top + step), scratch)
+                use(top, out, scratch)
 
-            workers.run(run, range(len(results)))
+            workers.run(run, range(0, ready, step))
         self.input.drop(ready)
-        return results
 
     def _cut(self):
         """[((rows, frames) by which the input is shifted, (C_out, C, 1, column) kernel, bias)]."""
@@ -131,7 +129,7 @@ class RowConv:
             for time in range(times)
         ]
 
-    def _sum_pieces(self, stored, top, stop):
+    def _sum_pieces(self, stored, top, stop, scratch):
         """Rows [top, stop) of the output, as one sum of sums over a kernel's columns and channels.
 
         Shorter sums round less: their errors grow with what has been added up so far. Rows and
@@ -139,7 +137,7 @@ class RowConv:
         """
         _, frames, width, _ = stored.shape
         line = stored.flatten(0, 1).permute(2, 0, 1).unsqueeze(0)  # (1, C, rows x frames, W)
-        out = line.new_zeros((stop - top) * frames, width, len(self.kernel))
+        out = scratch.take("sums", (stop - top) * frames, width, len(self.kernel)).zero_()
         length = len(out) - self.shorter  # what is left lies between the images
         sums = out[:length].permute(2, 0, 1).unsqueeze(0)
         for (rows, later), kernel, bias in self.pieces:
@@ -169,7 +167,7 @@ def wider(numbers):
 
 def chunk_rows(rows, width, workers):
     """How many rows a thread takes at a time."""
-    return max(1, min(CHUNK // width, -(-rows // workers.count())))
+    return max(1, min(CHUNK // width, -(-rows // workers.threads)))
 
 
 def add_convolution(sums, line, kernel, bias, beside, dilation):
@@ -326,7 +324,7 @@ class RowBlock:
     def _second_half(self, workers, last=False):
         padded = self.conv2.input.append(self.conv1.ready)
 
-        def keep(top, y):
+        def keep(top, y, _):
             rows = padded[top : top + len(y)]
             rows[:, 0] = rows[:, -1] = 0
             torch.clamp_min(y, 0, out=rows[:, 1:-1])
@@ -335,21 +333,33 @@ class RowBlock:
         if last:
             self.conv2.finish()
         ready, x = self.conv2.ready, self.x.rows
-        mixed = self.conv2.run(
-            workers, lambda top, z: self._mix(z.clamp_min_(0), x[top : top + len(z)])
-        )
-        self.x.drop(ready)
-        return None if not mixed else mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        frames, width, channels = *x.shape[1:3], len(self.mix)
+        size = (channels, frames * width) if self.ends_level else (frames * width, channels)
+        mixed = x.new_empty(ready, *size)
 
-    def _mix(self, z, x):
-        """Projection and shortcut, added: rows (R, T, W, C) of both to what `push` gives."""
-        dtype, frames = z.dtype, z.shape[1]
-        z, x = (part.flatten(1, 2).to(self.mix.dtype) for part in (z, x))
+        def mix(top, z, scratch):
+            rows = slice(top, top + len(z))
+            self._mix(z.clamp_min_(0).flatten(1, 2), x[rows].flatten(1, 2), mixed[rows], scratch)
+
+        self.conv2.run(workers, mix)
+        self.x.drop(ready)
+        return mixed if self.ends_level else mixed.unflatten(1, (frames, width))
+
+    def _mix(self, z, x, out, scratch):
+        """Projection and shortcut, added: (R, T W, C) of both to `out`, of what `push` gives."""
         mix, shortcut = (m.expand(len(z), -1, -1) for m in (self.mix, self.shortcut))
+        mixed = out
+        if self.mix.dtype != out.dtype:
+            wide = {"dtype": self.mix.dtype}
+            z = scratch.take("z", *z.shape, **wide).copy_(z)
+            x = scratch.take("x", *x.shape, **wide).copy_(x)
+            mixed = scratch.take("mixed", *out.shape, **wide)
         if self.ends_level:
-            return torch.bmm(mix, z.mT).baddbmm_(shortcut, x.mT).to(dtype)
-        out = torch.baddbmm(self.bias, z, mix.mT).baddbmm_(x, shortcut.mT)
-        return out.to(dtype).unflatten(1, (frames, -1))
+            torch.bmm(mix, z.mT, out=mixed).baddbmm_(shortcut, x.mT)
+        else:
+            torch.baddbmm(self.bias, z, mix.mT, out=mixed).baddbmm_(x, shortcut.mT)
+        if mixed is not out:
+            out.copy_(mixed)
 
     def values(self, rows):
         first, second = self.conv1.channels, self.conv2.channels
@@ -400,9 +410,8 @@ class RowLevel:
         """(program, (C, T, R, W) features to be written, (8, T, R, W) map)."""
         program = Program()
         channels, pixels = self.channels, rows * self.width
-        size = self.wide.dtype.itemsize // scratch.numbers.dtype.itemsize
-        pieces = scratch.take("pieces", 2, size * channels * self.seqlen * pixels)
-        pieces = pieces.view(self.wide.dtype)
+        values = channels * self.seqlen * pixels
+        pieces = scratch.take("pieces", 2, values, dtype=self.wide.dtype)
         features = view(pieces[1], channels, self.seqlen, pixels)
         small = self.head.record(program, features, pieces)
         size = rows, self.width

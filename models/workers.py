@@ -2,10 +2,22 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
 from models.program import Scratch
+
+
+@contextmanager
+def one_thread():
+    """Keeps torch from sharing what this thread computes with threads of its own."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 class Workers:
@@ -23,6 +35,7 @@ class Workers:
         self.numbers = numbers
         self.scratches = []
         self.pool = None
+        self.threads = 1  # that tasks are shared by
         self.lock = threading.Lock()
 
     def __reduce__(self):
@@ -33,7 +46,7 @@ class Workers:
 
     def __enter__(self):
         self.lock.acquire()
-        count = self.count()
+        count = self.threads = self.count()
         while len(self.scratches) < count:
             self.scratches.append(Scratch(self.numbers))
         if count > 1:
