@@ -90,7 +90,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
                 for build in progress(builds):
                     build.wait()
                     kept.append(syncing.submit(build.store.finish))
-                    if len(kept) > workers:  # as many wait for being synced, at most
+                    if len(kept) > workers:  # a file that cannot be synced ends the build soon
                         kept[-1 - workers].result()
                 arrays = [future.result() for future in kept]
             except BaseException:

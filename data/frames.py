@@ -318,11 +318,12 @@ def _decode(path, what, palette_to=None, sparse=False):
 
 
 def _image_size(path):
-    """(height, width) of an image file; its pixels are not read."""
+    """(height, width) of an image file."""
     with _reading(path, "an image"):
         size = grey_png.size_of(_read_file(path, grey_png.HEADER))
         if size is None:
             with Image.open(path) as image:
+                image.load()  # only then is a TIFF turned as its orientation says
                 size = image.size[::-1]
     return size
 

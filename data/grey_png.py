@@ -2,8 +2,8 @@
 
 Reads the file's own structure (PNG specification, sections 5 and 11) and leaves the pixels to zlib
 and the image library's decoder: in a cache being built, several threads then share Python's lock
-far less than with a whole image object for every file. Whatever is odd or damaged is refused with
-None, for the library to read or to name.
+far less than with a whole image object for every file. What damages the pixels is refused with
+None, for the library to read or to name; checksums of other chunks are not looked at.
 """
 
 import zlib

@@ -10,13 +10,14 @@ from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceCo
 def batchnorm_affine(norm):
     """(scale, shift), (C,) float64: a BatchNorm in evaluation is y = scale x + shift.
 
-    scale = gamma / sqrt(variance + eps) and shift = beta - scale mean are rounded to the norm's
-    type, as batch_norm rounds them on a CPU: that is part of the network as trained.
+    scale = gamma / sqrt(variance + eps) and shift = beta - scale mean are rounded as batch_norm
+    rounds them on a CPU, to float32 at least: that is part of the network as trained.
     """
-    root = (norm.running_var.double() + norm.eps).sqrt().to(norm.weight.dtype)
-    scale = norm.weight * (1 / root)
-    shift = norm.bias - scale * norm.running_mean
-    return scale.double(), shift.double()
+    dtype = torch.promote_types(norm.weight.dtype, torch.float32)
+    scale = norm.weight.to(dtype) * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+    # Rounded once, as a fused multiply-add.
+    shift = norm.bias.double() - scale.double() * norm.running_mean.double()
+    return scale.double(), shift.to(dtype).double()
 
 
 def fold_batchnorm(conv, norm):

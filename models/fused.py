@@ -12,7 +12,16 @@ from models.packed_engine import PackedTemporalNetwork, packed_engine_runs
 from models.precision import usable_dtype
 from models.probe_head import FinalHead
 from models.program import Numbers
-from models.row_engine import RowLevel, RowPool, RowStem, feed, row_stages, sums_in_pieces, wider
+from models.row_engine import (
+    CHUNK,
+    RowLevel,
+    RowPool,
+    RowStem,
+    feed,
+    row_stages,
+    sums_in_pieces,
+    wider,
+)
 from models.temporal_engine import TemporalNetwork
 from models.workers import Workers, one_thread
 
@@ -183,7 +192,11 @@ class RowNetwork:
             passing = max(passing, values[1])
         wide = wider(self.numbers).dtype.itemsize // self.numbers.dtype.itemsize
         tiles = 80 * wide * (threads * max(tile, width) + width)  # of the heads, of one row
-        return int(item * (kept + passing + 56 * (rows + 8) * width + tiles))
+        shared = 0  # what threads keep of the rows that they share: sums, and wide ones of a mix
+        if sums_in_pieces(self.numbers):
+            pixels = min(threads * max(CHUNK, width), max(rows, 1) * width + threads * width)
+            shared = pixels * (32 + wide * (32 + 16 + 32))
+        return int(item * (kept + passing + 56 * (rows + 8) * width + tiles + shared))
 
 
 def pools_in(stages):

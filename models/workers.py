@@ -11,7 +11,10 @@ from models.program import Scratch
 
 @contextmanager
 def one_thread():
-    """Keeps torch from sharing what this thread computes with threads of its own."""
+    """Keeps torch from sharing what this thread computes with threads of its own.
+
+    A thread that is started meanwhile, anywhere in the process, begins with one for itself, too.
+    """
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

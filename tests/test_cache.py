@@ -15,7 +15,7 @@ from data.clips import TrainClips
 from data.device_clips import DeviceClips
 from data.frames import find_sequences, read_window
 from data.specs import get_spec
-from tests.builders import write_image, write_nudt_sequence
+from tests.builders import record_decoding, write_image, write_nudt_sequence
 
 SPEC = get_spec("NUDT-MIRSDT")
 
@@ -52,12 +52,13 @@ def test_clips_are_the_same_with_and_without_a_cache(sequences, tmp_path, mode, 
 
 def test_a_second_opening_decodes_nothing(sequences, tmp_path, monkeypatch):
     open_frames(sequences, None, "disk", tmp_path / "frames")
-    monkeypatch.setattr(cache, "read_window", None)
+    decoded = record_decoding(monkeypatch)
     assert open_frames(sequences, None, "disk", tmp_path / "frames").read(0, 2, 5)[0].shape == (
         3,
         8,
         10,
     )
+    assert decoded == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "version", "rubbish"])
@@ -175,8 +176,11 @@ def test_a_file_gives_back_what_was_written(sequences, tmp_path, rng, share):
 @pytest.mark.parametrize("mode", ["memory", "disk"])
 @pytest.mark.parametrize("size", [None, (16, 20)])
 @pytest.mark.parametrize("number", [1, 8, 9, 19])
-def test_a_sequence_of_two_types_is_read_as_by_one_thread(tmp_path, rng, mode, size, number):
+def test_a_sequence_of_two_types_is_read_as_by_one_thread(
+    monkeypatch, tmp_path, rng, mode, size, number
+):
     """Blocks are decoded on their own, and cannot know the type of the whole sequence."""
+    monkeypatch.setattr(cache, "BLOCK", 8)
     frames = rng.integers(0, 256, (19, 8, 10)).astype(np.uint8)
     write_nudt_sequence(tmp_path, "Sequence1", frames, frames > 200)
     wide = rng.integers(0, 60000, (8, 10)).astype(np.uint16)
@@ -190,7 +194,8 @@ def test_a_sequence_of_two_types_is_read_as_by_one_thread(tmp_path, rng, mode, s
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
 @pytest.mark.parametrize("size", [None, (16, 20)])
-def test_sizes_that_differ_between_blocks_are_refused(tmp_path, mode, size):
+def test_sizes_that_differ_between_blocks_are_refused(monkeypatch, tmp_path, mode, size):
+    monkeypatch.setattr(cache, "BLOCK", 8)
     frames = np.zeros((19, 8, 10), np.uint8)
     write_nudt_sequence(tmp_path, "Sequence1", frames, frames > 0)
     for number in range(9, 20):
