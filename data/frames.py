@@ -14,6 +14,7 @@ from data import grey_png
 
 IMAGE_SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".pgm"}
 LOW_SNR_LIMIT = 3.0
+READ_BYTES = 1 << 18  # asked of a file at first: more than most images have
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def read_mask(path, size=None):
     Raises:
         ValueError: the file cannot be read as an image.
     """
-    return resize_mask(_decode(path, "a mask", sparse=True), size)
+    return resize_mask(_decode(path, "a mask"), size)
 
 
 def resize_mask(pixels, size=None):
@@ -252,7 +253,7 @@ def decode_window(files, start, stop, size=None, dtype=None):
         _check_size(frame.shape, image, expected, first)
         if dtype is not None:
             frame = frame.astype(np.result_type(frame, dtype), copy=False)
-        mask = _decode(path, "a mask", sparse=True)
+        mask = _decode(path, "a mask")
         _check_size(mask.shape, path, expected, first)
         yield frame if size is None else resize(frame, size), resize_mask(mask, size)
 
@@ -295,17 +296,16 @@ def resize(pixels, size):
     return resized.astype(pixels.dtype)
 
 
-def _decode(path, what, palette_to=None, sparse=False):
+def _decode(path, what, palette_to=None):
     """Pixels (H, W) of an image file, the first channel of a colour one.
 
     Args:
         path: the file.
         what: for the message if it cannot be read.
         palette_to: mode that palette images are converted to; None reads their indices.
-        sparse: the quicker way for images that are all but empty; the same pixels.
     """
     with _reading(path, what):
-        pixels = grey_png.decode(_read_file(path), sparse)
+        pixels = grey_png.decode(_read_file(path))
         if pixels is not None:
             return pixels
         with Image.open(path) as image:
@@ -332,9 +332,12 @@ def _read_file(path, size=None):
     """The file's bytes, or the first `size`; in few calls, as threads hand over between calls."""
     file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        return os.read(file, os.fstat(file).st_size if size is None else size)
+        content = os.read(file, READ_BYTES if size is None else size)
+        if size is None and len(content) == READ_BYTES:
+            content += os.read(file, os.fstat(file).st_size)
     finally:
         os.close(file)
+    return content
 
 
 @contextmanager

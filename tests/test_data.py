@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import frames as frames_module
 from data import grey_png
 from data.frames import (
     find_sequence,
@@ -392,18 +393,26 @@ def test_masks_are_what_the_image_library_reads(tmp_path, rng, highest, share, s
             assert np.array_equal(read_frame(path), np.asarray(image))
         if highest <= 2 and share == 0:
             content = path.read_bytes()
-            size, data = grey_png.size_of(content), grey_png.data_of(content)
-            assert grey_png._inflate(data, size) is not None
+            lines = grey_png._inflate(content, grey_png.size_of(content))
+            assert grey_png._unfilter(lines[:, 0], lines[:, 1:]) is not None
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_no_byte_of_a_png_changes_what_is_read_unseen(tmp_path, rng, sparse):
+@pytest.mark.parametrize("rest", [-1, 0, 1, 5000])
+def test_a_file_of_any_length_is_read_whole(tmp_path, rng, rest):
+    content = rng.bytes(frames_module.READ_BYTES + rest)
+    path = tmp_path / "large.png"
+    path.write_bytes(content)
+    assert frames_module._read_file(path) == content
+
+
+@pytest.mark.parametrize("highest", [2, 4])
+def test_no_byte_of_a_png_changes_what_is_read_unseen(tmp_path, rng, highest):
     """Every single changed byte and every cut: refused, or what the image library reads."""
     image = rng.integers(0, 256, (5, 7)) * (rng.random((5, 7)) < 0.2)
     path = tmp_path / "image.png"
-    write_filtered_png(path, rng.integers(0, 3, 5), image, pieces=2)
+    write_filtered_png(path, rng.integers(0, highest + 1, 5), image, pieces=2)
     whole = path.read_bytes()
-    assert grey_png.decode(whole, sparse) is not None
+    assert grey_png.decode(whole) is not None
     damaged = [whole[:place] for place in range(len(whole))]
     for place in range(len(whole)):
         for change in (1, 32, 128):
@@ -411,7 +420,7 @@ def test_no_byte_of_a_png_changes_what_is_read_unseen(tmp_path, rng, sparse):
             damaged[-1][place] ^= change
     compared = 0
     for content in map(bytes, damaged):
-        pixels = grey_png.decode(content, sparse)
+        pixels = grey_png.decode(content)
         if pixels is not None:
             with Image.open(io.BytesIO(content)) as expected:
                 assert np.array_equal(pixels, np.asarray(expected))
