@@ -192,10 +192,9 @@ class RowNetwork:
             passing = max(passing, values[1])
         wide = wider(self.numbers).dtype.itemsize // self.numbers.dtype.itemsize
         tiles = 80 * wide * (threads * max(tile, width) + width)  # of the heads, of one row
-        shared = 0  # what threads keep of the rows that they share: sums, and wide ones of a mix
+        shared = 0  # what threads keep of the rows that they share: sums
         if sums_in_pieces(self.numbers):
-            pixels = min(threads * max(CHUNK, width), max(rows, 1) * width + threads * width)
-            shared = pixels * (32 + wide * (32 + 16 + 32))
+            shared = 32 * min(threads * max(CHUNK, width), max(rows, 1) * width + threads * width)
         return int(item * (kept + passing + 56 * (rows + 8) * width + tiles + shared))
 
 

@@ -15,8 +15,8 @@ Threads share rows, each computing its own alone: to meet in every product costs
 where other programs want the cores too.
 
 Rounding in float32 after the stem comes out as up to 1e-5 in the scores: in the network as trained,
-and here too if sums were taken as they come. On a CPU they lose less than half of that: long ones
-are taken in pieces, small products in float64.
+and here too if sums were taken as they come. On a CPU less is lost: long sums are taken in pieces,
+the products of the heads in float64.
 """
 
 import platform
@@ -161,7 +161,7 @@ def sums_in_pieces(numbers):
 
 
 def wider(numbers):
-    """In what small products are computed: in float64 where long sums are taken in pieces."""
+    """In what the heads compute: in float64 where long sums are taken in pieces."""
     return Numbers(torch.float64, numbers.device) if sums_in_pieces(numbers) else numbers
 
 
@@ -278,11 +278,10 @@ class RowBlock:
         self.conv1 = RowConv(block.conv1, numbers, kernel)
         self.conv2 = RowConv(block.conv2, numbers)
         self.lag = self.conv1.reach + self.conv2.reach
-        wide = wider(numbers)
-        self.mix = wide.cast(matrix(block.conv3))
-        self.shortcut = wide.cast(matrix(block.shortcut))
+        self.mix = numbers.cast(matrix(block.conv3))
+        self.shortcut = numbers.cast(matrix(block.shortcut))
         self.offset = block.conv3.bias.double()
-        self.bias = wide.cast(self.offset)
+        self.bias = numbers.cast(self.offset)
         self.ends_level = ends_level
 
     def start(self, frames, width, numbers):
@@ -337,29 +336,21 @@ class RowBlock:
         size = (channels, frames * width) if self.ends_level else (frames * width, channels)
         mixed = x.new_empty(ready, *size)
 
-        def mix(top, z, scratch):
+        def mix(top, z, _):
             rows = slice(top, top + len(z))
-            self._mix(z.clamp_min_(0).flatten(1, 2), x[rows].flatten(1, 2), mixed[rows], scratch)
+            self._mix(z.clamp_min_(0).flatten(1, 2), x[rows].flatten(1, 2), mixed[rows])
 
         self.conv2.run(workers, mix)
         self.x.drop(ready)
         return mixed if self.ends_level else mixed.unflatten(1, (frames, width))
 
-    def _mix(self, z, x, out, scratch):
+    def _mix(self, z, x, out):
         """Projection and shortcut, added: (R, T W, C) of both to `out`, of what `push` gives."""
         mix, shortcut = (m.expand(len(z), -1, -1) for m in (self.mix, self.shortcut))
-        mixed = out
-        if self.mix.dtype != out.dtype:
-            wide = {"dtype": self.mix.dtype}
-            z = scratch.take("z", *z.shape, **wide).copy_(z)
-            x = scratch.take("x", *x.shape, **wide).copy_(x)
-            mixed = scratch.take("mixed", *out.shape, **wide)
         if self.ends_level:
-            torch.bmm(mix, z.mT, out=mixed).baddbmm_(shortcut, x.mT)
+            torch.bmm(mix, z.mT, out=out).baddbmm_(shortcut, x.mT)
         else:
-            torch.baddbmm(self.bias, z, mix.mT, out=mixed).baddbmm_(x, shortcut.mT)
-        if mixed is not out:
-            out.copy_(mixed)
+            torch.baddbmm(self.bias, z, mix.mT, out=out).baddbmm_(x, shortcut.mT)
 
     def values(self, rows):
         first, second = self.conv1.channels, self.conv2.channels
