@@ -3,8 +3,10 @@
 Frames come from `data.frames`, and are kept in memory or by `data.cache_file`.
 """
 
+import itertools
 import os
 import shutil
+from collections import deque
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
@@ -84,13 +86,17 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
             try:
                 make = MemoryStore if mode == "memory" else partial(CacheFile, folder=Path(folder))
                 stores = decoding.map(lambda files: make(files, size), sequences)
-                for files, store in zip(sequences, stores, strict=True):
-                    builds.append(Build(files, size, store, decoding))
+
+                def begin():
+                    for files, store in zip(sequences, stores, strict=True):
+                        builds.append(Build(files, size, store, decoding))
+                        yield builds[-1]
+
                 kept = []
-                for build in progress(builds):
+                for build in progress(ahead(begin(), 2 * workers)):
                     build.wait()
                     kept.append(syncing.submit(build.store.finish))
-                    if len(kept) > workers:  # a file that cannot be synced ends the build soon
+                    if len(kept) > workers:  # decoding does not run ahead of a slow disk
                         kept[-1 - workers].result()
                 arrays = [future.result() for future in kept]
             except BaseException:
@@ -100,6 +106,16 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
         for build in builds:
             build.store.discard()
     return Frames(sequences, size, mode, arrays)
+
+
+def ahead(items, count):
+    """Yields the items, each after the `count` next ones were taken from the iterator."""
+    items = iter(items)
+    taken = deque(itertools.islice(items, count))
+    for item in items:
+        taken.append(item)
+        yield taken.popleft()
+    yield from taken
 
 
 class MemoryStore(FrameArrays):

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import time
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_an_interrupted_build_leaves_no_half_file(sequences, tmp_path, mode):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_frames(sequences, None, mode, tmp_path / "frames", progress=interrupted)
+        open_frames(10 * sequences, None, mode, tmp_path / "frames", 1, progress=interrupted)
     if mode == "disk":
         assert not [name for name in files_of(tmp_path / "frames") if name.endswith(".part")]
 
@@ -149,6 +150,18 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_file(sequences, tmp_path, m
     with pytest.raises(OSError, match=r"No space left on device.*--cache memory"):
         open_frames(sequences, None, "disk", tmp_path / "frames")
     assert files_of(tmp_path / "frames") == []
+
+
+def test_decoding_does_not_run_ahead_of_a_slow_disk(sequences, tmp_path, monkeypatch):
+    folder, unfinished = tmp_path / "frames", []
+
+    def slow(_):
+        time.sleep(0.03)
+        unfinished.append(sum(name.endswith(".part") for name in files_of(folder)))
+
+    monkeypatch.setattr(os, "fsync", slow)
+    open_frames(15 * sequences, None, "disk", folder, workers=1)
+    assert len(unfinished) == 15 * len(sequences) and 1 <= max(unfinished) <= 6
 
 
 def test_a_write_that_stops_half_way_goes_on(sequences, tmp_path, monkeypatch):
