@@ -195,7 +195,9 @@ def train(args, group):
             log(f"Training mean loss: {loss:f}")
             log(f"Training accuracy (IoU) of prediction: {iou:f}")
             row = {"epoch": epoch + 1, "learning_rate": rate, "train_loss": loss, "train_iou": iou}
-            group.share_buffers(model)
+            group.share_tensors(model.buffers())  # running statistics
+            if average is not None:
+                group.share_tensors(average.weights.values())
             state = {**trainer.state(), "epoch": epoch, "position": None}
             published = {key: state[key] for key in PUBLISHED_KEYS} | {"args": plain(args)}
             if average is not None:
@@ -221,7 +223,7 @@ def train(args, group):
             if stop.signal is not None:
                 return stopped_by(stop.signal, log, run)
     close_log(log.logger)
-    if first_epoch < args.epoch or not run.results.is_file():
+    if first_epoch < args.epoch or not is_tested(run):
         test_best(args, spec, run, device, group)
 
 
@@ -500,6 +502,12 @@ def open_cache(args, spec, training, group):
     return frames or build()
 
 
+def is_tested(run):
+    """Whether a run's results are of its best checkpoint: written after it."""
+    best = run.checkpoint("best")
+    return run.results.is_file() and run.results.stat().st_mtime >= best.stat().st_mtime
+
+
 def hold_out(sequences, seed):
     """Splits off a tenth of the sequences, at least one, by seed: (the others, those)."""
     if len(sequences) < 2:
@@ -539,6 +547,15 @@ def restore(log, run, state, args, model, optimizer, average):
         log("No existing model, starting training from scratch...")
         return 0, -math.inf
     load_weights(model, state, args.model, run.path)
+    recorded, position = state.get("args") or {}, state.get("position")
+    fixed = ["select", "optimizer"] + ["seed"] * (args.select == "heldout")
+    for name in fixed:
+        before, now = recorded.get(name), getattr(args, name)
+        if before not in (None, now):
+            raise ValueError(
+                f"{run.path}: was trained with --{name} {before} and cannot go on with {now}; "
+                "start a new run for it"
+            )
     try:
         optimizer.load_state_dict(state["optimizer_state_dict"])
         if average is not None:
@@ -548,7 +565,6 @@ def restore(log, run, state, args, model, optimizer, average):
             f"{run.path}: its last checkpoint cannot be continued with these options "
             f"({error}); expected the optimiser's state, and --optimizer and --ema as before"
         ) from error
-    recorded, position = state.get("args") or {}, state.get("position")
     changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != plain(args)[name]]
     if position and changed:
         raise ValueError(

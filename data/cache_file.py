@@ -14,6 +14,7 @@ import os
 import time
 
 import numpy as np
+import torch
 
 from data.frames import target_band
 
@@ -153,13 +154,18 @@ def map_file(path, sources):
         current = header["version"] == VERSION and header["sources"] == sources
         pixels = math.prod(shape)
         whole = ended and size == len(line) + pixels * (dtype.itemsize + 1) + len(END)
-    except (OSError, ValueError, KeyError, TypeError):
+        if not (current and whole):
+            return None
+        # Unlike numpy's map it keeps no file open, of which a process may have few.
+        content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return None
-    if not (current and whole):
-        return None
-    frames = np.memmap(path, dtype, "r", len(line), shape)
-    masks = np.memmap(path, np.uint8, "r", len(line) + frames.nbytes, shape)
-    return frames, masks
+    content.flags.writeable = False
+    masks = len(line) + pixels * dtype.itemsize
+    return (
+        content[len(line) : masks].view(dtype).reshape(shape),
+        content[masks : masks + pixels].reshape(shape),
+    )
 
 
 def cache_error(path, error):

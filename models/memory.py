@@ -1,5 +1,6 @@
 """Memory budgets."""
 
+import math
 import re
 
 import torch
@@ -18,10 +19,10 @@ def parse_memory(text):
         return None
     found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", str(text).strip(), re.IGNORECASE)
     unit = found and _UNITS.get(found[2].upper())
-    size = int(float(found[1]) * unit) if unit else 0
-    if size <= 0:
+    size = float(found[1]) * unit if unit else 0
+    if not 1 <= size < math.inf:
         raise ValueError(f"memory budget {text!r}: expected a size such as 512MiB, 1GiB or 2GB")
-    return size
+    return int(size)
 
 
 def default_memory(device):

@@ -152,6 +152,15 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_file(sequences, tmp_path, m
     assert files_of(tmp_path / "frames") == []
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counted as on Linux")
+def test_a_cache_keeps_no_file_open(sequences, tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    frames = open_frames(sequences, None, "disk", tmp_path / "frames")
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ValueError, match="read-only"):
+        frames.arrays[0][0][0] = 1
+
+
 def test_decoding_does_not_run_ahead_of_a_slow_disk(sequences, tmp_path, monkeypatch):
     folder, unfinished = tmp_path / "frames", []
 

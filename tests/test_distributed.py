@@ -8,10 +8,18 @@ import sys
 import pytest
 
 import train as train_script
+from data.frames import find_sequences
+from data.sequences import LabelledSequences
+from data.specs import get_spec
+from losses import build_loss
+from models.fused import fuse
+from test import load_run
 from tests import two_ranks
 from tests.conftest import REPOSITORY
 from tests.test_resume import rows, run_folder
 from tests.test_scripts import TRAINING, call, dataset, evaluate, refused  # noqa: F401
+from utils.evaluation import evaluate_windows
+from utils.run_dir import find_run
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
@@ -41,7 +49,8 @@ def test_first_losses_differ_only_by_batchnorm(dataset, tmp_path):  # noqa: F811
 
 
 def test_two_processes_train_and_their_metrics_are_those_of_one(dataset, tmp_path):  # noqa: F811
-    command = [sys.executable, "train.py", "--model", "DeepPro", "--epoch", "1"]
+    command = [sys.executable, "train.py", "--model", "DeepPro", "--epoch", "1", "--ema", "0.9"]
+    command += ["--learning_rate", "0.03"]
     options = f"--datapath {dataset} --savepath {tmp_path} {TRAINING} --gpu_num 2"
     ended = subprocess.run(
         [*command, *options.split()],
@@ -59,6 +68,13 @@ def test_two_processes_train_and_their_metrics_are_those_of_one(dataset, tmp_pat
     for key in ("protocols", "iou", "thresholds"):
         assert one[key] == two[key]
     assert (folder / "eval.txt").read_text().count("results:") > 2
+    # Validation, too, of the weights that the first process saved.
+    _, model = load_run(find_run(tmp_path, folder.name), 1, 8)
+    spec = get_spec("NUDT-MIRSDT")
+    files = find_sequences(spec, spec.test, dataset)
+    sequences = LabelledSequences(files, spec.mean, spec.std, 8)
+    loss, _ = evaluate_windows(fuse(model), build_loss("SoftIoU"), sequences, 0.5, "cpu")
+    assert loss == pytest.approx(rows(folder)[0]["val_loss"], abs=1e-12)
 
 
 def test_a_rank_that_fails_ends_the_job_with_its_error(dataset, tmp_path):  # noqa: F811

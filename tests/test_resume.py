@@ -167,6 +167,35 @@ def test_a_finished_run_says_so_and_keeps_its_weights(dataset, tmp_path, capsys)
     assert same(before, load(folder / "checkpoints/last_model.pth"))
 
 
+def test_results_older_than_the_best_checkpoint_are_made_anew(dataset, tmp_path):  # noqa: F811
+    """As an interruption between the last epoch and its test leaves them."""
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
+    assert call(train_script, arguments, "--epoch 1") == 0
+    results = run_folder(tmp_path) / "metrics.json"
+    expected = json.loads(results.read_text())["protocols"]
+    again = f"--savepath {tmp_path} --log_dir {run_folder(tmp_path).name} --gpu cpu"
+    results.write_text("{}")
+    assert call(train_script, again) == 0 and results.read_text() == "{}"
+    os.utime(results, (0, 0))
+    assert call(train_script, again) == 0
+    assert json.loads(results.read_text())["protocols"] == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("--select test", "--select heldout"),
+        ("--optimizer Adam", "--optimizer SGD"),
+        ("--select heldout", "--seed 7"),
+    ],
+)
+def test_what_a_run_cannot_change_is_refused(dataset, tmp_path, capsys, before, now):  # noqa: F811
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
+    assert call(train_script, f"{arguments} {before}") == 0
+    again = f"--savepath {tmp_path} --log_dir {run_folder(tmp_path).name} --gpu cpu --epoch 2"
+    refused(capsys, call(train_script, f"{again} {now}"), "cannot go on with", now.split()[1])
+
+
 def test_a_checkpoint_without_optimiser_state_tests_but_is_not_continued(
     dataset,  # noqa: F811
     tmp_path,

@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+import warnings
 
 import torch
 
@@ -18,7 +19,11 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def run_command(command):
-    """Runs `command()`; a user's error ends as one line on stderr and exit status 2."""
+    """Runs `command()`; a user's error ends as one line on stderr and exit status 2.
+
+    Warnings are one line, too, without the place in the code.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         command()
     except (ValueError, OSError, FloatingPointError) as error:

@@ -56,11 +56,11 @@ class Group:
         distributed.broadcast_object_list(values, src=0)
         return values[0]
 
-    def share_buffers(self, model):
-        """Gives all processes the main one's buffers (running statistics)."""
+    def share_tensors(self, tensors):
+        """Gives all processes the main one's content of these tensors, in place."""
         if self.size > 1:
-            for buffer in model.buffers():
-                distributed.broadcast(buffer, src=0)
+            for tensor in tensors:
+                distributed.broadcast(tensor, src=0)
 
 
 def join_group(use_cuda):
