@@ -149,6 +149,7 @@ def main(args):
     group = join_group(args.gpu != "cpu" and torch.cuda.is_available())
     try:
         train(args, group)
+        group.barrier()  # none ends while another still talks to it
     finally:
         leave_group()
 
@@ -223,7 +224,7 @@ def train(args, group):
             if stop.signal is not None:
                 return stopped_by(stop.signal, log, run)
     close_log(log.logger)
-    if first_epoch < args.epoch or not is_tested(run):
+    if first_epoch < args.epoch or not group.share(group.is_main and is_tested(run)):
         test_best(args, spec, run, device, group)
 
 

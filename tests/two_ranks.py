@@ -4,7 +4,6 @@ python -m torch.distributed.run --nproc_per_node=2 tests/two_ranks.py DATA OUTPU
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from utils.distributed import join_group, leave_group, seed_everything
 from utils.training_state import StopRequest
 
 
-def first_losses(data, steps=4):
+def first_losses(group, data, steps=4):
     """{"eval", "train"}: losses of the first steps with BatchNorm in either mode."""
-    group = join_group(use_cuda=False)
     options = f"--datapath {data} --model DeepPro --seqlen 8 --patch_size 16 --gpu cpu"
     args = train.parse_args([*options.split(), "--sample_rate", "1", "--cache", "memory"])
     clips, _ = train.open_data(args, train.get_spec(args.dataset), group)
@@ -37,7 +35,9 @@ def first_losses(data, steps=4):
 
 
 if __name__ == "__main__":
-    result = first_losses(sys.argv[1])
-    if os.environ["RANK"] == "0":
+    group = join_group(use_cuda=False)
+    result = first_losses(group, sys.argv[1])
+    if group.is_main:
         Path(sys.argv[2]).write_text(json.dumps(result))
+    group.barrier()
     leave_group()
