@@ -60,6 +60,7 @@ HELD_OUT_SHARE = 0.1
 SELECTIONS = ("test", "heldout")
 PRECISIONS = ("fp32", "bf16")
 EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen")  # say which clips a step takes
+FIXED_OPTIONS = ("select", "optimizer")  # of a run that is continued
 PUBLISHED_KEYS = ("epoch", "model_state_dict", "optimizer_state_dict")
 OPTIMIZERS = {
     "Adam": lambda parameters, rate, decay: torch.optim.Adam(
@@ -542,15 +543,15 @@ def restore(log, run, state, args, model, optimizer, average):
     """Loads the state of a continued run: (first epoch, best IoU so far).
 
     Raises:
-        ValueError: the checkpoint is of another network, or has no optimiser to continue with.
+        ValueError: the checkpoint is of another network, or has no optimiser to continue with, or
+            was trained with options that cannot change.
     """
     if state is None:
         log("No existing model, starting training from scratch...")
         return 0, -math.inf
     load_weights(model, state, args.model, run.path)
     recorded, position = state.get("args") or {}, state.get("position")
-    fixed = ["select", "optimizer"] + ["seed"] * (args.select == "heldout")
-    for name in fixed:
+    for name in FIXED_OPTIONS + (("seed",) if args.select == "heldout" else ()):
         before, now = recorded.get(name), getattr(args, name)
         if before not in (None, now):
             raise ValueError(
@@ -564,7 +565,7 @@ def restore(log, run, state, args, model, optimizer, average):
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"{run.path}: its last checkpoint cannot be continued with these options "
-            f"({error}); expected the optimiser's state, and --optimizer and --ema as before"
+            f"({error}); expected the optimiser's state, and --ema as before"
         ) from error
     changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != plain(args)[name]]
     if position and changed:

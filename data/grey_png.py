@@ -51,29 +51,25 @@ def decode(content):
     return pixels
 
 
-def data_of(content):
-    """The IDAT chunks' data; None if the chunks do not end as they should."""
+def _data_of(content):
+    """The IDAT chunks' data, joined; empty if the chunks do not end as they should."""
     place, pieces = HEADER, []
     while (name := content[place + 4 : place + 8]) != b"IEND":
         size = int.from_bytes(content[place : place + 4], "big")
         if name == b"IDAT":
             pieces.append(content[place + 8 : place + 8 + size])
         elif not name[:1].islower():  # critical, or the file is cut
-            return None
+            return b""
         place += size + 12  # length, name and checksum
-    return pieces or None
+    return b"".join(pieces)
 
 
 def _inflate(content, size):
     """The image's lines (H, 1 + W) uint8, each a filter and the filtered row; None if damaged."""
     height, width = size
-    pieces = data_of(content)
-    if pieces is None:
-        return None
-    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     stream = zlib_ng.decompressobj()
     try:
-        lines = stream.decompress(data, height * (width + 1) + 1)
+        lines = stream.decompress(_data_of(content), height * (width + 1) + 1)
     except zlib_ng.error:
         return None
     if not stream.eof or len(lines) != height * (width + 1):

@@ -93,7 +93,7 @@ class RowConv:
         return max(0, len(self.input) - 2 * self.reach)
 
     def run(self, workers, use):
-        """Calls use(top, rows top ... of the output (r, T, W, C_out), scratch); drops used input.
+        """Calls use(top, rows top ... of the output (r, T, W, C_out)); drops used input.
 
         Calls may come from several threads; the rows are theirs until they return.
         """
@@ -104,13 +104,12 @@ class RowConv:
             image = stored.permute(3, 0, 1, 2).unsqueeze(0)
             padding = (0, 0, self.beside)
             out = convolve(image, self.kernel, self.bias, padding, self.dilation)
-            use(0, out.squeeze(0).permute(1, 2, 3, 0), workers.scratch)
+            use(0, out.squeeze(0).permute(1, 2, 3, 0))
         else:
             step = chunk_rows(ready, stored.shape[2], workers)
 
             def run(top, scratch):
-                out = self._sum_pieces(stored, top, min(ready, top + step), scratch)
-                use(top, out, scratch)
+                use(top, self._sum_pieces(stored, top, min(ready, top + step), scratch))
 
             workers.run(run, range(0, ready, step))
         self.input.drop(ready)
@@ -323,7 +322,7 @@ class RowBlock:
     def _second_half(self, workers, last=False):
         padded = self.conv2.input.append(self.conv1.ready)
 
-        def keep(top, y, _):
+        def keep(top, y):
             rows = padded[top : top + len(y)]
             rows[:, 0] = rows[:, -1] = 0
             torch.clamp_min(y, 0, out=rows[:, 1:-1])
@@ -336,7 +335,7 @@ class RowBlock:
         size = (channels, frames * width) if self.ends_level else (frames * width, channels)
         mixed = x.new_empty(ready, *size)
 
-        def mix(top, z, _):
+        def mix(top, z):
             rows = slice(top, top + len(z))
             self._mix(z.clamp_min_(0).flatten(1, 2), x[rows].flatten(1, 2), mixed[rows])
 

@@ -440,6 +440,14 @@ def test_from_the_shell_an_error_is_one_line_and_status_2(tmp_path):
     assert ended.stderr.count("\n") == 1 and ended.stderr.startswith("error: ")
 
 
+def test_from_the_shell_a_warning_is_one_line():
+    program = "import warnings; from utils.command_line import run_command; "
+    program += "run_command(lambda: warnings.warn('using fp32'))"
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stderr == "warning: using fp32\n"
+
+
 def test_published_flags_have_their_published_defaults():
     args = vars(train_script.parse_args([]))
     expected = {
