@@ -9,20 +9,19 @@ from tqdm import tqdm
 from data.frames import read_snr
 from data.specs import get_spec
 from models import MODELS, build_model
+from models.engine.precision import PRECISIONS
 from models.export import export_model
 from models.fused import fuse
-from models.precision import PRECISIONS
-from utils.attribution import Attributions
+from utils.attribution.gradient_times_input import Attributions
 from utils.checkpoint import load, load_weights
 from utils.command_line import CommandParser, choose_device, fraction, positive, run_command
-from utils.detections import COORDINATE_ORDERS
-from utils.distributed import Group
 from utils.evaluation import PROTOCOLS, evaluate_sequences
-from utils.highlights import Highlights
-from utils.html_report import write_report
 from utils.memory import keep_freed_memory
-from utils.outputs import EXPORTS, Detections, Normalisations, Pictures
-from utils.report import (
+from utils.process import Group
+from utils.report.detections import COORDINATE_ORDERS
+from utils.report.highlights import Highlights
+from utils.report.page import write_report
+from utils.report.results import (
     summarise,
     summary_lines,
     timing_block,
@@ -30,6 +29,7 @@ from utils.report import (
     write_eval,
     write_metrics,
 )
+from utils.report.writers import EXPORTS, Detections, Normalisations, Pictures
 from utils.run_dir import find_model_name, find_run, included_run, make_folder
 
 
@@ -234,7 +234,7 @@ def evaluate_run(
         normalisation: (mean, std) in place of the data set's, or None.
         export: one of `EXPORTS`, or None; `order` is that of the coordinates in it.
         attributed: the network whose logits are attributed to the frames, or None.
-        group: a `utils.distributed.Group` whose processes share the sequences; the main one writes.
+        group: a `utils.process.Group` whose processes share the sequences; the main one writes.
 
     Returns:
         The contents of metrics.json, or None where nothing has masks.

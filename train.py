@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data.cache import MODES, open_frames
+from data.cache.build import MODES, open_frames
 from data.clips import TrainClips
 from data.device_clips import DeviceClips, fits
 from data.frames import find_sequences, prepare
@@ -28,8 +28,8 @@ from data.specs import get_spec
 from losses import LOSSES, build_loss
 from losses.options import WithEmptyClips, without_padding
 from models import MODELS, build_model
+from models.engine.training import FastTraining
 from models.fused import fuse
-from models.training_layout import FastTraining
 from test import evaluate_run, load_run
 from utils.checkpoint import load, load_weights, save
 from utils.command_line import (
@@ -40,11 +40,11 @@ from utils.command_line import (
     positive,
     run_command,
 )
-from utils.curves import History
-from utils.distributed import join_group, leave_group, relaunch, seed_everything
 from utils.evaluation import evaluate_windows
+from utils.history import History
 from utils.memory import keep_freed_memory
 from utils.metrics import RunningIoU
+from utils.process import join_group, leave_group, relaunch, seed_everything
 from utils.run_dir import close_log, cut_log, find_model_name, find_run, new_run, open_log, run_name
 from utils.training_state import (
     MovingAverage,

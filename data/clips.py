@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch.utils.data import Dataset
 
-from data.cache import Frames
+from data.cache.build import Frames
 
 TARGET_CENTRED_SHARE = 0.75
 EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
@@ -74,7 +74,7 @@ class TrainClips(Dataset):
         sample_rate: clips of an epoch as a share of the candidate windows.
         seed: of the draws.
         size: (height, width) that frames and masks are resized to first, or None.
-        frames: `data.cache.Frames` of the sequences at that size; decodes every clip's if None.
+        frames: `data.cache.build.Frames` of the sequences at that size; None: decodes every clip's.
         flips: also mirror clips at random, up-down and left-right.
         mark_padding: items have a third part: 1 where the clip is real, 0 where it is padding.
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from data.footage import open_footage
 from data.sequences import open_test_list
-from data.synthetic import write_synthetic
+from data.synthetic.sequences import write_synthetic
 
 # Sequences of NUDT-MIRSDT, as published with it.
 LOW_SNR = tuple(f"Sequence{n}" for n in (47, 56, 59, 76, 92, 101, 105, 119))

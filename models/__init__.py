@@ -10,8 +10,9 @@ MODELS = {
 }
 
 
-def build_model(name, seqlen=40):
-    """A freshly initialised detector for clips of `seqlen` frames; logits out.
+def build_model(name, seqlen=None):
+    """A freshly initialised detector for clips of `seqlen` frames, by default the network's own: 40
+    for DeepPro; see `models.detector.Detector` for what it promises.
 
     Raises:
         ValueError: no detector has this name.

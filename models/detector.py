@@ -37,23 +37,57 @@ class Stages(NamedTuple):
 
 
 class Detector(nn.Module):
-    """Base of the detectors: clip (B, 1, T, H, W) to logits (B, T, H, W).
+    """Base of the detectors: what a network promises to the rest of the house.
 
-    Subclasses write `detect`, from a checked clip to logits (B, 1, T, H, W), and `stages`, the
-    same as `Stages`. T is built into the weights.
+    The promises are class attributes. Nothing outside `models` asks what else a network is.
+
+    **One shape rule.** A clip is (B, 1, T, H, W) float32, normalised, oldest frame first. The
+    logits (B, n, H, W) are of the last n frames of the clip: n = T where the network predicts all
+    frames, n = 1 where it predicts the last.
+
+    A recurrent network is called frame by frame: `forward(frame, state) -> (logits, state)` with a
+    frame (B, 1, H, W), logits (B, H, W), and `state` what the call before it gave, None at first.
+    Any tensor, tuple or list of tensors can be a state.
+
+    Subclasses that are not recurrent write `detect`, from a checked clip to logits (B, 1, n, H, W).
+
+    Attributes:
+        seqlen: T, the frames of a clip; a class gives its default, an object its own. A recurrent
+            network is trained on clips of T frames and tested on sequences of any length.
+        predicts: "all" frames of the clip, or the "last" alone.
+        recurrent: as above.
+        pads_to: side of a square canvas, in pixels: clips go into its top left corner, zeros
+            elsewhere. Frames larger than it are padded to `side_multiple` only. None: no canvas.
+        side_multiple: height and width are padded with zeros, below and at the right, to a
+            multiple of this.
+        smallest_side: the least height and width that the network takes.
 
     Args:
-        seqlen: T, the number of frames of a clip.
+        seqlen: T; the class's default if None.
 
     Raises:
         ValueError: the clip is not (B, 1, T, H, W) with H and W at least `smallest_side`.
     """
 
+    seqlen = 40
+    predicts = "all"
+    recurrent = False
+    pads_to = None
+    side_multiple = 1
     smallest_side = 1
 
-    def __init__(self, seqlen):
+    def __init__(self, seqlen=None):
         super().__init__()
-        self.seqlen = seqlen
+        self.seqlen = type(self).seqlen if seqlen is None else seqlen
+
+    @classmethod
+    def clip_length(cls, weights):
+        """T of a network with these weights, a state dict; None where they do not tell."""
+        return None
+
+    def stages(self):
+        """The network as `Stages`; None where it has no such description, so no fast engine."""
+        return None
 
     def check_clip(self, clip):
         side = self.smallest_side

@@ -5,14 +5,14 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
-from models.folding import fold
-from models.level_merge import LevelMerge
-from models.memory import default_memory, parse_memory
-from models.packed_engine import PackedTemporalNetwork, packed_engine_runs
-from models.precision import usable_dtype
-from models.probe_head import FinalHead
-from models.program import Numbers
-from models.row_engine import (
+from models.engine.budget import default_memory, parse_memory
+from models.engine.folding import fold
+from models.engine.heads import FinalHead
+from models.engine.merge import LevelMerge
+from models.engine.packed import PackedTemporalNetwork, packed_engine_runs
+from models.engine.precision import usable_dtype
+from models.engine.program import Numbers
+from models.engine.rows import (
     CHUNK,
     RowLevel,
     RowPool,
@@ -22,8 +22,8 @@ from models.row_engine import (
     sums_in_pieces,
     wider,
 )
-from models.temporal_engine import TemporalNetwork
-from models.workers import Workers, one_thread
+from models.engine.temporal import TemporalNetwork
+from models.engine.workers import Workers, one_thread
 
 
 def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_tf32=False):
@@ -144,7 +144,7 @@ def tf32(allowed):
 
 
 class RowNetwork:
-    """A detector with spatial kernels, see `models.row_engine`."""
+    """A detector with spatial kernels, see `models.engine.rows`."""
 
     unit = 1
     tile_pixels = 256  # on a CPU: stays in a core's cache

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from data import cache
-from data.cache import choose_mode, open_frames
-from data.cache_file import CacheFile
+from data.cache import build as cache
+from data.cache.build import choose_mode, open_frames
+from data.cache.file import CacheFile
 from data.clips import TrainClips
 from data.device_clips import DeviceClips
 from data.frames import find_sequences, read_window

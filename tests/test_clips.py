@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.cache import Frames
+from data.cache.build import Frames
 from data.clips import (
     TrainClips,
     Window,

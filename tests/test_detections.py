@@ -5,15 +5,15 @@ import pytest
 from PIL import Image, ImageSequence
 from scipy import ndimage
 
-from utils.detections import (
+from utils.metrics import EIGHT_CONNECTED
+from utils.report.detections import (
     DetectionTable,
     find_detections,
     read_centroids,
     read_detections,
     write_centroids,
 )
-from utils.metrics import EIGHT_CONNECTED
-from utils.overlay import ALARM, COLOURS, DETECTION, FOUND, MISSED, judge, write_overlay
+from utils.report.overlay import ALARM, COLOURS, DETECTION, FOUND, MISSED, judge, write_overlay
 
 
 def test_detections_are_the_components_with_their_weighted_centroids(rng):

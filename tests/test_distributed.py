@@ -18,8 +18,8 @@ from tests import two_ranks
 from tests.conftest import REPOSITORY
 from tests.test_resume import rows, run_folder
 from tests.test_scripts import TRAINING, call, dataset, evaluate, refused  # noqa: F401
-from utils.distributed import Group
 from utils.evaluation import evaluate_windows
+from utils.process import Group
 from utils.run_dir import find_run
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}

@@ -14,7 +14,7 @@ from data.specs import get_spec
 from losses import build_loss
 from utils.evaluation import PROTOCOLS, evaluate_sequences, evaluate_windows
 from utils.metrics import THRESHOLDS, PixelIoU
-from utils.report import read_metrics, summarise, summary_lines, write_eval, write_metrics
+from utils.report.results import read_metrics, summarise, summary_lines, write_eval, write_metrics
 
 
 class Brightness(nn.Module):

@@ -19,7 +19,7 @@ from models.fused import fuse
 from tests.builders import write_image
 from utils.checkpoint import save
 from utils.command_line import run_command
-from utils.detections import read_detections
+from utils.report.detections import read_detections
 
 FRAMES = 9
 

@@ -15,14 +15,14 @@ from torch import nn
 from torch.nn import functional
 
 from models import MODELS, build_model
-from models.folding import fold
+from models.engine.budget import parse_memory
+from models.engine.folding import fold
+from models.engine.merge import Interpolation
+from models.engine.packed import PackedTemporalNetwork
+from models.engine.program import Numbers
+from models.engine.rows import RowConv, RowLevel, sums_in_pieces
+from models.engine.workers import Workers
 from models.fused import fuse
-from models.level_merge import Interpolation
-from models.memory import parse_memory
-from models.packed_engine import PackedTemporalNetwork
-from models.program import Numbers
-from models.row_engine import RowConv, RowLevel, sums_in_pieces
-from models.workers import Workers
 from tests.builders import perturbed
 from tests.conftest import REPOSITORY
 
@@ -37,7 +37,7 @@ PERTURBED = {name: perturbed(name) for name in MODELS}
 @pytest.mark.parametrize("seqlen", [1, 2, 5, 40])
 def test_fold_and_fuse_equal_the_network(monkeypatch, name, in_pieces, seqlen):
     if not in_pieces:  # as on other processors
-        monkeypatch.setattr("models.row_engine.sums_in_pieces", lambda numbers: False)
+        monkeypatch.setattr("models.engine.rows.sums_in_pieces", lambda numbers: False)
     model = perturbed(name, seqlen)
     clip = torch.randn(2, 1, seqlen, 13, 18)
     with torch.no_grad():
@@ -205,7 +205,7 @@ def test_plus_rounds_less_after_the_stem_than_the_network_as_trained(run, shared
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_a_convolution_of_rows_is_one_of_the_image(monkeypatch, in_pieces, size, frames):
     if not in_pieces:
-        monkeypatch.setattr("models.row_engine.sums_in_pieces", lambda numbers: False)
+        monkeypatch.setattr("models.engine.rows.sums_in_pieces", lambda numbers: False)
     elif not sums_in_pieces(Numbers(torch.float32, torch.device("cpu"))):
         pytest.skip("float32 sums are not taken in pieces on this processor")
     conv = nn.Conv3d(5, 6, 3, padding=(1, 2, 2), dilation=(1, 2, 2)).requires_grad_(False)
@@ -220,7 +220,7 @@ def test_a_convolution_of_rows_is_one_of_the_image(monkeypatch, in_pieces, size,
     def keep(top, out):
         found[done + top : done + top + len(out)] = out
 
-    monkeypatch.setattr("models.row_engine.CHUNK", 20)
+    monkeypatch.setattr("models.engine.rows.CHUNK", 20)
     with Workers(numbers) as workers:
         for band in padded.split(4):
             rows.input.append(len(band)).copy_(band)

@@ -13,8 +13,8 @@ from models.difference_conv import (
     spatial_difference_kernel,
     temporal_difference_kernel,
 )
+from models.engine.training import FastTraining
 from models.tpro import TPro
-from models.training_layout import FastTraining
 from tests.builders import NUDT_NORMALISATION
 from utils.checkpoint import load_weights
 

@@ -14,10 +14,10 @@ from data.specs import get_spec
 from models import build_model
 from tests.builders import random_sequence, write_list, write_nudt_sequence
 from utils import compare
-from utils.attribution import Attributions, gradient_times_input
+from utils.attribution.gradient_times_input import Attributions, gradient_times_input
 from utils.command_line import run_command
-from utils.highlights import WORST, Highlights
-from utils.report import summary_lines
+from utils.report.highlights import WORST, Highlights
+from utils.report.results import summary_lines
 
 
 def detect_bright(clip):

@@ -17,14 +17,14 @@ from data.clips import TrainClips
 from data.frames import find_sequences
 from data.sequences import LabelledSequences
 from data.specs import DATASETS, get_spec
-from data.synthetic import Preset, write_synthetic
+from data.synthetic.sequences import Preset, write_synthetic
 from losses import build_loss
 from models import MODELS
 from tests.builders import call, random_sequence, write_image, write_list, write_nudt_sequence
 from tests.conftest import REPOSITORY
 from utils.checkpoint import load
-from utils.distributed import Group
 from utils.evaluation import evaluate_windows
+from utils.process import Group
 from utils.run_dir import INCLUDED, RunDir, find_run
 
 TRAINING = "--seqlen 8 --patch_size 16 --batch_size 2 --sample_rate 0.2 --workers 0 --gpu cpu"

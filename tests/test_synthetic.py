@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from data import synthetic, synthetic_scenes, synthetic_sensor
-from data.synthetic import Preset, main, plan_sequences, render_sequence, write_synthetic
+from data.synthetic import scenes as synthetic_scenes
+from data.synthetic import sensor as synthetic_sensor
+from data.synthetic import sequences as synthetic
+from data.synthetic.sequences import Preset, main, plan_sequences, render_sequence, write_synthetic
 
 TINY = Preset(5, 2, 5, 2, frames=11, heights=(47, 53), widths=(50, 61))
 SEED = 7

@@ -10,7 +10,7 @@ from torch import nn
 
 from models import MODELS, build_model
 from models.blocks import STDResBlock
-from models.training_layout import FastTraining, moments
+from models.engine.training import FastTraining, moments
 from tests.test_models import biases_before_batchnorm
 
 

@@ -11,7 +11,7 @@ import torch
 
 import train
 from models import build_model
-from utils.distributed import join_group, leave_group, seed_everything
+from utils.process import join_group, leave_group, seed_everything
 from utils.training_state import StopRequest
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.command_line import CommandParser, run_command
-from utils.figures import draw_curves
 from utils.metrics import THRESHOLDS
-from utils.report import read_metrics
+from utils.report.figures import draw_curves
+from utils.report.results import read_metrics
 
 
 def parse_args(argv=None):

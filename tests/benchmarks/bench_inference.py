@@ -19,8 +19,8 @@ import time
 import torch
 
 from models import MODELS, build_model
+from models.engine.precision import PRECISIONS
 from models.fused import fuse
-from models.precision import PRECISIONS
 from utils.complexity import complexity
 
 SEQLEN = 40

@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from data.cache import open_frames
+from data.cache.build import open_frames
 from data.clips import TrainClips
 from data.frames import any_in_row, find_sequences, resize
 from data.specs import get_spec
@@ -77,7 +77,7 @@ def pixels(path):
 
 
 class PlainFrames:
-    """What `data.cache.Frames` gives, every clip's images decoded by the image library alone."""
+    """What `data.cache.build.Frames` gives, each clip's images decoded by the image library."""
 
     def __init__(self, sequences, size):
         self.sequences, self.size = sequences, size

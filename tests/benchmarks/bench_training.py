@@ -19,13 +19,13 @@ from statistics import median
 import numpy as np
 import torch
 
-from data.cache import open_frames
+from data.cache.build import open_frames
 from data.clips import TrainClips
 from data.frames import find_sequences
 from data.specs import get_spec
 from losses import build_loss
 from models import MODELS, build_model
-from models.training_layout import FastTraining
+from models.engine.training import FastTraining
 from tests.builders import random_sequence, write_list, write_nudt_sequence
 from utils.memory import keep_freed_memory
 

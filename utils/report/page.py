@@ -5,10 +5,10 @@ from html import escape
 from pathlib import Path
 
 from utils.evaluation import PROTOCOLS
-from utils.figures import OPERATING_POINT, draw_curves, draw_profile
-from utils.overlay import ALARM, COLOURS, DETECTION, FOUND, MISSED, draw_frame
-from utils.published import PROTOCOL_NOTE, comparison_note, published_rows
-from utils.report import STEPS
+from utils.report.figures import OPERATING_POINT, draw_curves, draw_profile
+from utils.report.overlay import ALARM, COLOURS, DETECTION, FOUND, MISSED, draw_frame
+from utils.report.published import PROTOCOL_NOTE, comparison_note, published_rows
+from utils.report.results import STEPS
 from utils.run_dir import make_folder
 
 SUBSETS = {"low_snr": "low SNR", "high_snr": "high SNR", "all": "all"}
@@ -45,8 +45,8 @@ def write_report(path, metrics, strips, protocol="hit1_guard4", threshold=0.5):
 
     Args:
         path: of the page.
-        metrics: from `utils.report.summarise`.
-        strips: from `utils.highlights.Highlights`.
+        metrics: from `utils.report.results.summarise`.
+        strips: from `utils.report.highlights.Highlights`.
         protocol: under which the strips were judged.
         threshold: at which they were judged.
 

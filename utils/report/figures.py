@@ -67,7 +67,7 @@ def draw_profile(path, profile):
 
     Args:
         path: of the PNG.
-        profile: `utils.highlights.Profile`.
+        profile: `utils.report.highlights.Profile`.
     """
     figure, axes = _figure(6.4, 2.9)
     numbers = profile.first_frame + np.arange(len(profile.levels))
@@ -95,7 +95,7 @@ def draw_attribution(path, attribution):
 
     Args:
         path: of the PNG.
-        attribution: `utils.attribution.Attribution`.
+        attribution: `utils.attribution.gradient_times_input.Attribution`.
     """
     figure, (axes, bars) = _figure(6.4, 4.6, rows=2)
     numbers = attribution.numbers

@@ -50,9 +50,9 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from data.frames import LOW_SNR_LIMIT
-from data.synthetic_scenes import BACKGROUNDS
-from data.synthetic_sensor import draw_platform, draw_sensor, quantise, render_background
-from data.synthetic_targets import Target, draw_targets, local_background_std, render_target
+from data.synthetic.scenes import BACKGROUNDS
+from data.synthetic.sensor import draw_platform, draw_sensor, quantise, render_background
+from data.synthetic.targets import Target, draw_targets, local_background_std, render_target
 
 GENERATION = 1  # raise it when the same seed no longer gives the same bytes
 LOW_SNR_RANGE = (0.9, 2.8)  # wanted; what is measured scatters by a few percent
@@ -391,7 +391,3 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("error: interrupted, nothing written", file=sys.stderr)
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,8 +24,8 @@ import platform
 import torch
 from torch.nn import functional
 
-from models.probe_head import ProbeHead, matrix
-from models.program import Numbers, Program, view
+from models.engine.heads import ProbeHead, matrix
+from models.engine.program import Numbers, Program, view
 
 CHUNK = 512  # pixels that a thread takes at a time
 

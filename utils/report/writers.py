@@ -6,10 +6,10 @@ Each is called with (sequence, scores), in the order of the sequences.
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.detections import DetectionTable, find_detections, write_centroids
-from utils.overlay import judge, match_size, write_overlay
+from utils.report.detections import DetectionTable, find_detections, write_centroids
+from utils.report.overlay import judge, match_size, write_overlay
+from utils.report.score_maps import write_score_maps
 from utils.run_dir import make_folder
-from utils.visual import write_score_maps
 
 EXPORTS = ("centroids",)
 
@@ -53,7 +53,7 @@ class Detections:
         threshold: a pixel is positive if its score is at least this.
         first_frame: number of the first frame.
         centroids: folder of the text files, or None.
-        order: a key of `utils.detections.COORDINATE_ORDERS`.
+        order: a key of `utils.report.detections.COORDINATE_ORDERS`.
 
     Raises:
         OSError: a place cannot be written to; before any sequence.

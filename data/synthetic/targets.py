@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from data.synthetic_sensor import OPTICS_SIGMA
+from data.synthetic.sensor import OPTICS_SIGMA
 
 SOURCE_SIGMA_RANGE = (0.3, 1.0)  # pixels; geometric mean of a target's two axes
 SPEED_RANGE = (0.2, 2.0)  # pixels per frame, in the frame without jitter

@@ -1,6 +1,6 @@
 """Runs temporal levels in bfloat16 on a CPU, whose matrix units want channels last.
 
-The same tiles of pixels as in `models.temporal_engine`, but as maps (T, P, C), channels innermost:
+The same tiles of pixels as in `models.engine.temporal`, but as maps (T, P, C), channels innermost:
 a (k,1,1) convolution is a (k,1) convolution of an image of T rows and P columns, its kernel packed
 once as oneDNN wants it, and bias, shortcut and ReLU are applied before a sum leaves the registers.
 The first convolution and the merging of the levels are in float32.
@@ -9,8 +9,8 @@ The first convolution and the merging of the levels are in float32.
 import torch
 from torch.nn import functional
 
-from models.program import Numbers
-from models.tiled_levels import TiledLevel, TiledNetwork
+from models.engine.program import Numbers
+from models.engine.tiles import TiledLevel, TiledNetwork
 
 TILE = 1024  # pixels; a call of oneDNN takes 30 microseconds before it computes
 GROUP = 8  # channels that one matrix of the probe takes

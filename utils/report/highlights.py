@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from utils.metrics import best_scores, find_targets
-from utils.overlay import grey_limits, judge, match_size
+from utils.report.overlay import grey_limits, judge, match_size
 
 WORST = 4  # sequences kept
 FRAMES = 3  # frames kept of each
@@ -44,7 +44,7 @@ class Strip:
         sequence: its name.
         numbers: of the frames.
         frames: (n, H, W) grey levels.
-        marks: a list of `utils.overlay.Mark` for each.
+        marks: a list of `utils.report.overlay.Mark` for each.
         captions: for each, what it shows.
         limits: the grey levels that are drawn black and white.
         profiles: list of `Profile`: of a missed and of a found target, where there are such.

@@ -1,6 +1,6 @@
 """Decoded frames, kept: each image of a training set is read once, not once per clip.
 
-Frames come from `data.frames`, and are kept in memory or by `data.cache_file`.
+Frames come from `data.frames`, and are kept in memory or by `data.cache.file`.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from data.cache_file import CacheFile, make_cache_folder
+from data.cache.file import CacheFile, make_cache_folder
 from data.frames import FrameArrays, any_in_row, decode_window, read_frame, read_window
 
 MODES = ("auto", "memory", "disk", "none")

@@ -9,14 +9,14 @@ t+2) to be consecutive, frames are stored even ones first:
     pad, 0, 2, 4, ..., pad, 1, 3, 5, ..., pad          (T + 3 stored frames)
 
 Each pad, the middle one shared, stands for the frame of zeros beyond either end of the clip. See
-`models.probe_head` for the shifted ReLU.
+`models.engine.heads` for the shifted ReLU.
 """
 
 import torch
 
-from models.probe_head import ProbeHead, matrix
-from models.program import Program, view
-from models.tiled_levels import TiledLevel, TiledNetwork
+from models.engine.heads import ProbeHead, matrix
+from models.engine.program import Program, view
+from models.engine.tiles import TiledLevel, TiledNetwork
 
 
 def frame_order(frames):
@@ -98,7 +98,7 @@ class TemporalBlock:
     """A folded TDResBlock, from parity buffer to parity buffer.
 
     The taps of a temporal-difference kernel sum to zero, so they are two taps on the differences of
-    frames stored one after the other: see `models.row_engine`.
+    frames stored one after the other: see `models.engine.rows`.
     """
 
     def __init__(self, block, offset, numbers):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from models.program import Scratch
+from models.engine.program import Scratch
 
 
 @contextmanager

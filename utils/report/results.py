@@ -8,7 +8,7 @@ from pathlib import Path
 from utils.evaluation import PROTOCOLS
 from utils.files import write_text
 from utils.metrics import THRESHOLDS
-from utils.published import PROTOCOL_NOTE, comparison_note, is_comparable, published_row
+from utils.report.published import PROTOCOL_NOTE, comparison_note, is_comparable, published_row
 
 SUBSET_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}
 OPERATING_POINT = THRESHOLDS.index(0.5)

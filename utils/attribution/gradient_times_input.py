@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.figures import draw_attribution
 from utils.metrics import find_targets
+from utils.report.figures import draw_attribution
 from utils.run_dir import make_folder
 
 PATCH = 64  # side of what is attributed around the pixel: bounds the memory of the backward pass

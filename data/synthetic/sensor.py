@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from data.synthetic_scenes import BACKGROUNDS, SUPERSAMPLING, standardise
+from data.synthetic.scenes import BACKGROUNDS, SUPERSAMPLING, standardise
 
 OPTICS_SIGMA = 0.65  # Gaussian point spread function, pixels
 NOISE_RANGE = (1.0, 3.0)  # standard deviation of the temporal noise, grey levels
