@@ -1,5 +1,7 @@
 """Builds small data sets on disk, calls scripts, compares what they write."""
 
+from collections import namedtuple
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from data import frames
 from models import build_model
 from utils.command_line import run_command
 
+FrameBlock = namedtuple("FrameBlock", "start frames masks centroids")
 NUDT_NORMALISATION = (105.4025, 26.6452)
 
 
@@ -41,6 +44,27 @@ def write_list(path, names, newline="\n"):
     path.parent.mkdir(parents=True, exist_ok=True)
     text = newline.join(f"{name}/images/00001.png" for name in names) + newline
     path.write_bytes(text.encode())
+
+
+class ArraySequence:
+    """A test sequence made of arrays, as `data.sequences` gives those of files."""
+
+    def __init__(self, name, frames, masks=None, centroids=None, normalisation=(100.0, 20.0)):
+        self.name, self.frames, self.masks, self.normalisation = name, frames, masks, normalisation
+        self.centroids = masks if centroids is None else centroids
+        self.labelled = masks is not None
+        self.numbers, self.file_names = range(1, len(frames) + 1), None
+
+    def __len__(self):
+        return len(self.frames)
+
+    def read(self, start, stop):
+        arrays = self.frames, self.masks, self.centroids
+        return FrameBlock(start, *(None if a is None else a[start:stop] for a in arrays))
+
+    def blocks(self, size):
+        for start in range(0, len(self), size):
+            yield self.read(start, min(start + size, len(self)))
 
 
 def call(script, *arguments):

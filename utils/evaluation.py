@@ -270,7 +270,8 @@ class Truth:
             low = max(start - block.start, 0)
             high = min(stop - block.start, len(block.frames))
             if low < high:
-                parts.append([a if a is None else a[low:high] for a in block[1:]])
+                arrays = block.frames, block.masks, block.centroids
+                parts.append([a if a is None else a[low:high] for a in arrays])
         while self.blocks and self.blocks[0].start + len(self.blocks[0].frames) <= stop:
             self.blocks.popleft()
         return [
