@@ -46,14 +46,7 @@ def find_detections(block, threshold):
 
     Returns:
         List of `Detection`.
-
-    Raises:
-        ValueError: a score is NaN.
     """
-    if np.isnan(block.scores.min(initial=0)):
-        raise ValueError(
-            f"{block.sequence.name}: a score is NaN: the network's weights or input are not finite"
-        )
     components = block.components(threshold)
     owner, count = components.owner, components.count
     frames, rows, columns = components.pixels.T

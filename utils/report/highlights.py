@@ -65,15 +65,15 @@ class Highlights(Writer):
     """Keeps the worst labelled sequences: lowest Pd first, then highest Fa.
 
     Args:
-        protocol: `utils.protocols.Protocol` by which targets are found and alarms are false.
         threshold: a pixel is positive if its score is at least this.
+        protocol: `utils.protocols.Protocol` by which targets are found and alarms are false.
 
     Attributes:
         kept: list of (rank, place in the list of sequences, `Strip`), the worst first.
     """
 
-    def __init__(self, protocol, threshold):
-        self.protocol, self.threshold = protocol, threshold
+    def __init__(self, threshold, protocol):
+        self.threshold, self.protocol = threshold, protocol
         self.kept = []
         self.current, self.ended = None, 0
 
@@ -81,7 +81,7 @@ class Highlights(Writer):
         if block.centroids is None:
             return
         if self.current is None:
-            self.current = Passing(block.sequence, self.protocol, self.threshold)
+            self.current = Passing(block.sequence, self.threshold, self.protocol)
         self.current.add(block)
 
     def end(self, sequence):
@@ -133,11 +133,11 @@ class Passing:
 
     Args:
         sequence: as its blocks name it.
-        protocol, threshold: as of `Highlights`.
+        threshold, protocol: as of `Highlights`.
     """
 
-    def __init__(self, sequence, protocol, threshold):
-        self.sequence, self.protocol, self.threshold = sequence, protocol, threshold
+    def __init__(self, sequence, threshold, protocol):
+        self.sequence, self.threshold, self.protocol = sequence, threshold, protocol
         self.targets = self.missed = self.alarm_pixels = self.pixels = 0
         thirds = np.array_split(np.arange(len(sequence)), min(FRAMES, len(sequence)))
         self.ends = [third[-1] for third in thirds]
@@ -147,7 +147,7 @@ class Passing:
 
     def add(self, block):
         """Takes the next block of the sequence, a `utils.evaluation.ScoredBlock`."""
-        marked = mark_frames(block, self.protocol, self.threshold)
+        marked = mark_frames(block, self.threshold, self.protocol)
         self.targets += int(marked.targets.sum())
         self.missed += int(marked.missed.sum())
         self.alarm_pixels += int(marked.alarm_pixels.sum())

@@ -48,20 +48,25 @@ class MarkedFrames:
         return f"{found if targets else 'no target'}, {self.alarm_pixels[index]} false-alarm pixels"
 
 
-def mark_frames(block, protocol, threshold):
-    """Marks the targets, detections and false alarms of a block.
+def mark_frames(block, threshold, protocol):
+    """Marks the targets, detections and false alarms of a block; looks for them once.
 
     A detection is a false alarm if any of its pixels is one by the protocol. Where nothing is known
     of the targets there are detections only.
 
     Args:
         block: `utils.evaluation.ScoredBlock`.
-        protocol: `utils.protocols.Protocol`.
         threshold: a pixel is positive if its score is at least this.
+        protocol: `utils.protocols.Protocol`.
 
     Returns:
         `MarkedFrames`.
     """
+    key = "marks", threshold, protocol.name
+    return block.remember(key, lambda: _mark_frames(block, threshold, protocol))
+
+
+def _mark_frames(block, threshold, protocol):
     frames = len(block.scores)
     marks = [[] for _ in range(frames)]
     components = block.components(threshold)

@@ -9,6 +9,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.evaluation import resize_scores
 from utils.report.aside import Aside
 from utils.report.gif import GifStream
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED, Mark
@@ -38,14 +39,12 @@ def grey_limits(frames):
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 
-def frames_at_score_size(block, chosen=slice(None)):
+def frames_at_score_size(block, chosen):
     """Some frames of a block (n, H, W), resized bilinearly if its scores are of another size."""
-    frames, (height, width) = block.frames[chosen], block.scores.shape[1:]
-    if frames.shape[1:] == (height, width):
+    frames, size = block.frames[chosen], block.scores.shape[1:]
+    if frames.shape[1:] == size:
         return frames
-    images = (Image.fromarray(frame.astype(np.float32)) for frame in frames)
-    resized = [image.resize((width, height), Image.Resampling.BILINEAR) for image in images]
-    return np.stack([np.asarray(image) for image in resized])
+    return resize_scores(frames.astype(np.float32), size)
 
 
 def enlargement(height, width):
@@ -148,7 +147,7 @@ class Overlay:
 
     def __init__(self, path, block):
         self.sequence, self.labelled = block.sequence, block.centroids is not None
-        self.limits = grey_limits(frames_at_score_size(block))
+        self.limits = grey_limits(block.frames)
         self.step, self.scale = plan_pages(len(block.sequence), *block.scores.shape[1:])
         self.palette = _palette()
         self.file = Aside(path)

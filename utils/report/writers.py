@@ -32,7 +32,9 @@ class Writer:
         """
 
     def close(self):
-        """Puts files that are there whole or not at all in their places; comes last."""
+        """Puts files that are there whole or not at all in their places; comes last, and on the main
+        process only. Returns the paths of files and folders that were written, for people."""
+        return []
 
 
 class ScoreMaps(Writer):
@@ -66,21 +68,28 @@ class ScoreMaps(Writer):
     def share(self, group):
         self.count = sum(group.gather([self.count]))
 
+    def close(self):
+        return [self.folder] if self.count else []
+
 
 class Overlays(Writer):
     """Writes `<folder>/<sequence>.gif`: frames with marks; see `utils.report.overlay.Overlay`.
 
     Args:
         folder: where to.
-        protocol: `utils.protocols.Protocol` that tells false alarms from detections.
         threshold: a pixel is positive if its score is at least this.
+        protocol: `utils.protocols.Protocol` that tells false alarms from detections.
         unlabelled_only: leave out sequences that have masks.
+
+    Attributes:
+        count: sequences that were drawn, of all processes once they have shared.
     """
 
-    def __init__(self, folder, protocol, threshold, unlabelled_only=False):
-        self.folder, self.protocol, self.threshold = folder, protocol, threshold
+    def __init__(self, folder, threshold, protocol, unlabelled_only=False):
+        self.folder, self.threshold, self.protocol = folder, threshold, protocol
         self.unlabelled_only = unlabelled_only
         self.overlay = None
+        self.count = 0
 
     def add(self, block):
         if self.unlabelled_only and block.sequence.labelled:
@@ -88,20 +97,27 @@ class Overlays(Writer):
         if self.overlay is None:
             path = make_folder(self.folder) / f"{block.sequence.name}.gif"
             self.overlay = Overlay(path, block)
-        self.overlay.add(block, mark_frames(block, self.protocol, self.threshold))
+        self.overlay.add(block, mark_frames(block, self.threshold, self.protocol))
 
     def end(self, sequence):
         if self.overlay is not None:
             self.overlay.close()
             self.overlay = None
+            self.count += 1
+
+    def share(self, group):
+        self.count = sum(group.gather([self.count]))
+
+    def close(self):
+        return [self.folder] if self.count else []
 
 
 class Detections(Writer):
     """Writes detections.csv and, on request, a text file of centroids for each sequence.
 
     Args:
-        threshold: a pixel is positive if its score is at least this.
         table: path of detections.csv, or None.
+        threshold: a pixel is positive if its score is at least this.
         centroids: folder of the text files, or None.
         order: a key of `utils.report.detections.COORDINATE_ORDERS`, of the text files.
 
@@ -112,7 +128,7 @@ class Detections(Writer):
         OSError: a place cannot be written to; before any sequence.
     """
 
-    def __init__(self, threshold, table=None, centroids=None, order="rowcol"):
+    def __init__(self, table, threshold, centroids=None, order="rowcol"):
         self.threshold, self.order = threshold, order
         self.path, self.table, self.centroids = table, None, None
         if table is not None:
@@ -168,6 +184,7 @@ class Detections(Writer):
     def close(self):
         if self.table is not None:
             self.table.keep()
+        return [path for path in (self.path, self.centroids) if path is not None]
 
 
 class Normalisations(Writer):
