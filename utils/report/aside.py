@@ -8,7 +8,7 @@ from utils.files import write_whole
 
 
 class Aside:
-    """Bytes for a file, kept in a nameless one beside it, which a test that fails leaves no trace of.
+    """Bytes for a file, kept in a nameless one beside it: a test that fails leaves no trace.
 
     Args:
         path: of the file. Its folder is written to at once, so that a place that cannot be written

@@ -78,6 +78,10 @@ class Recording:
         self.start = None  # index of the first frame
         self.parts = []
 
+    @property
+    def place(self):
+        return self.frame, self.row, self.column
+
     def add(self, block):
         """Takes what a block has to add; blocks come in order."""
         first = max(self.frame - self.reach - block.start, 0)

@@ -32,8 +32,9 @@ class Writer:
         """
 
     def close(self):
-        """Puts files that are there whole or not at all in their places; comes last, and on the main
-        process only. Returns the paths of files and folders that were written, for people."""
+        """Puts files in their places that are there whole or not at all: the paths of what was
+        written. Comes last, and on the main process only.
+        """
         return []
 
 
