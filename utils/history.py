@@ -34,7 +34,7 @@ class History:
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
         write_text(self.jsonl, text)
         if self.rows:
-            write_whole(self.curves, lambda file: draw_curves(file, self.rows))
+            write_whole(self.curves, lambda file: draw_history(file, self.rows))
 
 
 def open_events(folder):
@@ -46,7 +46,7 @@ def open_events(folder):
     return SummaryWriter(str(folder))
 
 
-def draw_curves(file, rows):
+def draw_history(file, rows):
     """Draws loss, IoU and learning rate over the epochs as a PNG."""
     import matplotlib  # here: it takes a second, and most starts draw nothing
 
