@@ -1,11 +1,65 @@
-"""The course of a training: one JSON line an epoch, curves, TensorBoard events."""
+"""The course of a training in files: checkpoints; a JSON line an epoch, curves, TensorBoard."""
 
 import json
+from functools import partial
 from pathlib import Path
 
+from utils.checkpoint import save
 from utils.files import write_text, write_whole
+from utils.trainer import speed_line
 
+CHECKPOINT_EVERY = 5  # epochs between numbered checkpoints
 TENSORBOARD_KEYS = ("train_loss", "train_iou", "val_loss", "val_iou", "learning_rate")
+
+
+class Recorder:
+    """Writes a run's checkpoints, log and history as its training goes on.
+
+    Args:
+        run: `utils.run_dir.RunDir`.
+        state: `utils.training_state.TrainingState`.
+        log: `utils.run_dir.RunLog`; where it is not active, nothing is written.
+    """
+
+    def __init__(self, run, state, log):
+        self.run, self.state, self.log = run, state, log
+        self.history = None
+        if log.active:
+            self.history = History(run.history, run.curves, run.events, state.history)
+
+    def save_last(self):
+        """The checkpoint to continue from."""
+        if self.log.active:
+            save(self.run.checkpoint("last"), self.state.last())
+
+    def save_numbered(self, last):
+        """That of an epoch: every fifth has one, and the last."""
+        number = self.state.epoch + 1
+        if number % CHECKPOINT_EVERY == 0 or last:
+            self._save_logged(number, self.state.published)
+
+    def save_best(self, iou):
+        """That of the best epoch, if the one that ended with this IoU is no worse."""
+        if iou >= self.state.best_iou:
+            self.state.best_iou = iou
+            self._save_logged("best", partial(self.state.published, iou))
+        self.log(f"Best mIoU_mid: {self.state.best_iou:f}")
+
+    def end_epoch(self, row):
+        """Adds an epoch's row to the history."""
+        self.log(speed_line(row))
+        if self.log.active:
+            self.history.add(row)
+            self.state.log_size = self.log.size()
+        self.save_last()
+
+    def _save_logged(self, which, checkpoint):
+        path = self.run.checkpoint(which)
+        self.log("Save model...")
+        self.log(f"Saving at {path}")
+        if self.log.active:
+            save(path, checkpoint())
+        self.log("Saving model....")
 
 
 class History:
@@ -13,12 +67,12 @@ class History:
 
     Args:
         jsonl, curves, events: paths: of the lines, of the picture, of a folder for TensorBoard.
-        rows: of the epochs before, when a training is continued; what the file says is replaced.
+        rows: list of the epochs before, which grows; what the file says is replaced.
     """
 
-    def __init__(self, jsonl, curves, events, rows=()):
+    def __init__(self, jsonl, curves, events, rows):
         self.jsonl, self.curves = Path(jsonl), Path(curves)
-        self.rows = list(rows)
+        self.rows = rows
         self.writer = open_events(events)
 
     def add(self, row):

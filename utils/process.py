@@ -188,6 +188,13 @@ def seed_everything(seed, *place):
     torch.manual_seed(seed)
 
 
+def be_deterministic():
+    """Makes CUDA give the same result again, where it can; slower."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
 class StopRequest:
     """Turns SIGTERM and Ctrl-C into a question that the training asks between steps.
 

@@ -58,6 +58,11 @@ class RunDir:
         """Folder of TensorBoard's events."""
         return self.path / "events"
 
+    def is_tested(self):
+        """Whether the results are of the best checkpoint: written after it."""
+        best = self.checkpoint("best")
+        return self.results.is_file() and self.results.stat().st_mtime >= best.stat().st_mtime
+
 
 def run_name(dataset, when, loss, model, seqlen):
     """Name of a run's folder: `<dataset>__<date>__<loss tag>_<model>_DataL<seqlen>`.
@@ -172,7 +177,7 @@ class RunLog:
     """
 
     def __init__(self, path, size=None, active=True):
-        self.path, self.handler = Path(path), None
+        self.path, self.active, self.handler = Path(path), active, None
         if not active:
             return
         if size is not None and self.path.is_file() and self.path.stat().st_size > size:

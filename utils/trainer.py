@@ -116,7 +116,7 @@ class Trainer:
         network: what is run: the detector, or another form of it that shares its tensors.
         optimizer: of its parameters.
         criterion: callable(logits, mask) -> scalar; (logits, mask, valid) where batches have it.
-        batches: the clips: `len()`, `batch_size`, and `of_epoch(epoch, first)`, which iterates
+        batches: the clips: `len()`, `total` a step, and `of_epoch(epoch, first)`, which iterates
             from step `first` on over (clip, mask) or (clip, mask, valid): `data.clips.TrainClips`.
         options: `TrainerOptions`.
         group: the processes that train together.
@@ -185,7 +185,7 @@ class Trainer:
         return EpochResult(losses.item() / (steps * self.group.size), iou.iou())
 
     def step(self, batch):
-        """One optimiser step: (loss, logits (B, n, H, W), mask of the same shape), on the device."""
+        """One optimiser step: (loss, logits (B, n, H, W), mask (B, n, H, W)), on the device."""
         clip, *truth = (part.to(self.device, non_blocking=True) for part in batch)
         self.optimizer.zero_grad(set_to_none=True)
         lower = self.options.precision == "bf16"
@@ -227,7 +227,7 @@ class Trainer:
         whole = time.perf_counter() - self.began
         return {
             "seconds": round(whole, 3),
-            "clips_per_second": round(self.steps * self.batches.batch_size / self.seconds, 3),
+            "clips_per_second": round(self.steps * self.batches.total / self.seconds, 3),
             "waiting": round(self.waited / self.seconds, 4),
             "seconds_left": round(whole * epochs_left, 1),
         }

@@ -63,14 +63,21 @@ class TrainingState:
         best_iou: the best IoU of the validations so far.
         history: a row of numbers for each epoch.
         position: where an epoch was interrupted, as `Trainer.train_epoch` gives it, or None.
-        log_size: bytes of the log when the last epoch ended.
+        log_size: bytes of the log when the last epoch ended; None if not known.
     """
 
     def __init__(self, model, optimizer, average, options):
         self.model, self.optimizer, self.average = model, optimizer, average
-        self.options = options
+        self.options, self.restored = options, False
         self.epoch, self.best_iou = -1, -math.inf
-        self.history, self.position, self.log_size = [], None, 0
+        self.history, self.position, self.log_size = [], None, None
+
+    def describe_start(self, name):
+        """Where the training of the run of this name starts, in words."""
+        if not self.restored:
+            return "No existing model, starting training from scratch..."
+        step = f", step {self.position['step']} of the next" if self.position else ""
+        return f"Continuing {name} after epoch {self.epoch + 1}{step}, best IoU {self.best_iou:f}"
 
     def published(self, iou=None):
         """A numbered checkpoint; with the `iou` of its validation, the best one."""
@@ -118,10 +125,13 @@ class TrainingState:
             ) from error
         if checkpoint.get("random"):
             restore_random_states(checkpoint["random"])
+        self.restored = True
         self.epoch, self.position = checkpoint["epoch"], checkpoint.get("position")
         self.history = list(checkpoint.get("history", ()))
         self.log_size = checkpoint.get("log_size")
-        self.best_iou = float(checkpoint.get("best_iou", checkpoint.get("class_avg_iou", -math.inf)))
+        self.best_iou = float(
+            checkpoint.get("best_iou", checkpoint.get("class_avg_iou", -math.inf))
+        )
 
     def _refuse_changes(self, checkpoint, path):
         recorded, now = describe(checkpoint).args, self.options
