@@ -26,7 +26,6 @@ from models.fused import fuse
 from utils.checkpoint import load, load_weights
 from utils.command_line import CommandParser, fraction, not_negative, positive, run_command
 from utils.evaluation import add_up, validate
-from utils.history import Recorder
 from utils.process import (
     StopRequest,
     be_deterministic,
@@ -38,7 +37,8 @@ from utils.process import (
     seed_everything,
 )
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
-from utils.trainer import OPTIMIZERS, PRECISIONS, Schedule, Trainer, TrainerOptions
+from utils.training.history import Recorder
+from utils.training.trainer import OPTIMIZERS, STEP_PRECISIONS, Schedule, Trainer, TrainerOptions
 from utils.training_state import SELECTIONS, TrainingState, describe, plain
 
 PLACE_OPTIONS = ("log_dir", "savepath", "gpu", "gpu_num", "cache", "cache_dir", "workers")
@@ -78,7 +78,12 @@ def parse_args(argv=None):
         help="reading processes; none if frames are cached",
     )
     add("--seed", type=not_negative(int), default=46, help="of weights, clips and losses")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the network; losses are fp32")
+    add(
+        "--precision",
+        choices=STEP_PRECISIONS,
+        default="fp32",
+        help="of the network; losses are fp32",
+    )
     add("--deterministic", action="store_true", help="the same result again on CUDA; slower")
     add("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     add("--cache", choices=MODES, default="auto", help="where decoded frames are kept")
@@ -270,7 +275,9 @@ def open_cache(args, spec, training, group):
 def build_trainer(args, clips, device, group):
     """A fresh network with what trains it."""
     detector = build_model(args.model, args.seqlen).to(device)
-    network = torch.compile(detector) if args.compile else FastTraining(detector)
+    network = FastTraining(detector) if detector.stages() is not None else detector
+    if args.compile:
+        network = torch.compile(detector)
     rates = args.learning_rate, args.decay_rate
     criterion = build_loss(args.loss)
     if args.exclude_padding:

@@ -55,7 +55,7 @@ class TrainingState:
 
     Args:
         model, optimizer: what is trained; their values are read when a checkpoint is made.
-        average: `utils.trainer.MovingAverage`, or None.
+        average: `utils.training.trainer.MovingAverage`, or None.
         options: the command line's, as plain values.
 
     Attributes:

@@ -15,7 +15,7 @@ from utils.process import seed_everything
 from utils.scan import ClipNetwork
 from utils.training_state import random_states, restore_random_states
 
-PRECISIONS = ("fp32", "bf16")
+STEP_PRECISIONS = ("fp32", "bf16")
 CHECK_EVERY = 16  # steps between looks at the loss on a GPU
 LOWEST_LEARNING_RATE = 1e-5
 OPTIMIZERS = {
@@ -90,7 +90,7 @@ class TrainerOptions:
     Attributes:
         seed: of what is drawn within an epoch.
         threshold: a pixel is positive, in IoU, if its score is above it.
-        precision: of the network, one of `PRECISIONS`; losses are computed in float32.
+        precision: of the network, one of `STEP_PRECISIONS`; losses are computed in float32.
         ema: decay of the averaged weights; 0: none are kept.
     """
 

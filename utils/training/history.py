@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.checkpoint import save
 from utils.files import write_text, write_whole
-from utils.trainer import speed_line
+from utils.training.trainer import speed_line
 
 CHECKPOINT_EVERY = 5  # epochs between numbered checkpoints
 TENSORBOARD_KEYS = ("train_loss", "train_iou", "val_loss", "val_iou", "learning_rate")
