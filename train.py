@@ -157,7 +157,7 @@ def train(args, group):
         for epoch in epochs:
             row = train_one_epoch(args, trainer, state, log, stop)
             if state.position is not None:
-                recorder.save_last()
+                recorder.save_last(within_epoch=True)
                 stop_run(stop, run, log)
             recorder.save_numbered(last=epoch + 1 == args.epoch)
             row |= validate_epoch(args, trainer, sequences, log, epoch)
@@ -166,6 +166,7 @@ def train(args, group):
             if stop.signal is not None:
                 stop_run(stop, run, log)
     log.close()
+    group.barrier()  # the checkpoints are written
     tested = not epochs and group.share(group.is_main and run.is_tested())
     return None if tested else run
 

@@ -188,4 +188,3 @@ def test_published_flags_have_their_published_defaults():
 def test_frames_are_numbered_from_1_and_from_0_for_rgb_t():
     starts = {name: spec.first_frame for name, spec in DATASETS.items()}
     assert starts.pop("RGB-T") == 0 and set(starts.values()) == {1}
-

@@ -30,9 +30,9 @@ def evaluate(folder, dataset, output, *extra):
 
 
 def run_folder(savepath):
-    """The folder of the one run in a place."""
-    (folder,) = (savepath / "sem_seg").iterdir()
-    return folder
+    """The folder of the run in a place that can be continued."""
+    (checkpoint,) = savepath.glob("sem_seg/*/checkpoints/last_model.pth")
+    return checkpoint.parent.parent
 
 
 def history(folder):

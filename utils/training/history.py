@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from utils.checkpoint import save
@@ -27,9 +28,11 @@ class Recorder:
         if log.active:
             self.history = History(run.history, run.curves, run.events, state.history)
 
-    def save_last(self):
-        """The checkpoint to continue from."""
+    def save_last(self, within_epoch=False):
+        """The checkpoint to continue from; what an interrupted epoch logged is dropped then."""
         if self.log.active:
+            if not within_epoch:
+                self.state.log_size = self.log.size()
             save(self.run.checkpoint("last"), self.state.last())
 
     def save_numbered(self, last):
@@ -50,7 +53,6 @@ class Recorder:
         self.log(speed_line(row))
         if self.log.active:
             self.history.add(row)
-            self.state.log_size = self.log.size()
         self.save_last()
 
     def _save_logged(self, which, checkpoint):
@@ -64,6 +66,8 @@ class Recorder:
 
 class History:
     """Rows of numbers, one an epoch, kept in a file of JSON lines and drawn as curves.
+
+    Without matplotlib there are no curves.
 
     Args:
         jsonl, curves, events: paths: of the lines, of the picture, of a folder for TensorBoard.
@@ -87,7 +91,7 @@ class History:
     def write(self):
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
         write_text(self.jsonl, text)
-        if self.rows:
+        if self.rows and find_spec("matplotlib") is not None:
             write_whole(self.curves, lambda file: draw_history(file, self.rows))
 
 

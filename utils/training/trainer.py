@@ -2,6 +2,7 @@
 
 import copy
 import time
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
@@ -135,7 +136,7 @@ class Trainer:
         # A recurrence is unrolled within the module that exchanges gradients.
         self.network = ClipNetwork(network, detector)
         if group.size > 1:
-            self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
+            self.network = distributed_network(self.network)
         self.seconds = self.waited = self.began = 0.0
         self.steps = 0
 
@@ -253,6 +254,14 @@ class Trainer:
                 "finite number. Lower --learning_rate, or check the images; the checkpoints "
                 "of earlier epochs are unharmed"
             )
+
+
+def distributed_network(network):
+    """The network whose gradients are averaged over processes; each has its own statistics."""
+    # About memory layout, and an option whose new name older releases do not know.
+    for words in ("Grad strides do not match", ".*broadcast_buffers"):
+        warnings.filterwarnings("ignore", words)
+    return DistributedDataParallel(network, broadcast_buffers=False)
 
 
 def position_after(step, losses, iou):
