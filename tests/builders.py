@@ -1,7 +1,5 @@
 """Builds small data sets on disk, calls scripts, compares what they write."""
 
-from collections import namedtuple
-
 import numpy as np
 import pytest
 import torch
@@ -9,10 +7,10 @@ from PIL import Image
 from torch import nn
 
 from data import images
+from data.sequences import FrameBlock
 from models import build_model
 from utils.command_line import run_command
 
-FrameBlock = namedtuple("FrameBlock", "start frames masks centroids")
 NUDT_NORMALISATION = (105.4025, 26.6452)
 
 
