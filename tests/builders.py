@@ -1,16 +1,18 @@
 """Builds small data sets on disk, calls scripts, compares what they write."""
 
+from collections import namedtuple
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-import test as test_script
 from data import frames
 from models import build_model
 from utils.command_line import run_command
 
+FrameBlock = namedtuple("FrameBlock", "start frames masks centroids")
 NUDT_NORMALISATION = (105.4025, 26.6452)
 
 
@@ -44,6 +46,27 @@ def write_list(path, names, newline="\n"):
     path.write_bytes(text.encode())
 
 
+class ArraySequence:
+    """A test sequence made of arrays, as `data.sequences` gives those of files."""
+
+    def __init__(self, name, frames, masks=None, centroids=None, normalisation=(100.0, 20.0)):
+        self.name, self.frames, self.masks, self.normalisation = name, frames, masks, normalisation
+        self.centroids = masks if centroids is None else centroids
+        self.labelled = masks is not None
+        self.numbers, self.file_names = range(1, len(frames) + 1), None
+
+    def __len__(self):
+        return len(self.frames)
+
+    def read(self, start, stop):
+        arrays = self.frames, self.masks, self.centroids
+        return FrameBlock(start, *(None if a is None else a[start:stop] for a in arrays))
+
+    def blocks(self, size):
+        for start in range(0, len(self), size):
+            yield self.read(start, min(start + size, len(self)))
+
+
 def call(script, *arguments):
     """Exit status of a script's main with these arguments."""
     words = [word for argument in arguments for word in str(argument).split(" ")]
@@ -56,6 +79,8 @@ def call(script, *arguments):
 
 def call_test(*arguments):
     """Runs test.py on the CPU; it must succeed."""
+    import test as test_script  # here: most tests need no script
+
     assert call(test_script, *arguments, "--gpu cpu") == 0
 
 

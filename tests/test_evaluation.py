@@ -1,147 +1,250 @@
-"""Evaluation end to end against the golden counts, and what it writes."""
+"""The test of a detector, block by block, against whole sequences; validation; memory."""
 
-import json
-import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from data.frames import find_sequences
-from data.sequences import LabelledSequences
-from data.specs import get_spec
 from losses import build_loss
-from utils.evaluation import PROTOCOLS, evaluate_sequences, evaluate_windows
-from utils.metrics import THRESHOLDS, PixelIoU
-from utils.report.results import read_metrics, summarise, summary_lines, write_eval, write_metrics
+from models.detector import Detector
+from tests.builders import ArraySequence, random_sequence
+from utils.evaluation import Evaluator, ScoredBlock, Truth, ahead, resize_scores, validate
+from utils.metrics import PixelIoU, ScoredFrames
+from utils.protocols import PROTOCOLS
+from utils.scan import open_scan, run_clip, window_starts
+
+MEAN, STD = 100.0, 20.0
 
 
-class Brightness(nn.Module):
-    """A detector whose logit is the pixel's normalised grey level times a factor."""
+class Brightness(Detector):
+    """The logit of a pixel is its normalised grey level, times a factor, in every frame."""
 
-    def __init__(self, factor=4.0):
-        super().__init__()
+    def __init__(self, seqlen=10, factor=4.0):
+        super().__init__(seqlen)
         self.factor = factor
 
-    def forward(self, clip):
-        return clip.squeeze(1) * self.factor
+    def detect(self, clip):
+        return self.factor * clip
+
+
+class LastBrightness(Brightness):
+    predicts = "last"
+
+    def detect(self, clip):
+        return self.factor * clip[:, :, -1:]
+
+
+class Kept:
+    """A writer that keeps what it is given."""
+
+    def __init__(self):
+        self.blocks, self.ended = [], []
+
+    def add(self, block):
+        self.blocks.append(block)
+
+    def end(self, sequence):
+        self.ended.append(sequence.name)
+
+    def scores(self, name):
+        return np.concatenate([b.scores for b in self.blocks if b.sequence.name == name])
 
 
 @pytest.fixture
-def sequences(nudt):
-    spec = get_spec("NUDT-MIRSDT")
-    files = find_sequences(spec, spec.test, nudt)
-    return LabelledSequences(files, spec.mean, spec.std, seqlen=10)
+def sequences(rng):
+    made = []
+    for name, size in (("Sequence47", (41, 8, 10)), ("Sequence85", (7, 12, 14))):
+        images, masks = random_sequence(rng, *size)
+        made.append(ArraySequence(name, images, (masks > 0).astype(np.uint8)))
+    made.append(ArraySequence("unlabelled", random_sequence(rng, 23, 9, 9)[0]))
+    return made
 
 
-def evaluate(sequences, detector=None, **options):
-    return evaluate_sequences(
-        detector or Brightness(), sequences, 0.5, torch.device("cpu"), **options
-    )
+def evaluate(sequences, detector=None, batch_size=1):
+    detector, kept = detector or Brightness(), Kept()
+    scan = open_scan(detector, detector, "cpu", batch_size)
+    return Evaluator(scan, PROTOCOLS.values(), 0.5, [kept]).run(sequences), kept
 
 
-def test_scores_do_not_depend_on_how_many_windows_are_fed_at_once(sequences):
-    one, three = (evaluate(sequences, batch_size=size) for size in (1, 3))
-    for a, b in zip(one.sequences, three.sequences, strict=True):
-        for protocol in PROTOCOLS:
-            assert np.array_equal(a.curves[protocol].detected, b.curves[protocol].detected)
-    assert one.iou() == three.iou()
+def expected_scores(sequence):
+    logits = 4 * (sequence.frames.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    return torch.sigmoid(torch.from_numpy(logits)).numpy()
 
 
-def test_scores_of_a_pointwise_detector_are_those_of_its_frames(sequences):
-    seen = {}
-    evaluate(sequences, on_scores=lambda sequence, scores: seen.update({sequence.name: scores}))
+@pytest.mark.parametrize("detector", (Brightness(), LastBrightness()), ids=("all", "last"))
+@pytest.mark.parametrize("batch_size", (1, 3))
+def test_counts_are_those_of_the_whole_sequences(sequences, detector, batch_size):
+    evaluation, kept = evaluate(sequences, detector, batch_size)
+    assert [result.name for result in evaluation.sequences] == ["Sequence47", "Sequence85"]
+    assert kept.ended == ["Sequence47", "Sequence85", "unlabelled"]
+    whole = {name: None for name in PROTOCOLS}
+    iou = PixelIoU(0.5)
     for sequence in sequences:
-        logits = torch.from_numpy((sequence.frames - np.float32(105.4025)) / np.float32(26.6452))
-        assert np.allclose(seen[sequence.name], torch.sigmoid(4 * logits), atol=1e-6)
+        scores = expected_scores(sequence)
+        np.testing.assert_allclose(kept.scores(sequence.name), scores, atol=1e-6)
+        if not sequence.labelled:
+            continue
+        scores = kept.scores(sequence.name)
+        iou.update(scores, sequence.masks)
+        for name, protocol in PROTOCOLS.items():
+            counts = protocol.count(ScoredFrames(scores, sequence.centroids))
+            whole[name] = counts if whole[name] is None else whole[name] + counts
+    for name, counts in whole.items():
+        assert evaluation.counts(name).as_dict() == counts.as_dict()
+    assert evaluation.iou() == iou.iou()
+    assert evaluation.timing.frames == 41 + 7 + 23
 
 
-def test_scores_are_resized_to_masks_of_another_size(nudt):
-    spec = get_spec("NUDT-MIRSDT")
-    files = find_sequences(spec, spec.test, nudt)
-    data = LabelledSequences(files, spec.mean, spec.std, seqlen=10, size=(16, 20))
-    shapes = {}
-    evaluate(data, on_scores=lambda sequence, scores: shapes.update({sequence.name: scores.shape}))
-    assert shapes == {"Sequence47": (41, 8, 10), "Sequence85": (7, 12, 14)}
+def test_blocks_carry_the_frames_and_masks_of_their_scores(sequences):
+    _, kept = evaluate(sequences)
+    for sequence in sequences:
+        blocks = [block for block in kept.blocks if block.sequence is sequence]
+        stop = 0
+        for block in blocks:
+            assert block.start == stop and block.stop - block.start == len(block.scores)
+            stop = block.stop
+            span = slice(block.start, block.stop)
+            np.testing.assert_array_equal(block.frames, sequence.frames[span])
+            assert list(block.numbers) == [index + 1 for index in range(span.start, span.stop)]
+            if sequence.labelled:
+                np.testing.assert_array_equal(block.masks, sequence.masks[span])
+                np.testing.assert_array_equal(block.centroids, sequence.centroids[span])
+        assert stop == len(sequence)
+
+
+def test_counts_of_some_sequences_are_theirs_alone(sequences):
+    evaluation, _ = evaluate(sequences)
+    name = next(iter(PROTOCOLS))
+    parts = [evaluation.counts(name, [result.name]) for result in evaluation.sequences]
+    assert (parts[0] + parts[1]).as_dict() == evaluation.counts(name).as_dict()
+    assert parts[1].pixels == 7 * 12 * 14
+
+
+def test_scores_are_resized_to_masks_of_another_size(rng):
+    frames = rng.integers(60, 140, (12, 16, 20), dtype=np.uint8)
+    masks = np.zeros((12, 8, 10), np.uint8)
+    _, kept = evaluate([ArraySequence("resized", frames, masks)])
+    assert kept.scores("resized").shape == masks.shape
+    whole = resize_scores(expected_scores(ArraySequence("resized", frames)), (8, 10))
+    np.testing.assert_allclose(kept.scores("resized"), whole, atol=1e-6)
 
 
 def test_nan_logits_are_refused_with_the_sequence(sequences):
     with pytest.raises(ValueError, match="Sequence47: a score is NaN"):
-        evaluate(sequences, Brightness(float("nan")))
+        evaluate(sequences, Brightness(factor=float("nan")))
 
 
-def test_validation_is_the_mean_loss_and_iou_of_unstitched_windows(sequences):
+def test_frames_that_cannot_be_read_end_the_test_with_their_message(sequences):
+    def broken(size):
+        yield sequences[1].read(0, 5)
+        raise ValueError("00006.png: cannot be read")
+
+    sequences[1].blocks = broken
+    with pytest.raises(ValueError, match="00006.png"):
+        evaluate(sequences)
+
+
+def test_truth_gives_the_frames_asked_for_and_forgets_them(rng):
+    sequence, truth, start = ArraySequence("s", rng.random((50, 2, 3))), Truth(), 0
+    for block in sequence.blocks(7):
+        truth.append(block)
+        stop = min(max(block.start - 3, 0), 50)
+        if stop > start:
+            frames, masks, _ = truth.take(start, stop)
+            np.testing.assert_array_equal(frames, sequence.frames[start:stop])
+            assert masks is None and len(truth.blocks) <= 3
+            start = stop
+
+
+def test_items_made_ahead_come_in_order_and_raise_in_their_place():
+    def items():
+        yield from range(3)
+        raise KeyError("fourth")
+
+    seen = []
+    with pytest.raises(KeyError, match="fourth"):
+        for item in ahead(items()):
+            seen.append(item)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("detector", (Brightness(), LastBrightness()), ids=("all", "last"))
+def test_validation_is_the_loss_and_iou_of_clips_that_are_not_joined(sequences, detector):
     criterion = build_loss("SoftIoU")
-    loss, iou = evaluate_windows(Brightness(), criterion, sequences, 0.5, torch.device("cpu"))
-    losses, expected = [], PixelIoU(0.5)
-    for sequence in sequences:
-        for start, clip in sequences.clips(sequence):
-            masks = sequence.masks[start : start + 10]
-            padded = np.zeros((10, *masks.shape[1:]), np.uint8)
-            padded[: len(masks)] = masks
-            losses.append(criterion(4 * clip, torch.from_numpy(padded)[None]).item())
-            expected.update(torch.sigmoid(4 * clip[0, : len(masks)]).numpy(), masks)
-    assert loss == pytest.approx(np.mean(losses)) and iou == pytest.approx(expected.iou())
+    labelled = sequences[:2]
+    found = validate(detector, detector, criterion, labelled, 0.5, "cpu")
+    for sequence, (losses, iou) in zip(labelled, found, strict=True):
+        count, expected_losses, expected = len(sequence), [], PixelIoU(0.5)
+        if detector.predicts == "last":
+            spans = [range(stop - 10, stop) for stop in range(1, count + 1)]
+        else:
+            spans = [range(start, start + 10) for start in window_starts(count, 10)]
+        for span in spans:
+            # Before the first frame it is repeated; after the last one there are zeros.
+            inside = [min(max(index, 0), count - 1) for index in span]
+            real = np.array([0 <= index < count for index in span])
+            clip = (sequence.frames[inside].astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+            clip[[index >= count for index in span]] = 0
+            masks = sequence.masks[inside] * real[:, None, None].astype(np.uint8)
+            logits = run_clip(detector, torch.from_numpy(clip)[None, None], detector)
+            n = logits.shape[1]
+            mask, real = torch.from_numpy(masks)[-n:], real[-n:]
+            expected_losses.append(criterion(logits, mask[None]).item())
+            scores = torch.sigmoid(logits)[0].numpy()
+            expected.update(scores[real], mask.numpy()[real])
+        assert losses == pytest.approx(expected_losses)
+        assert (iou.intersection, iou.union) == (expected.intersection, expected.union)
 
 
-def test_metrics_json_keeps_its_contract(sequences, tmp_path):
-    subsets = {"low_snr": ["Sequence47"], "high_snr": ["Sequence85"]}
-    metrics = summarise(evaluate(sequences), subsets, "r", "DeepPro", "NUDT-MIRSDT", 10, 0.5)
-    write_metrics(tmp_path / "metrics.json", metrics)
-    read = json.loads((tmp_path / "metrics.json").read_text())
-    assert read == metrics == read_metrics(tmp_path / "metrics.json")
-    assert set(read) >= {"run", "model", "dataset", "seqlen", "threshold_eval", "thresholds", "iou"}
-    assert read["thresholds"] == list(THRESHOLDS) and len(THRESHOLDS) == 27
-    assert set(read["timing"]) >= {
-        "network_seconds",
-        "scoring_seconds",
-        "total_seconds",
-        "frames",
-        "frames_per_second",
-    }
-    for protocol in ("hit1_guard4", "hit2_guard5"):
-        counts = read["protocols"][protocol]
-        assert list(counts["sequences"]) == ["Sequence47", "Sequence85"]
-        assert set(counts["subsets"]) == {"low_snr", "high_snr", "all"}
-        for key in ("pixels", "targets"):
-            total = sum(sequence[key] for sequence in counts["sequences"].values())
-            assert counts["subsets"]["all"][key] == total and isinstance(total, int)
-        whole = counts["subsets"]["all"]
-        for key in ("detected", "false_alarm_pixels"):
-            parts = [counts["subsets"][subset][key] for subset in ("low_snr", "high_snr")]
-            assert [a + b for a, b in zip(*parts, strict=True)] == whole[key]
-        assert whole["pd"] == [count / whole["targets"] for count in whole["detected"]]
-        assert whole["fa"] == [count / whole["pixels"] for count in whole["false_alarm_pixels"]]
-        assert math.isfinite(whole["auc"])
+def test_a_validation_loss_that_is_not_finite_names_the_sequence(sequences):
+    detector = Brightness(factor=float("nan"))
+    with pytest.raises(FloatingPointError, match="Sequence47: the validation loss is nan"):
+        validate(detector, detector, build_loss("BCE"), sequences[:1], 0.5, "cpu")
 
 
-def test_eval_txt_follows_the_protocol_asked_for(sequences, tmp_path):
-    metrics = summarise(evaluate(sequences), {}, "r", "DeepPro", "NUDT-MIRSDT", 10, 0.5)
-    for protocol in PROTOCOLS:
-        write_eval(tmp_path / "eval.txt", metrics, protocol)
-        alarms = metrics["protocols"][protocol]["subsets"]["all"]["false_alarm_pixels"][0]
-        text = (tmp_path / "eval.txt").read_text()
-        assert f"FA:[{alarms}, " in text
-        assert "Low SNR" not in text
+def test_a_block_without_truth_has_detections_but_no_targets():
+    scores = np.zeros((2, 5, 5), np.float32)
+    scores[1, 2, 2] = 0.9
+    sequence = ArraySequence("s", np.zeros((2, 5, 5), np.uint8))
+    block = ScoredBlock(sequence, 0, sequence.frames, scores)
+    assert block.components(0.5).count == 1 and block.masks is None
 
 
-def test_a_set_without_targets_is_reported_not_crashed(sequences, tmp_path):
-    class Untargeted(LabelledSequences):
-        def read(self, files):
-            sequence = super().read(files)
-            sequence.masks[:] = sequence.centroids[:] = 0
-            return sequence
+PEAK = """
+import resource, sys
 
-    data = Untargeted(sequences.sequences, 105.4, 26.6, 10)
-    metrics = summarise(evaluate(data), {}, "r", "DeepPro", "Mine", 10, 0.5)
-    write_metrics(tmp_path / "metrics.json", metrics)
-    write_eval(tmp_path / "eval.txt", metrics, "hit1_guard4")
-    assert metrics["protocols"]["hit1_guard4"]["subsets"]["all"]["auc"] is None
-    assert any("Pd -" in line for line in summary_lines(metrics))
+import numpy as np
+from tests.builders import ArraySequence, FrameBlock
+from utils.evaluation import Evaluator
+from utils.protocols import PROTOCOLS
+from utils.scan import open_scan
+from tests.test_evaluation import Brightness
+
+class Endless(ArraySequence):
+    def __init__(self, count):
+        self.some = np.random.default_rng(46).integers(0, 255, (16, 128, 128), dtype=np.uint8)
+        super().__init__("long", range(count), masks=range(count))
+    def read(self, start, stop):
+        frames = self.some[: stop - start]
+        mask = (frames > 254).astype(np.uint8)
+        return FrameBlock(start, frames, mask, mask)
+
+detector = Brightness(40)
+scan = open_scan(detector, detector)
+for count in map(int, sys.argv[1:]):
+    evaluation = Evaluator(scan, PROTOCOLS.values(), 0.5).run([Endless(count)])
+    assert evaluation.timing.frames == count
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
-def test_a_file_that_is_no_metrics_json_is_refused(tmp_path):
-    (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(ValueError, match="not a metrics.json"):
-        read_metrics(tmp_path / "metrics.json")
+@pytest.mark.skipif(sys.platform == "win32", reason="resource is a module of Unix")
+def test_a_long_sequence_needs_no_more_memory_than_a_short_one():
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, "300", "600", "3000"], capture_output=True, text=True, check=True
+    )
+    _, short, long = map(int, done.stdout.split())
+    # Frames, masks and scores of the 2,400 frames more are 275 MB.
+    assert long - short < 40_000 * (1 if sys.platform != "darwin" else 1024)

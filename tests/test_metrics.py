@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.metrics import THRESHOLDS, PdFaCurve, PixelIoU, RunningIoU, update_curves
+from utils.metrics import THRESHOLDS, PdFaCurve, PixelIoU, RunningIoU
 
 GOLDEN = {"metrics_a": (1, 4), "metrics_a_protocol_2_5": (2, 5), "metrics_b": (1, 4)}
 COUNTS = ("targets", "pixels", "detected", "false_alarm_pixels")
@@ -45,17 +45,6 @@ def test_merged_curves_equal_the_curve_of_all_frames(rng):
 def test_curves_of_different_protocols_do_not_add():
     with pytest.raises(ValueError, match="do not add"):
         PdFaCurve(hit=1, guard=4) + PdFaCurve(hit=2, guard=5)
-
-
-def test_both_protocols_from_one_labelling_equal_each_alone(rng):
-    scores, centroids = random_case(rng)
-    protocols = (1, 4), (2, 5)
-    together = [PdFaCurve(hit=hit, guard=guard) for hit, guard in protocols]
-    update_curves(together, scores, centroids)
-    for curve, (hit, guard) in zip(together, protocols, strict=True):
-        alone = PdFaCurve(hit=hit, guard=guard)
-        alone.update(scores, centroids)
-        assert counts(curve) == counts(alone)
 
 
 def test_thresholds_may_come_in_any_order(rng):

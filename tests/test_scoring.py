@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 
 from utils import metrics
-from utils.metrics import EIGHT_CONNECTED, THRESHOLDS, PdFaCurve, find_targets, update_curves
+from utils.metrics import EIGHT_CONNECTED, THRESHOLDS, PdFaCurve, ScoredFrames, find_targets
+from utils.protocols import PROTOCOLS
 
 RADII = [(1, 4), (2, 5), (0, 0), (3, 2), (1, 9)]
 
@@ -73,7 +74,9 @@ def test_two_protocols_counted_together_equal_each_alone():
     rng = np.random.default_rng(1)
     scores, centroids = random_case(rng)
     together = [PdFaCurve(THRESHOLDS, *radii) for radii in RADII]
-    update_curves(together, scores, centroids)
+    frames = ScoredFrames(scores, centroids)
+    for curve in together:
+        curve.add(frames)
     for curve in together:
         alone = PdFaCurve(THRESHOLDS, curve.hit, curve.guard)
         alone.update(scores, centroids)
@@ -117,3 +120,38 @@ def test_a_nan_score_is_refused():
     scores[1, 2, 2] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         PdFaCurve().update(scores, np.zeros((2, 5, 5), np.uint8))
+
+
+def test_nothing_is_looked_for_twice(monkeypatch):
+    searches, search = [], metrics.find_targets
+    monkeypatch.setattr(metrics, "find_targets", lambda *a: searches.append(a) or search(*a))
+    frames = ScoredFrames(*random_case(np.random.default_rng(3)))
+    for protocol in PROTOCOLS.values():
+        protocol.count(frames)
+        for threshold in (0.5, 0.5):
+            protocol.found(frames, threshold)
+            protocol.alarms(frames, threshold)
+            frames.components(threshold)
+    assert len(searches) == 2  # the targets, and the detections at 0.5
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+def test_what_pictures_show_is_what_is_counted(protocol):
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        frames = ScoredFrames(*random_case(rng))
+        counts = protocol.count(frames).as_dict()
+        for index, threshold in enumerate(protocol.thresholds):
+            found, alarms = (f(frames, threshold) for f in (protocol.found, protocol.alarms))
+            assert found.shape == (counts["targets"],) and found.sum() == counts["detected"][index]
+            assert alarms.shape == frames.scores.shape
+            assert alarms.sum() == counts["false_alarm_pixels"][index]
+
+
+def test_figures_are_plain_and_none_without_denominator():
+    (protocol, *_) = PROTOCOLS.values()
+    empty = protocol.count(ScoredFrames(np.zeros((1, 3, 3), np.float32), np.zeros((1, 3, 3))))
+    figures = protocol.figures(empty)
+    assert figures["pd"] == [None] * len(protocol.thresholds) and figures["auc"] is None
+    assert figures["fa"][0] == 1.0 and figures["fa"][-1] == 0.0
+    assert {key for _, key, _, _ in protocol.columns} <= figures.keys()

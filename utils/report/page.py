@@ -4,7 +4,7 @@ import base64
 from html import escape
 from pathlib import Path
 
-from utils.evaluation import PROTOCOLS
+from utils.protocols import PROTOCOLS
 from utils.report.figures import OPERATING_POINT, draw_curves, draw_profile
 from utils.report.overlay import ALARM, COLOURS, DETECTION, FOUND, MISSED, draw_frame
 from utils.report.published import PROTOCOL_NOTE, comparison_note, published_rows

@@ -5,9 +5,9 @@ import math
 from datetime import datetime
 from pathlib import Path
 
-from utils.evaluation import PROTOCOLS
 from utils.files import write_text
 from utils.metrics import THRESHOLDS
+from utils.protocols import PROTOCOLS
 from utils.report.published import PROTOCOL_NOTE, comparison_note, is_comparable, published_row
 
 SUBSET_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}

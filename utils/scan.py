@@ -1,0 +1,411 @@
+"""Scans: frames of a sequence go in, in order; final scores come out, in blocks.
+
+Which scan a detector needs follows from what it promises (`models.detector.Detector`): `open_scan`
+chooses. How clips are cut, joined, padded and put on a canvas, and who keeps a recurrent state, is
+known here and nowhere else. The same object runs a file, a folder, a long video or a live camera:
+
+    scan = open_scan(detector, network, device)
+    scan.begin(mean, std)
+    for frame in camera:
+        for start, scores in scan.push(frame): ...
+    for start, scores in scan.finish(): ...
+
+Blocks follow each other without gaps, and what they hold does not change any more. A scan keeps a
+bounded number of frames, however long the sequence.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Block(NamedTuple):
+    """Final scores (n, H, W) float32 of the frames from number `start` (0-based) on."""
+
+    start: int
+    scores: np.ndarray
+
+
+def open_scan(detector, network, device="cpu", batch_size=1):
+    """The scan that a detector needs: `Windows`, `LastFrame` or `Recurrent`.
+
+    Args:
+        detector: makes the promises.
+        network: what is called, the detector itself or a faster form of it; in evaluation mode.
+        device: where the network is.
+        batch_size: clips that are fed at once.
+    """
+    if detector.recurrent:
+        kind = Recurrent
+    else:
+        kind = LastFrame if detector.predicts == "last" else Windows
+    return kind(detector, network, device, batch_size)
+
+
+def window_overlap(seqlen):
+    """Frames that consecutive test windows share: int(0.1 T)."""
+    return int(0.1 * seqlen)
+
+
+def window_starts(frames, seqlen):
+    """First frames of the windows that cover a sequence at test time.
+
+    The stride is T - int(0.1 T); there are ceil((N - overlap) / stride) windows and the last is
+    moved back to end at the last frame: 0, 36, 60 for N = 100, T = 40. A sequence of at most T
+    frames has one window, which starts at 0 and may reach past its end.
+
+    Raises:
+        ValueError: `frames` or `seqlen` is below 1.
+    """
+    if frames < 1 or seqlen < 1:
+        raise ValueError(f"{frames} frames in windows of {seqlen}: expected at least 1 of each")
+    stride = seqlen - window_overlap(seqlen)
+    starts = range(0, max(frames - window_overlap(seqlen), 1), stride)
+    return [max(min(start, frames - seqlen), 0) for start in starts]
+
+
+def normalise(frames, mean, std):
+    """(x - mean) / std in float32, whatever number type the frames have."""
+    out = np.empty(frames.shape, np.float32)
+    np.subtract(frames, np.float32(mean), out=out, dtype=np.float32, casting="unsafe")
+    out /= np.float32(std)
+    return out
+
+
+def run_clip(network, clip, detector):
+    """Logits (B, n, H, W) of the last n frames of a clip (B, 1, T, H, W), for any detector.
+
+    Pads to the canvas or the multiple that the detector asks for, with zeros below and at the
+    right, runs a recurrent network frame by frame, and cuts the logits to the size of the clip.
+    Gradients pass.
+    """
+    height, width = clip.shape[-2:]
+    rows, columns = padded_size(detector, height, width)
+    if (rows, columns) != (height, width):
+        clip = functional.pad(clip, (0, columns - width, 0, rows - height))
+    if detector.recurrent:
+        state, logits = None, []
+        for index in range(clip.shape[2]):
+            frame, state = network(clip[:, :, index], state)
+            logits.append(frame)
+        logits = torch.stack(logits, dim=1)
+    else:
+        logits = network(clip)
+    return logits[..., :height, :width]
+
+
+def padded_size(detector, height, width):
+    """(height, width) that a detector wants frames of this size padded to."""
+    canvas = detector.pads_to
+    if canvas is not None and max(height, width) <= canvas:
+        return canvas, canvas
+    multiple = detector.side_multiple
+    return tuple(-(-side // multiple) * multiple for side in (height, width))
+
+
+class ClipNetwork(nn.Module):
+    """A network as one module from clip (B, 1, T, H, W) to logits (B, n, H, W); see `run_clip`."""
+
+    def __init__(self, network, detector):
+        super().__init__()
+        self.network, self.promises = network, (detector,)  # a tuple: not a second submodule
+
+    def forward(self, clip):
+        return run_clip(self.network, clip, self.promises[0])
+
+
+class Scan:
+    """What the scans share: the check of frames, and batches that run on the device.
+
+    Attributes:
+        seqlen: T, frames of a clip.
+        delay: how many frames have to follow a frame, at most, before its scores are final.
+    """
+
+    delay = 0
+
+    def __init__(self, detector, network, device="cpu", batch_size=1):
+        self.detector, self.network = detector, network
+        self.device, self.batch_size = torch.device(device), batch_size
+        self.seqlen = detector.seqlen
+        self.begin(0.0, 1.0)
+
+    def begin(self, mean, std):
+        """Starts a sequence whose frames are fed as (x - mean) / std; forgets the one before.
+
+        Raises:
+            ValueError: they are not finite numbers, or std is not above 0.
+        """
+        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+            raise ValueError(f"mean {mean}, std {std}: expected finite numbers, std above 0")
+        self.mean, self.std = float(mean), float(std)
+        self.count = 0  # frames pushed
+        self.shape = None
+        self._forget()
+
+    @torch.inference_mode()
+    def push(self, frames):
+        """Takes the next frames, (n, H, W) or one (H, W), of any real number type.
+
+        Returns:
+            List of `Block`: what became final.
+
+        Raises:
+            ValueError: another shape than the sequence's, no numbers, or NaN or infinite ones.
+        """
+        frames = self._checked(frames)
+        self.count += len(frames)
+        return self._take(frames)
+
+    @torch.inference_mode()
+    def finish(self):
+        """Ends the sequence: the list of its last `Block`s."""
+        blocks = self._end() if self.count else []
+        self.begin(self.mean, self.std)
+        return blocks
+
+    def _checked(self, frames):
+        if isinstance(frames, torch.Tensor):
+            frames = frames.detach().cpu().numpy()
+        frames = np.asarray(frames)
+        if frames.ndim == 2:
+            frames = frames[None]
+        colour = frames.ndim == 3 and frames.shape[2] in (3, 4) and frames.shape[0] > 4
+        if frames.ndim != 3 or (colour and self.shape is None):
+            raise ValueError(
+                f"frame {self.count}: an array of shape {frames.shape}; expected (height, width) "
+                "or (n, height, width), one grey level a pixel"
+            )
+        if self.shape is not None and frames.shape[1:] != self.shape:
+            (height, width), (rows, columns) = frames.shape[1:], self.shape
+            raise ValueError(
+                f"frame {self.count}: {height}x{width} pixels, but the sequence has "
+                f"{rows}x{columns}; expected one size"
+            )
+        if frames.dtype.kind not in "buif":
+            raise ValueError(
+                f"frame {self.count} of type {frames.dtype}: expected real numbers, grey levels"
+            )
+        if frames.dtype.kind == "f" and not np.isfinite(frames).all():
+            odd = self.count + int(np.flatnonzero(~np.isfinite(frames).all(axis=(1, 2)))[0])
+            raise ValueError(f"frame {odd}: a grey level is NaN or infinite; expected numbers")
+        self.shape = frames.shape[1:]
+        return np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
+
+    def _clip(self, frames):
+        """(1, T, H, W) float32 of raw frames (at most T of them), zeros after the last one."""
+        clip = normalise(frames, self.mean, self.std)
+        missing = self.seqlen - len(clip)
+        if missing > 0:
+            clip = np.concatenate([clip, np.zeros((missing, *clip.shape[1:]), np.float32)])
+        return torch.from_numpy(clip)[None]
+
+    def _send(self, clips):
+        """A CPU tensor on the device; a GPU copies it while the CPU goes on."""
+        if self.device.type != "cuda":
+            return clips.to(self.device)
+        return clips.pin_memory().to(self.device, non_blocking=True)
+
+    def _scores(self, logits):
+        return torch.sigmoid(logits.float()).cpu().numpy()
+
+    def _forget(self):
+        raise NotImplementedError
+
+    def _take(self, frames):
+        raise NotImplementedError
+
+    def _end(self):
+        raise NotImplementedError
+
+
+class Queue:
+    """Frames that wait: `append` at the end, `drop` at the front; copies each about once.
+
+    Attributes:
+        first: number of the first frame that is kept.
+    """
+
+    def __init__(self):
+        self.first, self.length, self.offset = 0, 0, 0
+        self.store = None
+
+    @property
+    def stop(self):
+        return self.first + self.length
+
+    def append(self, frames):
+        """Adds frames (n, H, W) behind the last one; of another type, all take the common type."""
+        count = len(frames)
+        kept = None if self.store is None else self.store[self.offset :][: self.length]
+        dtype = frames.dtype if kept is None else np.result_type(kept, frames)
+        end = self.offset + self.length + count
+        if kept is None or end > len(self.store) or dtype != self.store.dtype:
+            store = np.empty((2 * (self.length + count), *frames.shape[1:]), dtype)
+            if kept is not None:
+                store[: self.length] = kept
+            self.store, self.offset = store, 0
+        self.store[self.offset + self.length :][:count] = frames
+        self.length += count
+
+    def drop(self, stop):
+        """Forgets the frames before number `stop`."""
+        count = min(max(stop - self.first, 0), self.length)
+        self.first, self.offset, self.length = (
+            self.first + count,
+            self.offset + count,
+            self.length - count,
+        )
+
+    def slice(self, start, stop):
+        """The frames [start, stop) that are kept; a view."""
+        start, stop = max(start, self.first), min(stop, self.stop)
+        place = self.offset + start - self.first
+        return self.store[place : place + stop - start]
+
+
+class Windows(Scan):
+    """Windows of T frames of a detector that predicts all of them: the published test protocol.
+
+    Windows start every T - int(0.1 T) frames; the last is moved back to end at the last frame; a
+    sequence shorter than T is padded with zeros after normalisation, at the end; frames seen twice
+    take the larger score. See `window_starts`. The last window of a sequence ends wherever the
+    sequence does, so a frame's scores are final once T frames have followed it.
+    """
+
+    def __init__(self, detector, network, device="cpu", batch_size=1):
+        super().__init__(detector, network, device, batch_size)
+        self.stride = self.seqlen - window_overlap(self.seqlen)
+        # T frames, and those of the windows that wait for their batch.
+        self.delay = self.seqlen + (batch_size - 1) * self.stride
+
+    def _forget(self):
+        self.frames = Queue()
+        self.scores = Queue()  # of the frames that are not final yet
+        self.cut = 0  # first frame of the next window that is not run
+        self.waiting = []  # starts of windows that wait for their batch
+        self.running = []  # (starts, scores) that the device is at work on
+
+    def _take(self, frames):
+        self.frames.append(frames)
+        while self.cut + self.seqlen <= self.count:
+            self.waiting.append(self.cut)
+            self.cut += self.stride
+            if len(self.waiting) == self.batch_size:
+                self._run()
+        # A GPU works on a batch while the CPU prepares the next one.
+        self._collect(1 if self.device.type == "cuda" else 0)
+        unread = [start for starts, _ in self.running for start in starts] + self.waiting
+        final = min([self.count - self.seqlen, self.cut, *unread])
+        blocks = self._give(final)
+        self.frames.drop(min([max(self.count - self.seqlen, 0), *self.waiting]))
+        return blocks
+
+    def _end(self):
+        last = max(self.count - self.seqlen, 0)
+        if self.cut == 0 or self.cut - self.stride != last:
+            self.waiting.append(last)
+        while self.waiting:
+            self._run()
+        self._collect(0)
+        return self._give(self.count)
+
+    def _run(self):
+        starts, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
+        clips = [self._clip(self.frames.slice(at, at + self.seqlen)) for at in starts]
+        logits = run_clip(self.network, self._send(torch.stack(clips)), self.detector)
+        scores, ready = torch.sigmoid(logits.float()), None
+        if scores.is_cuda:
+            device, scores = scores, torch.empty_like(scores, device="cpu", pin_memory=True)
+            scores.copy_(device, non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+        self.running.append((starts, (scores, ready)))
+
+    def _collect(self, leave):
+        """Takes in the scores of the batches that are run, but for the last `leave`."""
+        while len(self.running) > leave:
+            starts, (scores, ready) = self.running.pop(0)
+            if ready is not None:
+                ready.synchronize()
+            for start, window in zip(starts, scores.numpy(), strict=True):
+                self._merge(start, window[: self.count - start])
+
+    def _merge(self, start, scores):
+        new = start + len(scores) - self.scores.stop
+        if self.scores.length:
+            seen = self.scores.slice(start, start + len(scores))
+            np.maximum(seen, scores[: len(seen)], out=seen)
+        if new > 0:
+            self.scores.append(scores[-new:])
+
+    def _give(self, stop):
+        start = self.scores.first
+        if stop <= start:
+            return []
+        block = Block(start, self.scores.slice(start, stop).copy())
+        self.scores.drop(stop)
+        return [block]
+
+
+class LastFrame(Scan):
+    """Clips of T frames of a detector that predicts the last one: one clip for every frame.
+
+    Before the first frame of a sequence its first frame stands for those that are missing. Scores
+    are final at once.
+    """
+
+    def __init__(self, detector, network, device="cpu", batch_size=1):
+        super().__init__(detector, network, device, batch_size)
+        self.delay = batch_size - 1
+
+    def _forget(self):
+        self.frames = Queue()
+        self.given = 0  # frames whose scores are out
+
+    def _take(self, frames):
+        if self.frames.stop == 0:  # the frames before the first, numbered 0 ... T - 2
+            self.frames.append(np.repeat(frames[:1], self.seqlen - 1, axis=0))
+        self.frames.append(frames)
+        return self._run(self.count - self.given - (self.count - self.given) % self.batch_size)
+
+    def _end(self):
+        return self._run(self.count - self.given)
+
+    def _run(self, count):
+        blocks = []
+        for start in range(self.given, self.given + count, self.batch_size):
+            stop = min(start + self.batch_size, self.given + count)
+            clips = [
+                self._clip(self.frames.slice(at, at + self.seqlen)) for at in range(start, stop)
+            ]
+            logits = run_clip(self.network, self._send(torch.stack(clips)), self.detector)
+            blocks.append(Block(start, self._scores(logits)[:, -1]))
+        self.given += count
+        self.frames.drop(self.given)
+        return blocks
+
+
+class Recurrent(Scan):
+    """A recurrent detector, frame by frame; the scan keeps its state. Scores are final at once."""
+
+    def _forget(self):
+        self.state = None
+
+    def _take(self, frames):
+        start, scores = self.count - len(frames), []
+        height, width = self.shape
+        rows, columns = padded_size(self.detector, height, width)
+        for frame in normalise(frames, self.mean, self.std):
+            frame = self._send(torch.from_numpy(frame)[None, None])
+            frame = functional.pad(frame, (0, columns - width, 0, rows - height))
+            logits, self.state = self.network(frame, self.state)
+            scores.append(self._scores(logits)[0, :height, :width])
+        return [Block(start, np.stack(scores))] if scores else []
+
+    def _end(self):
+        return []
