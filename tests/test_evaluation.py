@@ -243,7 +243,10 @@ for count in map(int, sys.argv[1:]):
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is a module of Unix")
 def test_a_long_sequence_needs_no_more_memory_than_a_short_one():
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, "300", "600", "3000"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PEAK, "300", "600", "3000"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     _, short, long = map(int, done.stdout.split())
     # Frames, masks and scores of the 2,400 frames more are 275 MB.
