@@ -7,8 +7,8 @@ from torch.nn import functional
 from models.baselines.unet import ResidualUNet
 from models.detector import Detector
 
-FRAMES = 5  # of a clip: the module's last temporal convolution takes them to one
-CHANNELS = 32
+CLIP_FRAMES = 5  # of a clip: the module's last temporal convolution takes them to one
+FEATURES = 32
 
 
 class ResUNetDTUM(Detector):
@@ -26,22 +26,22 @@ class ResUNetDTUM(Detector):
         ValueError: another clip length than 5; sides that are no multiples of 8.
     """
 
-    seqlen = FRAMES
+    seqlen = CLIP_FRAMES
     predicts = "last"
     pads_to = 512
     side_multiple = 8
     smallest_side = 8
 
     def __init__(self, seqlen=None):
-        if seqlen not in (None, FRAMES):
-            raise ValueError(f"Res-UNet+DTUM takes clips of {FRAMES} frames, not of {seqlen}")
+        if seqlen not in (None, CLIP_FRAMES):
+            raise ValueError(f"Res-UNet+DTUM takes clips of {CLIP_FRAMES} frames, not of {seqlen}")
         super().__init__(seqlen)
-        self.UNet = ResidualUNet(3, widths=(8, 16, 32, 64), channels_out=CHANNELS)
-        self.DTUM = TemporalUNet(CHANNELS)
+        self.UNet = ResidualUNet(3, widths=(8, 16, 32, 64), channels_out=FEATURES)
+        self.DTUM = TemporalUNet(FEATURES)
 
     @classmethod
     def clip_length(cls, weights):
-        return FRAMES
+        return CLIP_FRAMES
 
     def detect(self, clip):
         features = [self.frame_features(frame) for frame in clip.unbind(2)]
@@ -65,7 +65,7 @@ class ResUNetDTUM(Detector):
         """
         features = self.frame_features(frame).unsqueeze(2)
         if state is None and earlier is None:
-            state = features.expand(-1, -1, FRAMES - 1, -1, -1)
+            state = features.expand(-1, -1, CLIP_FRAMES - 1, -1, -1)
         elif state is None:
             state = torch.stack([self.frame_features(each) for each in earlier.unbind(2)], dim=2)
         features = torch.cat([state, features], dim=2)
@@ -88,7 +88,7 @@ class TemporalUNet(nn.Module):
             self.add_module(f"conv{level}_1", temporal_conv(channels, channels))
             self.add_module(f"bn{level}_1", nn.BatchNorm3d(channels))
         for level in (3, 2, 1):
-            padding = 0 if level == 1 else FRAMES // 2
+            padding = 0 if level == 1 else CLIP_FRAMES // 2
             self.add_module(f"conv{level}_2", temporal_conv(2 * channels, channels, padding))
             self.add_module(f"bn{level}_2", nn.BatchNorm3d(channels))
         self.up = nn.Upsample(scale_factor=(1, 2, 2), mode="nearest")
@@ -112,9 +112,9 @@ class TemporalUNet(nn.Module):
         return self.final(torch.cat([o1, x0[:, :, -1:]], 1))
 
 
-def temporal_conv(channels_in, channels_out, padding=FRAMES // 2):
+def temporal_conv(channels_in, channels_out, padding=CLIP_FRAMES // 2):
     """Convolution along time, 5 taps."""
-    return nn.Conv3d(channels_in, channels_out, (FRAMES, 1, 1), padding=(padding, 0, 0))
+    return nn.Conv3d(channels_in, channels_out, (CLIP_FRAMES, 1, 1), padding=(padding, 0, 0))
 
 
 def motion_code(x):

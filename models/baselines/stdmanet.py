@@ -1,5 +1,7 @@
 """STDMANet, a reconstruction: after Yan et al., TGRS 2023, of which no code is public."""
 
+import math
+
 import numpy as np
 import torch
 from skimage.registration import phase_cross_correlation
@@ -12,6 +14,7 @@ PATH_CHANNELS = 64
 ATTENTION_RATIO = 16
 REFINER_WIDTHS = (48, 144, 432)  # channels at full, half and quarter size
 REFINER_BLOCKS = (1, 3, 3)  # on the way down
+CHANCE = 4  # standard errors that a shift must bring a frame nearer to the last one
 SMALLEST_OVERLAP = 0.5  # share of the frame that a shifted frame must still cover
 
 
@@ -20,7 +23,7 @@ class STDMANet(Detector):
 
     Nothing public gives its layers. This one is made of the parts that Yan et al. (TGRS 2023) name
     and that others who compare with it describe; widths and depths were searched until both
-    published numbers were met: 11,899,632 parameters for 11,879,424, and 501.7 G
+    published numbers were met: 11,899,097 parameters for 11,879,424, and 501.7 G
     multiply-accumulates (with 4 per element of BatchNorm) a frame at 480x720 for 503.8 G. What it
     scores is ours, not theirs. Nor is the clip's length, 5 frames, theirs, nor the training: they
     weigh a heat map's loss by the mask.
@@ -140,9 +143,9 @@ def register(clip):
     """Moves every earlier frame onto the last by whole pixels; zero where it then has none.
 
     The shift is the peak of the phase correlation with the last frame. It is left at zero where the
-    moved frame would cover less than half the last one or would not be nearer to it than unmoved:
-    without structure, as in noise, the peak says nothing. The shifts have no gradient; what is
-    moved keeps its own.
+    moved frame would cover less than half the last one or would not be nearer to it, by more than
+    chance, than unmoved: in noise the peak says nothing. The shifts have no gradient; what is moved
+    keeps its own.
 
     Args:
         clip: (B, 1, T, H, W). Rows at the bottom and columns at the right that are zero in all
@@ -180,8 +183,11 @@ def find_shift(frame, last):
     source, target = overlap(shift, last.shape)
     if frame[source].size < SMALLEST_OVERLAP * frame.size:
         return np.zeros(2, int)
-    moved = np.abs(frame[source] - last[target]).mean()
-    return shift if moved < np.abs(frame - last).mean() else np.zeros(2, int)
+    moved = np.abs(frame[source] - last[target])
+    # The mean of n such differences varies by about 1 / sqrt(n) of itself in pure noise.
+    chance = CHANCE / math.sqrt(moved.size)
+    nearer = moved.mean() < (1 - chance) * np.abs(frame - last).mean()
+    return shift if nearer else np.zeros(2, int)
 
 
 def overlap(shift, size):
