@@ -1,18 +1,16 @@
 """Builds small data sets on disk, calls scripts, compares what they write."""
 
-from collections import namedtuple
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from data import frames
+from data import images
+from data.sequences import FrameBlock
 from models import build_model
 from utils.command_line import run_command
 
-FrameBlock = namedtuple("FrameBlock", "start frames masks centroids")
 NUDT_NORMALISATION = (105.4025, 26.6452)
 
 
@@ -126,11 +124,11 @@ def perturbed(name, seqlen=5):
 
 def record_decoding(monkeypatch):
     """A list that will hold every path of an image that is decoded from now on."""
-    decoded, original = [], frames._decode
+    decoded, original = [], images._decode
 
     def decode(path, *options, **named):
         decoded.append(path)
         return original(path, *options, **named)
 
-    monkeypatch.setattr(frames, "_decode", decode)
+    monkeypatch.setattr(images, "_decode", decode)
     return decoded

@@ -1,6 +1,6 @@
 """A detector of any kind, added as one row of MODELS, goes through the whole house.
 
-Four stubs, one of each kind. Each is trained for two steps, validated, tested, streamed and reported
+Four stubs, one of each kind, are trained for two steps, validated, tested, streamed and reported
 by the scripts as they are.
 """
 
