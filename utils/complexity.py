@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-COUNTED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+COUNTED_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
 
 
 class Complexity(NamedTuple):
@@ -53,7 +53,7 @@ def complexity(detector, height=480, width=720, streaming=False):
 
     shapes = copy.deepcopy(detector).eval().to("meta")
     for module in shapes.modules():
-        if isinstance(module, COUNTED):
+        if isinstance(module, COUNTED_LAYERS):
             module.register_forward_hook(count)
     with torch.no_grad():
         frames = predict_once(shapes, height, width, streaming, restart) if parameters else 1
