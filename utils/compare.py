@@ -117,7 +117,7 @@ def compare(runs, names, threshold, samples, seed):
         for subset in subsets:
             lines.append(f"{protocol.title}, {SUBSETS.get(subset, subset)}")
             counts = [sequence_counts(run, protocol.name, subset, threshold) for run in runs]
-            for name, run, ours in zip(names, runs, counts, strict=True):
+            for place, (name, run, ours) in enumerate(zip(names, runs, counts, strict=True)):
                 drawn = {} if ours is None else bootstrap(ours, samples, seed)
                 words = _figures(run["protocols"][protocol.name], protocol, subset, threshold)
                 words |= _intervals(drawn, protocol.columns)
@@ -125,7 +125,7 @@ def compare(runs, names, threshold, samples, seed):
                     words["IoU"] = _iou_text(run, threshold)
                 text = "  ".join(f"{title} {figure}" for title, figure in words.items())
                 lines.append(f"  {name}: {text}")
-                if run is not runs[0] and ours is not None and counts[0] is not None:
+                if place > 0 and ours is not None and counts[0] is not None:
                     drawn = bootstrap_difference(counts[0], ours, samples, seed)
                     words = _intervals(drawn or {}, protocol.columns, "+")
                     text = "  ".join(f"{title} {figure}" for title, figure in words.items())

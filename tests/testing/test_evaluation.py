@@ -220,7 +220,7 @@ from tests.builders import ArraySequence, FrameBlock
 from utils.evaluation import Evaluator
 from utils.protocols import choose
 from utils.scan import open_scan
-from tests.test_evaluation import Brightness
+from tests.testing.test_evaluation import Brightness
 
 class Endless(ArraySequence):
     def __init__(self, count):

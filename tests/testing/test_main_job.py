@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data.synthetic.sequences import write_synthetic
+from data.synthetic.writing import write_synthetic
 from tests.builders import call_test, compare_eval
 
 RUN = "NUDT-MIRSDT__2024-12-28_16-21__SoftLoUloss_{}_DataL40"
