@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from data.footage import open_footage
 from data.sequences import open_test_list
-from data.synthetic.sequences import write_synthetic
+from data.synthetic.writing import write_synthetic
 
 # Sequences of NUDT-MIRSDT, as published with it.
 LOW_SNR = tuple(f"Sequence{n}" for n in (47, 56, 59, 76, 92, 101, 105, 119))
@@ -42,7 +42,6 @@ class DatasetSpec:
             sequence itself.
         train, test: the two splits; None where there are no lists.
         sample_rate: share of the training candidates that makes an epoch.
-        numeric_order: frames sort by number (1.png, 2.png, ... 10.png) rather than by name.
         first_frame: number of the first frame in what is written.
         train_size: (height, width) that training frames and masks are resized to, or None.
         test_size: (height, width) that test frames, not masks, are resized to, or None.
@@ -52,7 +51,7 @@ class DatasetSpec:
             low means SNR <= 3.
         generate: writes the data set into a folder, where it can be made rather than obtained.
         lists_detections: tests write detections.csv.
-        open: gives the sequences to test, called as `open_test_list`.
+        open: gives the `data.sequences.TestSequences`, called as `open_test_list`.
         source: where it comes from, for the message when it is missing.
     """
 
@@ -63,7 +62,6 @@ class DatasetSpec:
     test: Split | None
     source: str
     sample_rate: float = 0.1
-    numeric_order: bool = False
     first_frame: int = 1
     train_size: tuple[int, int] | None = None
     test_size: tuple[int, int] | None = None
@@ -110,7 +108,6 @@ DATASETS = {
             train=Split("img_idx/train_IRDST-simulation.txt", "images/{}", "masks/{}"),
             test=Split("img_idx/test_IRDST-simulation.txt", "images/{}", "masks/{}"),
             sample_rate=0.03,
-            numeric_order=True,
             source="the IRDST data set (Sun et al., RDIAN)",
         ),
         DatasetSpec(
@@ -138,7 +135,6 @@ DATASETS = {
             std=12.303,
             train=Split("annotations/train_sequences.txt", "images/{}", "masks/{}"),
             test=Split("annotations/val_sequences.txt", "images/{}", "masks/{}"),
-            numeric_order=True,
             train_size=(512, 512),
             test_size=(512, 512),
             source="the IRSatVideo-LEO data set",

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from data import frames
+from data import images
 from models import build_model
 from utils.command_line import run_command
 
@@ -126,11 +126,11 @@ def perturbed(name, seqlen=5):
 
 def record_decoding(monkeypatch):
     """A list that will hold every path of an image that is decoded from now on."""
-    decoded, original = [], frames._decode
+    decoded, original = [], images._decode
 
     def decode(path, *options, **named):
         decoded.append(path)
         return original(path, *options, **named)
 
-    monkeypatch.setattr(frames, "_decode", decode)
+    monkeypatch.setattr(images, "_decode", decode)
     return decoded

@@ -1,4 +1,4 @@
-"""Own footage: every form it may come in, and what is said about footage that cannot be read."""
+"""Own footage at the command line: what is written, and what is refused."""
 
 import csv
 import json
@@ -10,12 +10,8 @@ import torch
 from PIL import Image
 
 import test as test_script
-from data.footage import Footage, find_footage
-from data.frames import find_sequence, find_sequences
-from data.sequences import LabelledSequences
 from data.specs import get_spec
 from models import build_model
-from models.fused import fuse
 from tests.builders import write_image
 from utils.checkpoint import save
 from utils.command_line import run_command
@@ -42,106 +38,6 @@ def write_pages(path, frames):
     pages = [Image.fromarray(frame) for frame in frames]
     pages[0].save(path, save_all=True, append_images=pages[1:])
     return path
-
-
-def read(path, seqlen=8, normalisation=None):
-    footage = Footage(find_footage(path), seqlen, normalisation)
-    return footage, list(footage)
-
-
-def write_forms(root, frames):
-    """Every form of the same frames: {name: path}."""
-    np.save(root / "array.npy", frames)
-    np.savez(root / "array.npz", frames=frames)
-    np.savez(root / "only.npz", whatever=frames)
-    np.save(root / "colour.npy", np.stack([frames, frames // 2, frames // 3], axis=-1))
-    rgb = np.stack([frames, frames // 2, frames // 3], axis=-1)
-    write_folder(root / "nested" / "images", frames)
-    return {
-        "folder": write_folder(root / "folder", frames),
-        "unpadded numbers": write_folder(root / "unpadded", frames, "frame{}.bmp"),
-        "colour folder": write_folder(root / "rgb", rgb),
-        "folder with images/": root / "nested",
-        "images/ itself": root / "nested" / "images",
-        "tiff": write_pages(root / "pages.tif", frames),
-        "gif": write_pages(root / "film.gif", frames),
-        "npy": root / "array.npy",
-        "npz": root / "array.npz",
-        "npz of one array": root / "only.npz",
-        "colour npy": root / "colour.npy",
-    }
-
-
-def test_every_form_gives_the_same_frames(tmp_path, frames):
-    for form, path in write_forms(tmp_path, frames).items():
-        _, (sequence,) = read(path)
-        np.testing.assert_array_equal(sequence.frames, frames, form)
-        assert sequence.masks is None and sequence.centroids is None, form
-
-
-def test_more_than_nine_unpadded_frames_come_in_the_order_of_their_numbers(tmp_path):
-    frames = np.arange(12, dtype=np.uint8)[:, None, None] * np.ones((1, 3, 4), np.uint8)
-    _, (sequence,) = read(write_folder(tmp_path / "s", frames, "{}.png"))
-    np.testing.assert_array_equal(sequence.frames, frames)
-
-
-@pytest.mark.parametrize("form", ["folder", "tiff", "npy"])
-def test_sixteen_bits_are_kept(tmp_path, frames, form):
-    deep = frames.astype(np.uint16) * 257
-    path = tmp_path / "deep.npy"
-    if form == "folder":
-        path = write_folder(tmp_path / "deep", deep)
-    elif form == "tiff":
-        path = write_pages(tmp_path / "deep.tif", deep)
-    else:
-        np.save(path, deep)
-    footage, (sequence,) = read(path)
-    assert sequence.frames.dtype == np.uint16
-    np.testing.assert_array_equal(sequence.frames, deep)
-    mean, std = footage.normalisation(sequence)
-    np.testing.assert_allclose([mean, std], [deep.mean(), deep.std()], rtol=1e-9)
-
-
-def test_a_folder_of_sequences_gives_each_by_name_with_masks_where_there_are(tmp_path, frames):
-    write_folder(tmp_path / "b" / "images", frames)
-    write_folder(tmp_path / "b" / "masks", (frames == 250).astype(np.uint8))
-    write_folder(tmp_path / "a", frames[:3])
-    np.save(tmp_path / "c.npy", frames[:1])
-    (tmp_path / "notes.txt").touch()
-    _, sequences = read(tmp_path)
-    assert [sequence.name for sequence in sequences] == ["a", "b", "c"]
-    assert [sequence.masks is None for sequence in sequences] == [True, False, True]
-    np.testing.assert_array_equal(sequences[1].centroids, frames == 250)
-
-
-@pytest.mark.parametrize("count", [1, 7, 8, 9])
-def test_any_number_of_frames_makes_windows(frames, tmp_path, count):
-    np.save(tmp_path / "x.npy", frames[:count])
-    footage, (sequence,) = read(tmp_path / "x.npy")
-    clips = list(footage.clips(sequence))
-    assert all(clip.shape == (1, 8, 19, 21) for _, clip in clips)
-    assert all(torch.isfinite(clip).all() for _, clip in clips)
-    assert (clips[0][1][0, count:] == 0).all()
-
-
-def test_a_constant_frame_is_not_divided_by_zero(tmp_path):
-    np.save(tmp_path / "flat.npy", np.full((1, 4, 5), 7, np.uint8))
-    footage, (sequence,) = read(tmp_path / "flat.npy")
-    assert footage.normalisation(sequence) == (7, 1)
-
-
-def test_video_frames_come_as_grey_levels(tmp_path, frames):
-    av = pytest.importorskip("av", reason="no decoder for videos; pip install av")
-    path = tmp_path / "film.avi"
-    large = frames.repeat(4, axis=1).repeat(4, axis=2)[:, :64, :64]
-    with av.open(str(path), "w") as video:
-        stream = video.add_stream("ffv1", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "gray"
-        for frame in large:
-            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
-        video.mux(stream.encode())
-    _, (sequence,) = read(path)
-    np.testing.assert_array_equal(sequence.frames, large)
 
 
 def detect_bright(clip):
@@ -284,32 +180,3 @@ def test_scores_that_are_not_numbers_are_refused(run, tmp_path, frames, capsys):
     state = {"epoch": 0, "model_state_dict": model.state_dict()}
     save(run / "checkpoints/best_model.pth", state)
     refused(capsys, run, clip, "clip: a score is NaN")
-
-
-def test_own_footage_cannot_be_trained_on(tmp_path):
-    with pytest.raises(ValueError, match="no training and test lists"):
-        find_sequences(get_spec("Frames"), get_spec("Frames").train, tmp_path)
-
-
-def test_released_weights_find_the_drone_in_most_frames_of_its_images(shared, released, tmp_path):
-    """The first 40 frames of real footage, nothing but the images."""
-    source = shared / "real/IR_DRONE_141"
-    if not source.is_dir():
-        pytest.skip(f"no real footage in {source}")
-    model = build_model("DeepPro", 40)
-    run = "NUDT-MIRSDT__2024-12-28_16-21__SoftLoUloss_DeepPro_DataL40"
-    model.load_state_dict(released(run)["model_state_dict"])
-    clip = tmp_path / "clip"
-    clip.mkdir()
-    for path in sorted((source / "images").iterdir())[:40]:
-        (clip / path.name).symlink_to(path)
-    footage, (sequence,) = read(clip, seqlen=40)
-    ((_, window),) = footage.clips(sequence)
-    with torch.inference_mode():
-        scores = torch.sigmoid(fuse(model.eval())(window[None]))[0].numpy()
-    spec = get_spec("NUDT-MIRSDT")
-    files = find_sequence(spec, spec.test, shared / "real", "IR_DRONE_141")
-    masks = LabelledSequences([files], 0, 1, 40).read(files).masks[:40]
-    labelled = masks.any(axis=(1, 2))
-    found = (scores * masks).max(axis=(1, 2)) >= 0.5
-    assert found[labelled].mean() > 0.9

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from data.synthetic import scenes as synthetic_scenes
-from data.synthetic import sensor as synthetic_sensor
-from data.synthetic import sequences as synthetic
-from data.synthetic.sequences import Preset, main, plan_sequences, render_sequence, write_synthetic
+from data.lists import LOW_SNR_LIMIT
+from data.synthetic import scenes, sensor, writing
+from data.synthetic.__main__ import main
+from data.synthetic.plans import PRESETS, Preset, plan_sequences
+from data.synthetic.rendering import render_sequence
+from data.synthetic.writing import write_synthetic
 
 TINY = Preset(5, 2, 5, 2, frames=11, heights=(47, 53), widths=(50, 61))
 SEED = 7
@@ -21,7 +23,7 @@ CONNECTED = np.ones((3, 3), int)
 
 @pytest.fixture(autouse=True)
 def tiny_preset(monkeypatch):
-    monkeypatch.setitem(synthetic.PRESETS, "tiny", TINY)
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +111,12 @@ def test_each_split_has_the_planned_number_of_low_snr_sequences(folder):
     for split in ("train", "test"):
         snrs = [float(row["snr"]) for row in read_rows(folder) if row["split"] == split]
         assert all(0 < snr <= 10 for snr in snrs)
-        assert sum(snr <= synthetic.LOW_SNR_LIMIT for snr in snrs) == 2
+        assert sum(snr <= LOW_SNR_LIMIT for snr in snrs) == 2
 
 
 @pytest.mark.parametrize("name", ["small", "full"])
 def test_presets_have_every_background_and_both_snr_subsets_in_each_split(name):
-    preset = synthetic.PRESETS[name]
+    preset = PRESETS[name]
     plans = plan_sequences(preset, 46)
     for split, count, low in (
         ("train", preset.train, preset.train_low),
@@ -122,8 +124,8 @@ def test_presets_have_every_background_and_both_snr_subsets_in_each_split(name):
     ):
         own = [plan for plan in plans if plan.split == split]
         assert len(own) == count
-        assert {plan.background for plan in own} == set(synthetic.BACKGROUNDS)
-        assert sum(plan.snr <= synthetic.LOW_SNR_LIMIT for plan in own) == low
+        assert {plan.background for plan in own} == set(scenes.BACKGROUNDS)
+        assert sum(plan.snr <= LOW_SNR_LIMIT for plan in own) == low
         assert all(min(plan.height, plan.width) >= 128 for plan in own)
 
 
@@ -198,7 +200,7 @@ def test_scenes_have_the_grey_levels_of_nudt_mirsdt():
     plans = plan_sequences(Preset(15, 0, 0, 0, 3, (128, 140), (150, 170)), SEED)
     pixels = []
     for plan in plans:
-        background = synthetic_sensor.render_background(
+        background = sensor.render_background(
             np.random.default_rng(plan.seed), plan, np.zeros((plan.frames, 2))
         )
         assert background.min() > 20 and background.max() < 250
@@ -213,28 +215,28 @@ def test_spline_view_moves_a_scene_by_a_fraction_of_a_sample():
     rows, columns = np.mgrid[:60, :70].astype(np.float32)
     scene = np.sin(rows / 6) + np.cos(columns / 7)
     coefficients = ndimage.spline_filter(scene, order=3, output=np.float32)
-    view = synthetic_sensor.spline_view(coefficients, 12.3, 11.75, 15, 16)
-    r, c = np.mgrid[:15, :16] * synthetic_scenes.SUPERSAMPLING
+    view = sensor.spline_view(coefficients, 12.3, 11.75, 15, 16)
+    r, c = np.mgrid[:15, :16] * scenes.SUPERSAMPLING
     expected = np.sin((r + 12.3) / 6) + np.cos((c + 11.75) / 7)
     np.testing.assert_allclose(view, expected, atol=1e-3)
 
 
 def test_power_law_field_does_not_wrap_around():
-    field = synthetic_scenes.power_law_field(np.random.default_rng(3), (90, 121), 3, 40)
+    field = scenes.power_law_field(np.random.default_rng(3), (90, 121), 3, 40)
     assert field.shape == (90, 121)
     step = np.abs(np.diff(field, axis=0)).mean()
     assert np.abs(field[0] - field[-1]).mean() > 3 * step
 
 
 def test_the_same_generation_is_left_as_it_is(folder, monkeypatch):
-    monkeypatch.setattr(synthetic, "write_sequence", None)
+    monkeypatch.setattr(writing, "write_sequence", None)
     before = contents(folder)
     write_synthetic(folder, TINY, seed=SEED, workers=1, progress=False)
     assert contents(folder) == before
 
 
 def test_an_empty_folder_may_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "write_sequence", lambda plan, folder: {"sequence": plan.name})
+    monkeypatch.setattr(writing, "write_sequence", lambda plan, folder: {"sequence": plan.name})
     (tmp_path / "out").mkdir()
     write_synthetic(tmp_path / "out", TINY, workers=1, progress=False)
     assert (tmp_path / "out" / "snr.csv").is_file()
@@ -250,7 +252,7 @@ def test_other_folders_are_refused(folder, tmp_path, capsys):
 
 
 def test_a_generation_that_lost_a_file_is_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(synthetic, "write_sequence", lambda plan, folder: {"sequence": plan.name})
+    monkeypatch.setattr(writing, "write_sequence", lambda plan, folder: {"sequence": plan.name})
     write_synthetic(tmp_path / "out", TINY, workers=1, progress=False)  # lists without frames
     argv = ["--output", str(tmp_path / "out"), "--preset", "tiny"]
     assert "not a complete generation" in refusal(argv, capsys)
@@ -268,14 +270,14 @@ def test_wrong_arguments_and_unwritable_folders_are_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), None])
 def test_a_generation_cut_short_leaves_nothing(error, tmp_path, capsys, monkeypatch):
-    write = synthetic.write_sequence
+    write = writing.write_sequence
 
     def fail_at_the_second(plan, folder):
         if plan.name == "Sequence2":
             raise error or KeyboardInterrupt
         return write(plan, folder)
 
-    monkeypatch.setattr(synthetic, "write_sequence", fail_at_the_second)
+    monkeypatch.setattr(writing, "write_sequence", fail_at_the_second)
     argv = ["--output", str(tmp_path / "out"), "--preset", "tiny", "--workers", "1"]
     if error:
         assert "No space left" in refusal(argv, capsys)

@@ -12,9 +12,10 @@ import torch
 from data.cache import build as cache
 from data.cache.build import choose_mode, open_frames
 from data.cache.file import CacheFile
-from data.clips import TrainClips
+from data.clips import ClipOptions, TrainClips
 from data.device_clips import DeviceClips
-from data.frames import find_sequences, read_window
+from data.frames import read_window
+from data.lists import find_sequences
 from data.specs import get_spec
 from tests.builders import record_decoding, write_image, write_nudt_sequence
 
@@ -33,10 +34,10 @@ def files_of(folder):
 @pytest.mark.parametrize("mode", ["memory", "disk"])
 @pytest.mark.parametrize("size", [None, (16, 16)])
 def test_clips_are_the_same_with_and_without_a_cache(sequences, tmp_path, mode, size):
-    options = (*(100.0, 20.0, 10, 9, 0.5, 3, size), None, True, True)
-    plain = TrainClips(sequences, *options)
+    options = 100.0, 20.0, ClipOptions(10, 9, 0.5, 3, flips=True, mark_padding=True)
+    plain = TrainClips(sequences, *options, size)
     frames = open_frames(sequences, size, mode, tmp_path / "frames")
-    cached = TrainClips(sequences, *options[:7], frames, True, True)
+    cached = TrainClips(sequences, *options, size, frames)
     on_device = DeviceClips(cached, torch.device("cpu"))
     for epoch in range(2):
         plain.set_epoch(epoch)
@@ -173,6 +174,16 @@ def test_decoding_does_not_run_ahead_of_a_slow_disk(sequences, tmp_path, monkeyp
     assert len(unfinished) == 15 * len(sequences) and 1 <= max(unfinished) <= 6
 
 
+def test_neither_pwrite_nor_sched_getaffinity_is_needed(sequences, tmp_path, monkeypatch):
+    """As on macOS and Windows."""
+    monkeypatch.delattr(os, "pwrite")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    kept = open_frames(3 * sequences, None, "disk", tmp_path / "frames").arrays
+    for arrays, files in zip(kept, 3 * sequences, strict=True):
+        expected = read_window(files, 0, len(files))
+        assert all(np.array_equal(*pair) for pair in zip(arrays, expected, strict=True))
+
+
 def test_a_write_that_stops_half_way_goes_on(sequences, tmp_path, monkeypatch):
     whole = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, content, place: whole(file, content[:7], place))
@@ -196,28 +207,24 @@ def test_a_file_gives_back_what_was_written(sequences, tmp_path, rng, share):
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-@pytest.mark.parametrize("size", [None, (16, 20)])
 @pytest.mark.parametrize("number", [1, 8, 9, 19])
-def test_a_sequence_of_two_types_is_read_as_by_one_thread(
-    monkeypatch, tmp_path, rng, mode, size, number
+def test_a_sequence_of_two_depths_is_refused_by_any_thread(
+    monkeypatch, tmp_path, rng, mode, number
 ):
-    """Blocks are decoded on their own, and cannot know the type of the whole sequence."""
-    monkeypatch.setattr(cache, "BLOCK", 8)
+    monkeypatch.setattr(cache, "FRAMES_AT_ONCE", 8)
     frames = rng.integers(0, 256, (19, 8, 10)).astype(np.uint8)
     write_nudt_sequence(tmp_path, "Sequence1", frames, frames > 200)
     wide = rng.integers(0, 60000, (8, 10)).astype(np.uint16)
     write_image(tmp_path / f"Sequence1/images/{number:05d}.png", wide)
     files = find_sequences(SPEC, SPEC.train, tmp_path, ["Sequence1"])
-    kept = open_frames(files, size, mode, tmp_path / "frames", workers=3)
-    for part, expected in zip(kept.read(0, 0, 19), read_window(files[0], 0, 19, size), strict=True):
-        assert part.dtype == expected.dtype and np.array_equal(part, expected)
-    assert kept.arrays[0][0].dtype == np.uint16
+    with pytest.raises(ValueError, match="expected one depth in a sequence"):
+        open_frames(files, None, mode, tmp_path / "frames", workers=3)
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
 @pytest.mark.parametrize("size", [None, (16, 20)])
 def test_sizes_that_differ_between_blocks_are_refused(monkeypatch, tmp_path, mode, size):
-    monkeypatch.setattr(cache, "BLOCK", 8)
+    monkeypatch.setattr(cache, "FRAMES_AT_ONCE", 8)
     frames = np.zeros((19, 8, 10), np.uint8)
     write_nudt_sequence(tmp_path, "Sequence1", frames, frames > 0)
     for number in range(9, 20):

@@ -8,6 +8,7 @@ import pytest
 
 from data.cache.build import Frames
 from data.clips import (
+    ClipOptions,
     TrainClips,
     Window,
     candidate_windows,
@@ -15,7 +16,7 @@ from data.clips import (
     draw_crop,
     middle_frame,
 )
-from data.frames import find_sequences
+from data.lists import find_sequences
 from data.specs import get_spec
 from tests.builders import random_sequence, record_decoding, write_list, write_nudt_sequence
 
@@ -24,14 +25,14 @@ from tests.builders import random_sequence, record_decoding, write_list, write_n
 def make_clips(tmp_path, rng):
     """Builds TrainClips over sequences of the given lengths, T = 10 and 6 x 6 crops."""
 
-    def make(*lengths, seqlen=10, patch=6, rate=1.0, seed=3, size=None, shape=(12, 14)):
+    def make(*lengths, patch=6, rate=1.0, size=None, shape=(12, 14), **options):
         names = [f"Sequence{i}" for i in range(1, len(lengths) + 1)]
         for name, frames in zip(names, lengths, strict=True):
             write_nudt_sequence(tmp_path, name, *random_sequence(rng, frames, *shape))
         write_list(tmp_path / "train.txt", names)
         spec = get_spec("NUDT-MIRSDT")
         files = find_sequences(spec, spec.train, tmp_path)
-        return TrainClips(files, 100.0, 20.0, seqlen, patch, rate, seed, size)
+        return TrainClips(files, 100.0, 20.0, ClipOptions(10, patch, rate, 3, **options), size)
 
     return make
 
@@ -100,6 +101,32 @@ def test_the_crop_is_placed_by_the_middle_real_frame(frames):
         assert padded[position, 0, 0] == numbers[middle_frame(frames, 40, pad_end), 0, 0]
 
 
+def test_where_the_last_frame_is_predicted_short_windows_are_padded_at_the_start(make_clips):
+    clips = make_clips(8, predicts="last")
+    for index in range(len(clips)):
+        crop = clips.draw(index)
+        clip = clips[index][0][0].numpy()
+        missing = 10 - (crop.stop - crop.start)
+        assert missing > 0 and not crop.pad_end
+        assert [not frame.any() for frame in clip] == [True] * missing + [False] * (10 - missing)
+
+
+def test_where_the_last_frame_is_predicted_its_mask_places_the_crop(rng):
+    images = rng.integers(0, 256, (15, 60, 60), dtype=np.uint8)
+    masks = np.zeros_like(images)
+    masks[np.arange(15), 4 * np.arange(15), 4 * np.arange(15)] = 1
+    frames = Frames([range(15)], None, "memory", [(images, masks)])
+    options = ClipOptions(10, 6, 1.0, 3, predicts="last")
+    clips = TrainClips([range(15)], 100.0, 20.0, options, None, frames)
+    near = []
+    for epoch in range(40):
+        clips.set_epoch(epoch)
+        crops = [clips.draw(index) for index in range(len(clips))]
+        offsets = [4 * (crop.stop - 1) - crop.rows.start - 3 for crop in crops]
+        near += [abs(offset) <= 4 for offset in offsets]
+    assert np.mean(near) > 0.7  # 3 of 4 crops are centred on a target of the placing frame
+
+
 def crop_corner(mask, patch_size, rng):
     return draw_crop(mask.shape, centres(mask), patch_size, rng)
 
@@ -151,7 +178,7 @@ def test_the_mask_is_the_crop_of_the_masks_however_many_targets(rng, share, shap
     images = rng.integers(0, 256, (15, *shape), dtype=np.uint8)
     masks = (rng.random(images.shape) < share).astype(np.uint8)
     frames = Frames([range(15)], None, "memory", [(images, masks)])
-    clips = TrainClips([range(15)], 100.0, 20.0, 10, 6, 1.0, 3, None, frames)
+    clips = TrainClips([range(15)], 100.0, 20.0, ClipOptions(10, 6, 1.0, 3), None, frames)
     for index in range(len(clips)):
         crop = clips.draw(index)
         expected = masks[crop.start : crop.stop, crop.rows, crop.columns]
