@@ -152,7 +152,7 @@ class Evaluator:
             for sequence, block in ahead(timed(blocks_of(sequences), timing)):
                 start = time.perf_counter()
                 if result is None:
-                    self.scan.begin(*sequence.normalisation)
+                    self.scan.begin(*sequence.normalisation, sequence.earlier)
                     result = self._new_result(sequence)
                 with named(sequence):
                     if block is None:
