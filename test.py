@@ -18,7 +18,7 @@ from utils.command_line import CommandParser, fraction, positive, run_command
 from utils.compare import joint_table
 from utils.evaluation import Evaluator
 from utils.process import choose_device, joined_group, keep_freed_memory
-from utils.protocols import MAIN, PROTOCOLS
+from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
 from utils.report.results import header, summarise, summary_lines, timing_line, write_results
@@ -256,7 +256,7 @@ def run_test(args, spec, tested, sequences, device, group):
 
     evaluator = Evaluator(
         open_scan(detector, network, device, args.batch_size),
-        PROTOCOLS.values(),
+        choose([args.protocol]),
         args.threshold_eval,
         writers,
     )

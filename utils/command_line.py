@@ -1,6 +1,7 @@
 """What all commands share: errors as one line and an exit status, and types of arguments."""
 
 import argparse
+import atexit
 import math
 import signal
 import sys
@@ -41,6 +42,8 @@ def run_command(command):
         except Terminated:
             ending = 128 + signal.SIGTERM, "stopped by SIGTERM"
         if ending is not None:
+            # While the interpreter closes down, too.
+            atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
             status, line = ending
             print(line, file=sys.stderr, flush=True)
             sys.exit(status)

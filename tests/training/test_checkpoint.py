@@ -3,13 +3,15 @@
 import os
 import pickle
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 
-from models import build_model
-from utils.checkpoint import clip_length, load, load_weights, save
+from models import MODELS, build_model
+from models.detector import Detector
+from utils.checkpoint import load, load_weights, save
 
 
 def state_of(name, seqlen=6, **extra):
@@ -39,7 +41,54 @@ def test_every_released_checkpoint_is_read(shared):
     assert len(paths) == 4
     for path in paths:
         state = load(path)
-        assert state["epoch"] >= 0 and clip_length(state["model_state_dict"]) == 40
+        name = next(n for n in MODELS if f"_{n}_DataL" in str(path))
+        assert state["epoch"] >= 0 and MODELS[name].clip_length(state["model_state_dict"]) == 40
+
+
+def weights_of(state):
+    return state["model_state_dict"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        weights_of,
+        lambda state: {"state_dict": weights_of(state), "epoch": 7},
+        lambda state: {"model": weights_of(state)},
+        lambda state: {"module." + key: value for key, value in weights_of(state).items()},
+        lambda state: {
+            "state_dict": {"module._orig_mod." + k: v for k, v in weights_of(state).items()}
+        },
+        lambda state: {**state, "model_state_dict": OrderedDict(weights_of(state))},
+        lambda state: {
+            k: v.half() if v.is_floating_point() else v for k, v in weights_of(state).items()
+        },
+    ],
+    ids=["bare", "state_dict", "model", "module.", "module._orig_mod.", "OrderedDict", "half"],
+)
+def test_weights_saved_in_other_ways_are_read(tmp_path, wrap):
+    state = state_of("DeepPro-Plus")
+    torch.save(wrap(state), tmp_path / "x.pth")
+    checkpoint, model = load(tmp_path / "x.pth"), build_model("DeepPro-Plus", 6)
+    load_weights(model, checkpoint, "DeepPro-Plus", "x.pth")
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, weights_of(state)[key], rtol=1e-3, atol=1e-3)
+    assert checkpoint.get("epoch") in (None, 3, 7)
+
+
+class OneLayer(Detector):
+    """A detector whose weights do not tell the length of its clips."""
+
+    def __init__(self, seqlen=3, width=2):
+        super().__init__(seqlen)
+        self.mix = torch.nn.Conv3d(1, width, 1)
+
+
+def test_weights_of_any_detector_are_compared_by_key_and_shape():
+    state = {"model_state_dict": OneLayer().state_dict()}
+    load_weights(OneLayer(5), state, "OneLayer", "x.pth")
+    with pytest.raises(ValueError, match=r"x.pth: mix.weight is \(2, .* OneLayer has \(3, "):
+        load_weights(OneLayer(width=3), state, "OneLayer", "x.pth")
 
 
 class Malicious:
@@ -68,8 +117,11 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, write):
     [
         {"model_state_dict": {"a": 1}},
         {"model_state_dict": {1: torch.zeros(1)}},
-        {"model_state_dict": {}, "args": 3},
+        {"model_state_dict": {"a": torch.zeros(1)}, "args": 3},
+        {"model_state_dict": {}},
+        {},
         [torch.zeros(1)],
+        torch.zeros(1),
     ],
 )
 def test_a_file_with_other_contents_is_refused(tmp_path, state):

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from models import MODELS
-from utils.run_dir import LOG_FORMAT, RunDir, find_model_name, find_run, new_run, open_log, run_name
+from utils.run_dir import LOG_FORMAT, RunDir, RunLog, find_model_name, find_run, new_run, run_name
 
 WHEN = datetime(2024, 12, 28, 16, 21)
 
@@ -49,15 +49,36 @@ def test_a_run_may_be_given_by_its_path(tmp_path):
     assert find_run("elsewhere", str(run.path)).path == run.path
 
 
-def test_log_lines_have_the_published_form(tmp_path):
-    logger = open_log(tmp_path / "DeepPro.txt")
-    logger.info("Learning rate:0.001000")
-    logger.handlers[0].close()
+def test_log_lines_have_the_published_form_and_are_printed(tmp_path, capsys):
+    log = RunLog(tmp_path / "DeepPro.txt")
+    log("Learning rate:0.001000")
+    log.close()
     line = (tmp_path / "DeepPro.txt").read_text().rstrip("\n")
     stamp, _, rest = line.partition(" - ")
     assert rest == "Model - INFO - Learning rate:0.001000"
     datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f")
     assert "asctime" in LOG_FORMAT
+    assert capsys.readouterr().out == "Learning rate:0.001000\n"
+
+
+def test_a_log_that_is_continued_loses_what_an_unfinished_epoch_left(tmp_path):
+    log = RunLog(tmp_path / "DeepPro.txt")
+    log("kept")
+    size = log.size()
+    log("dropped")
+    log.close()
+    log = RunLog(tmp_path / "DeepPro.txt", size)
+    log("new")
+    log.close()
+    text = (tmp_path / "DeepPro.txt").read_text()
+    assert "kept" in text and "new" in text and "dropped" not in text
+
+
+def test_an_inactive_log_writes_and_prints_nothing(tmp_path, capsys):
+    log = RunLog(tmp_path / "DeepPro.txt", active=False)
+    log("a line")
+    log.close()
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -218,9 +218,9 @@ import resource, sys
 import numpy as np
 from tests.builders import ArraySequence, FrameBlock
 from utils.evaluation import Evaluator
-from utils.protocols import PROTOCOLS
+from utils.protocols import choose
 from utils.scan import open_scan
-from tests.test_evaluation import Brightness
+from tests.testing.test_evaluation import Brightness
 
 class Endless(ArraySequence):
     def __init__(self, count):
@@ -234,7 +234,7 @@ class Endless(ArraySequence):
 detector = Brightness(40)
 scan = open_scan(detector, detector)
 for count in map(int, sys.argv[1:]):
-    evaluation = Evaluator(scan, PROTOCOLS.values(), 0.5).run([Endless(count)])
+    evaluation = Evaluator(scan, choose(), 0.5).run([Endless(count)])
     assert evaluation.timing.frames == count
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

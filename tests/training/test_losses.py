@@ -6,7 +6,7 @@ import torch
 
 from losses import LOSSES, build_loss
 from losses.hard_mining import HardMiningLoss, dilate, mine_positions
-from losses.options import WithEmptyClips, without_padding
+from losses.options import WithEmptyClips, WithoutPadding
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_an_unknown_loss_is_refused_with_the_known_names():
 @pytest.mark.parametrize("name", ["SoftIoU", "BCE"])
 @pytest.mark.parametrize("empty_weight", [0, 0.3])
 def test_without_padding_is_the_loss_of_the_real_frames(name, empty_weight):
-    loss = build_loss(name)
+    loss = WithoutPadding(build_loss(name))
     if empty_weight:
         loss = WithEmptyClips(loss, empty_weight)
     logits = torch.randn(2, 6, 5, 5, requires_grad=True)
@@ -132,7 +132,7 @@ def test_without_padding_is_the_loss_of_the_real_frames(name, empty_weight):
     mask[:, 4:] = 0
     valid = torch.ones_like(mask)
     valid[:, 4:] = 0
-    value = without_padding(loss, logits, mask, valid)
+    value = loss(logits, mask, valid)
     value.backward()
     assert not logits.grad[:, 4:].any() and logits.grad[1, :4].any()
     expected = loss(logits[:, :4], mask[:, :4])
@@ -144,10 +144,20 @@ def test_without_padding_the_empty_clip_term_is_of_its_own_real_frames():
     mask[1, 0, 2, 2] = 1
     valid = torch.ones_like(mask)
     valid[0, 4:] = 0  # clips padded by different lengths
-    loss = build_loss("SoftIoU")
-    value = without_padding(WithEmptyClips(loss, 0.5), logits, mask, valid)
+    loss = WithoutPadding(build_loss("SoftIoU"))
+    value = WithEmptyClips(loss, 0.5)(logits, mask, valid)
     term = 0.5 * torch.sigmoid(logits[0, :4]).mean() / 2
-    torch.testing.assert_close(value, without_padding(loss, logits, mask, valid) + term)
+    torch.testing.assert_close(value, loss(logits, mask, valid) + term)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_of_nothing_but_padding_has_a_finite_loss_without_gradient(name):
+    """As the last frames of clips that are padded at their end."""
+    logits, mask = torch.randn(2, 1, 20, 20, requires_grad=True), torch.zeros(2, 1, 20, 20)
+    loss = WithEmptyClips(WithoutPadding(build_loss(name)), 0.5)
+    value = loss(logits, mask, torch.zeros_like(mask))
+    value.backward()
+    assert torch.isfinite(value) and not logits.grad.any()
 
 
 @pytest.mark.parametrize("name", ["HAM", "HPM"])
@@ -157,7 +167,7 @@ def test_without_padding_mined_losses_have_no_gradient_there(name):
     mask[:, :4, 9, 9] = 1
     valid = torch.ones_like(mask)
     valid[:, 4:] = 0
-    without_padding(build_loss(name), logits, mask, valid).backward()
+    WithoutPadding(build_loss(name))(logits, mask, valid).backward()
     assert not logits.grad[:, 4:].any() and logits.grad[:, :4].any()
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import train as train_script
+from tests.builders import call
 from tests.conftest import REPOSITORY
-from tests.test_scripts import TRAINING, call, dataset, refused  # noqa: F401
+from tests.training.runs import TRAINING, proceed, refused, rows, run_folder
 from utils.checkpoint import load, save, strip
 from utils.run_dir import find_run
 
 OPTIONS = f"--model DeepPro --epoch 4 --loss HAM --ema 0.9 --flips {TRAINING} --cache disk"
-TIMES = ("seconds", "clips_per_second", "waiting", "seconds_left")
 
 # Runs a training again and again from a warm interpreter: argv of the training follow. Every
 # attempt but the last is killed, half of them between the writing of a checkpoint and its renaming.
@@ -75,20 +75,6 @@ assert attempt([*argv, "--log_dir", runs[0].parent.parent.name]) == 0
 """
 
 
-def run_folder(savepath):
-    return next(
-        path.parent.parent for path in savepath.glob("sem_seg/*/checkpoints/last_model.pth")
-    )
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if key not in TIMES}
-        for line in lines
-    ]
-
-
 def same(first, second):
     if isinstance(first, torch.Tensor):
         return torch.equal(first, second)
@@ -117,7 +103,7 @@ def assert_same_training(first, second):
         assert lines[0] == lines[1]
 
 
-def test_ten_kills_change_neither_weights_nor_numbers(dataset, tmp_path):  # noqa: F811
+def test_ten_kills_change_neither_weights_nor_numbers(dataset, tmp_path):
     arguments = f"{OPTIONS} --datapath {dataset} --cache_dir {tmp_path / 'frames'}".split()
     command = [sys.executable, "-c", KILLER, "10", str(tmp_path), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -129,7 +115,7 @@ def test_ten_kills_change_neither_weights_nor_numbers(dataset, tmp_path):  # noq
     assert_same_training(run_folder(tmp_path / "whole"), run_folder(tmp_path / "killed"))
 
 
-def test_sigterm_within_an_epoch_loses_no_step(dataset, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_sigterm_within_an_epoch_loses_no_step(dataset, tmp_path, monkeypatch, capsys):
     arguments = f"--datapath {dataset} {OPTIONS} --epoch 2"
     assert call(train_script, arguments, f"--savepath {tmp_path / 'whole'}") == 0
     step = train_script.Trainer.step
@@ -150,34 +136,31 @@ def test_sigterm_within_an_epoch_loses_no_step(dataset, tmp_path, monkeypatch, c
     before = len(steps)
     assert position["step"] > 0 or before == 6
     # Everything but the run's place is remembered.
-    assert (
-        call(train_script, f"--savepath {tmp_path / 'cut'} --log_dir {folder.name} --gpu cpu") == 0
-    )
+    assert proceed(folder) == 0
     assert_same_training(run_folder(tmp_path / "whole"), folder)
 
 
-def test_a_finished_run_says_so_and_keeps_its_weights(dataset, tmp_path, capsys):  # noqa: F811
+def test_a_finished_run_says_so_and_keeps_its_weights(dataset, tmp_path, capsys):
     arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
     assert call(train_script, arguments, "--epoch 1") == 0
     folder = run_folder(tmp_path)
     before = load(folder / "checkpoints/last_model.pth")
     capsys.readouterr()
-    assert call(train_script, f"--savepath {tmp_path} --log_dir {folder.name} --gpu cpu") == 0
+    assert proceed(folder) == 0
     assert "has finished its 1 epochs" in capsys.readouterr().out
     assert same(before, load(folder / "checkpoints/last_model.pth"))
 
 
-def test_results_older_than_the_best_checkpoint_are_made_anew(dataset, tmp_path):  # noqa: F811
+def test_results_older_than_the_best_checkpoint_are_made_anew(dataset, tmp_path):
     """As an interruption between the last epoch and its test leaves them."""
     arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
     assert call(train_script, arguments, "--epoch 1") == 0
     results = run_folder(tmp_path) / "metrics.json"
     expected = json.loads(results.read_text())["protocols"]
-    again = f"--savepath {tmp_path} --log_dir {run_folder(tmp_path).name} --gpu cpu"
     results.write_text("{}")
-    assert call(train_script, again) == 0 and results.read_text() == "{}"
+    assert proceed(results.parent) == 0 and results.read_text() == "{}"
     os.utime(results, (0, 0))
-    assert call(train_script, again) == 0
+    assert proceed(results.parent) == 0
     assert json.loads(results.read_text())["protocols"] == expected
 
 
@@ -189,15 +172,15 @@ def test_results_older_than_the_best_checkpoint_are_made_anew(dataset, tmp_path)
         ("--select heldout", "--seed 7"),
     ],
 )
-def test_what_a_run_cannot_change_is_refused(dataset, tmp_path, capsys, before, now):  # noqa: F811
+def test_what_a_run_cannot_change_is_refused(dataset, tmp_path, capsys, before, now):
     arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
     assert call(train_script, f"{arguments} {before}") == 0
-    again = f"--savepath {tmp_path} --log_dir {run_folder(tmp_path).name} --gpu cpu --epoch 2"
-    refused(capsys, call(train_script, f"{again} {now}"), "cannot go on with", now.split()[1])
+    status = proceed(run_folder(tmp_path), f"--epoch 2 {now}")
+    refused(capsys, status, "cannot go on with", now.split()[1])
 
 
 def test_a_checkpoint_without_optimiser_state_tests_but_is_not_continued(
-    dataset,  # noqa: F811
+    dataset,
     tmp_path,
     capsys,
 ):
@@ -209,8 +192,7 @@ def test_a_checkpoint_without_optimiser_state_tests_but_is_not_continued(
         strip(run.checkpoint(which))
         assert run.checkpoint(which).stat().st_size < size / 2
     capsys.readouterr()
-    status = call(train_script, f"--savepath {tmp_path} --log_dir {run.name} --gpu cpu --epoch 2")
-    refused(capsys, status, "cannot be continued", "optimiser")
+    refused(capsys, proceed(run.path, "--epoch 2"), "cannot be continued", "optimiser")
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
