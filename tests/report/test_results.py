@@ -106,6 +106,19 @@ def test_the_terminal_gets_ten_lines(metrics):
     assert lines[1] == f"  {MAIN.title}  low SNR   {expected}"
 
 
+def test_a_published_row_stands_beside_the_run_under_its_own_protocol_on_its_own_targets(metrics):
+    assert not any("published: " in line for line in summary_lines(metrics))
+    same = copy.deepcopy(metrics)
+    for counted in same["protocols"].values():
+        counted["subsets"]["all"]["targets"] = 1729
+        counted["subsets"]["low_snr"]["targets"] = 529
+    for model, protocol in (("DeepPro", "hit2_guard5"), ("DeepPro-Plus", "hit1_guard4")):
+        same["model"] = model
+        beside = [line for line in summary_lines(same) if "published: " in line]
+        assert len(beside) == 2 and all(PROTOCOLS[protocol].title in line for line in beside)
+        assert "published DeepPro row was scored with" in "".join(summary_lines(same))
+
+
 def test_timing_says_where_the_time_went(metrics):
     timing = metrics["timing"]
     for step in ("reading", "network", "scoring", "output"):
