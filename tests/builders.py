@@ -124,11 +124,11 @@ def perturbed(name, seqlen=5):
 
 def record_decoding(monkeypatch):
     """A list that will hold every path of an image that is decoded from now on."""
-    decoded, original = [], images._decode
+    decoded, original = [], images._picture
 
-    def decode(path, *options, **named):
+    def decode(path, *options):
         decoded.append(path)
-        return original(path, *options, **named)
+        return original(path, *options)
 
-    monkeypatch.setattr(images, "_decode", decode)
+    monkeypatch.setattr(images, "_picture", decode)
     return decoded

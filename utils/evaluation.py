@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from utils.metrics import PixelIoU, ScoredFrames
-from utils.scan import normalise, run_clip, window_starts
+from utils.scan import normalised, run_clip, window_starts
 
 READ = 16  # frames that are read at a time
 
@@ -344,7 +344,7 @@ def clips_of(sequence, detector):
         spans = [(start, start + seqlen) for start in starts]
     for start, stop in spans:
         block = sequence.read(max(start, 0), min(stop, frames))
-        clip = normalise(block.frames, *sequence.normalisation)
+        clip = normalised(block.frames, *sequence.normalisation)
         before, after = max(-start, 0), max(stop - frames, 0)
         clip = np.concatenate(
             [

@@ -9,7 +9,7 @@ from utils.report.figures import draw_attribution
 from utils.report.profiles import RecentFrames
 from utils.report.writers import Writer
 from utils.run_dir import make_folder
-from utils.scan import normalise
+from utils.scan import normalised
 
 PATCH = 64  # side of what is attributed around the pixel: bounds the memory of the backward pass
 STRIDE = 4  # patches start at its multiples, so that pooling falls on the pixels of the whole frame
@@ -99,7 +99,7 @@ def attribute(detector, sequence, recording, device):
     top, left = (_patch_start(*at) for at in zip((row, column), frames.shape[1:], strict=True))
     patch = frames[:, top : top + PATCH, left : left + PATCH]
     clip = np.zeros((seqlen, *patch.shape[1:]), np.float32)  # zeros after the last frame
-    clip[: stop - start] = normalise(patch, *sequence.normalisation)
+    clip[: stop - start] = normalised(patch, *sequence.normalisation)
     clip = torch.from_numpy(clip)[None, None].to(device)
     maps = gradient_times_input(detector, clip, frame - start, row - top, column - left)
     maps = maps[: stop - start]
