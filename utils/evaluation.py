@@ -29,9 +29,9 @@ class ScoredBlock(ScoredFrames):
     """
 
     def __init__(self, sequence, start, frames, scores, masks=None, centroids=None):
-        super().__init__(scores, centroids)
+        super().__init__(scores, centroids, masks)
         self.sequence, self.start, self.stop = sequence, start, start + len(scores)
-        self.frames, self.masks = frames, masks
+        self.frames = frames
 
     @property
     def numbers(self):
