@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from models.excerpt import make_excerpt
+
 
 class Level(NamedTuple):
     """One resolution of a detector: pools and residual blocks, temporal probe, projection."""
@@ -93,6 +95,12 @@ class Detector(nn.Module):
     def stages(self):
         """The network as `Stages`; None where it has no such description, so no fast engine."""
         return None
+
+    def excerpt(self, shape, box):
+        """What of frames (height, width) the logits in a box (top, left, bottom, right) depend on:
+        a `models.excerpt.Excerpt`; None where it may be the whole frame."""
+        stages = self.stages()
+        return None if stages is None else make_excerpt(stages, shape, box)
 
     def check_clip(self, clip):
         side = self.smallest_side
