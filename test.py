@@ -1,36 +1,31 @@
-"""Tests a run: stitched scores of a data set's test list, Pd, Fa, AUC and IoU."""
+"""Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
 import math
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data.frames import read_snr
+from data.lists import read_snr
 from data.specs import get_spec
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.export import export_model
 from models.fused import fuse
-from utils.attribution.gradient_times_input import Attributions
+from utils.attribution.writer import Attributions
 from utils.checkpoint import load, load_weights
-from utils.command_line import CommandParser, choose_device, fraction, positive, run_command
-from utils.evaluation import PROTOCOLS, evaluate_sequences
-from utils.memory import keep_freed_memory
-from utils.process import Group
+from utils.command_line import CommandParser, fraction, positive, run_command
+from utils.compare import joint_table
+from utils.evaluation import Evaluator
+from utils.process import choose_device, joined_group, keep_freed_memory
+from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
-from utils.report.page import write_report
-from utils.report.results import (
-    summarise,
-    summary_lines,
-    timing_block,
-    timing_line,
-    write_eval,
-    write_metrics,
-)
-from utils.report.writers import EXPORTS, Detections, Normalisations, Pictures
+from utils.report.results import header, summarise, summary_lines, timing_line, write_results
+from utils.report.writers import EXPORTS, Detections, Normalisations, Overlays, ScoreMaps
 from utils.run_dir import find_model_name, find_run, included_run, make_folder
+from utils.scan import open_scan
+from utils.training_state import describe
 
 
 def parse_args(argv=None):
@@ -38,9 +33,14 @@ def parse_args(argv=None):
     add = parser.add_argument
     add(
         "--log_dir",
-        help="the run: a folder's name under LOGPATH/sem_seg. If not given, for --dataset "
-        "Synthetic, the run that comes with this code",
+        nargs="+",
+        metavar="RUN",
+        help="the run: a folder's name under LOGPATH/sem_seg. Of several, each is tested, and a "
+        "table of all ends the test. If not given, for --dataset Synthetic, the run that comes "
+        "with this code",
     )
+    add("--weights", type=Path, metavar="FILE", help="a file of weights, instead of a run")
+    add("--model", choices=MODELS, help="the network of WEIGHTS, or of a run that does not tell")
     add("--logpath", default="./log/", help="where runs lie")
     add("--epoch", type=int, help="test the numbered checkpoint of this epoch, not the best")
     add("--dataset", default="NUDT-MIRSDT", help="name of the data set; Frames for own footage")
@@ -58,13 +58,8 @@ def parse_args(argv=None):
         help="take mean and std of this data set. Own footage is normalised by its own otherwise, "
         "sequence by sequence",
     )
-    add(
-        "--seqlen",
-        type=positive(int),
-        default=40,
-        help="frames of a clip, the checkpoint's",
-    )
-    add("--batch_size", type=positive(int), default=1, help="windows fed at once")
+    add("--seqlen", type=positive(int), help="frames of a clip; the checkpoint's if not given")
+    add("--batch_size", type=positive(int), default=1, help="clips fed at once")
     add("--gpu", default="0", help="index of the GPU, or cpu")
     add(
         "--threshold_eval",
@@ -74,9 +69,12 @@ def parse_args(argv=None):
     )
     add(
         "--protocol",
+        nargs="+",
         choices=PROTOCOLS,
-        default="hit1_guard4",
-        help="protocol of eval.txt and pictures",
+        default=[MAIN],
+        metavar="NAME",
+        help="protocols to count by, beside the two published ones; the first is that of eval.txt "
+        f"and pictures. One of: {', '.join(PROTOCOLS)}",
     )
     add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
@@ -85,9 +83,10 @@ def parse_args(argv=None):
         "--output",
         type=Path,
         help="where results go; if not given, the run's folder, or LOGPATH/tests/DATASET for the "
-        "run that comes with this code",
+        "run that comes with this code and for WEIGHTS. Of several runs each gets a folder in it",
     )
     add("--visual", action="store_true", help="write score maps and animated overlays")
+    add("--no-overlay", action="store_true", help="write no animated overlays")
     add(
         "--attribution",
         action="store_true",
@@ -105,17 +104,17 @@ def parse_args(argv=None):
     )
     add("--export_model", type=Path, metavar="FILE", help="write FILE.pt2 or FILE.onnx and end")
     args = parser.parse_args(argv)
+    if args.log_dir is not None and args.weights is not None:
+        parser.error("--weights with --log_dir; expected one or the other")
+    if args.weights is not None and args.model is None:
+        parser.error("--weights without --model; expected the network's name beside it")
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
 
 
-# What the best checkpoint was selected on, by train.py's --select.
-SELECTED = {"test": "test list, as published", "heldout": "held-out training sequences"}
-
-
 def fast_engine(model, precision, memory):
-    """The folded network, run band by band within the memory budget."""
+    """The network's fast engine, band by band within the memory budget, where it has one."""
     return fuse(model, precision, memory)
 
 
@@ -129,41 +128,79 @@ def reference_engine(model, precision, memory):
 ENGINES = {"fast": fast_engine, "reference": reference_engine}
 
 
-def main(args):
+@dataclass
+class Tested:
+    """A detector to be tested.
+
+    Attributes:
+        run: name of its run, or of its file of weights.
+        name: of the model.
+        detector: the network as trained, in evaluation mode.
+        folder: where its results go.
+    """
+
+    run: str
+    name: str
+    detector: object
+    folder: Path
+
+
+def main(args, group=None):
+    """Tests what the arguments name; `group` is that of a training that ends with this test."""
     spec = get_spec(args.dataset)
     normalisation = choose_normalisation(args.mean, args.std, args.normalise_as)
-    if args.log_dir is None:
-        run, results = included_run(args.dataset), Path(args.logpath) / "tests" / args.dataset
-    else:
-        run = find_run(args.logpath, args.log_dir)
-        results = run.path
-    name, model = load_run(run, args.epoch, args.seqlen)
     if args.export_model is not None:
-        print(f"{export_model(model, args.export_model)} written: clips of {args.seqlen} frames")
+        (tested,) = open_tested(args)
+        print(
+            f"{export_model(tested.detector, args.export_model)} written: clips of "
+            f"{tested.detector.seqlen} frames"
+        )
         return
-    device = choose_device(args.gpu)
-    if device.type == "cpu" and args.engine == "reference":
-        keep_freed_memory()
-    output = make_folder(args.output or results)
-    evaluate_run(
-        name,
-        ENGINES[args.engine](model.to(device), args.precision, args.memory),
-        spec,
-        args.datapath,
-        output,
-        run_name=run.name,
-        seqlen=args.seqlen,
-        batch_size=args.batch_size,
-        device=device,
-        threshold=args.threshold_eval,
-        protocol=args.protocol,
-        normalisation=normalisation,
-        visual=args.visual,
-        export=args.export,
-        order=args.coordinate_order,
-        attributed=model if args.attribution else None,
-        suffix="" if args.epoch is None else f"_epoch-{args.epoch}",
-    )
+    with joined_group(args.gpu, group) as group:
+        device = choose_device(args.gpu, group)
+        if device.type == "cpu" and args.engine == "reference":
+            keep_freed_memory()
+        table = []
+        for tested in open_tested(args, quiet=not group.is_main):
+            sequences = spec.open(spec, args.datapath, normalisation)
+            table.append(run_test(args, spec, tested, sequences, device, group))
+    table = [metrics for metrics in table if metrics is not None]
+    if len(table) > 1:
+        print("\n".join(joint_table(table)))
+
+
+def open_tested(args, quiet=False):
+    """Yields what the arguments name, each a `Tested`, opened when it is its turn."""
+    tests = Path(args.logpath) / "tests"
+    if args.weights is not None:
+        folder = args.output or tests / f"{args.dataset}_{args.weights.stem}"
+        yield open_checkpoint(args, args.weights, args.weights.stem, args.model, folder)
+        return
+    if args.log_dir is None:
+        runs, results = [included_run(args.dataset)], tests / args.dataset
+    else:
+        runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
+    for run in runs:
+        output = args.output
+        if output is not None and len(runs) > 1:
+            output = output / run.name
+        path = run.checkpoint("best" if args.epoch is None else args.epoch)
+        folder = output or results or run.path
+        yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
+
+
+def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
+    """The `Tested` of a checkpoint; `name` of the model may be left to the run to tell."""
+    state = load(path)
+    found = describe(state)
+    if name is None:
+        name = find_model_name(run, found.args, MODELS)
+    seqlen = args.seqlen or MODELS[name].clip_length(found.weights)
+    model = build_model(name, seqlen)
+    load_weights(model, state, name, path)
+    if found.selected is not None and not quiet:
+        print(f"{path}: {found.selected}")
+    return Tested(title, name, model.eval(), folder)
 
 
 def choose_normalisation(mean, std, dataset):
@@ -190,114 +227,68 @@ def choose_normalisation(mean, std, dataset):
     return mean, std
 
 
-def load_run(run, epoch, seqlen):
-    """A run's network with the weights of its best or a numbered checkpoint: (name, model)."""
-    path = run.checkpoint("best" if epoch is None else epoch)
-    state = load(path)
-    name = find_model_name(run, state.get("args"), MODELS)
-    model = build_model(name, seqlen)
-    load_weights(model, state, name, path)
-    selected = (state.get("args") or {}).get("select")
-    if selected is not None:
-        print(f"{path}: epoch {state['epoch'] + 1}, selected on the {SELECTED[selected]}")
-    return name, model.eval()
-
-
-def evaluate_run(
-    model_name,
-    detector,
-    spec,
-    datapath,
-    output,
-    *,
-    run_name,
-    seqlen,
-    batch_size,
-    device,
-    threshold,
-    protocol="hit1_guard4",
-    normalisation=None,
-    visual=False,
-    export=None,
-    order="rowcol",
-    suffix="",
-    group=None,
-    attributed=None,
-):
-    """Tests a detector on the test list of a data set, or own footage; writes results to `output`.
+def run_test(args, spec, tested, sequences, device, group):
+    """Tests one detector on the sequences; writes results and prints the closing summary.
 
     Where there are masks: eval<suffix>.txt, metrics<suffix>.json, report<suffix>.html, and with
-    `visual` score maps and overlays. For own footage detections<suffix>.csv, and score maps and
-    overlays of what has no masks. Prints the closing summary.
-
-    Args:
-        normalisation: (mean, std) in place of the data set's, or None.
-        export: one of `EXPORTS`, or None; `order` is that of the coordinates in it.
-        attributed: the network whose logits are attributed to the frames, or None.
-        group: a `utils.process.Group` whose processes share the sequences; the main one writes.
+    --visual score maps and overlays. For own footage detections<suffix>.csv, and score maps and
+    overlays of what has no masks.
 
     Returns:
-        The contents of metrics.json, or None where nothing has masks.
+        The contents of metrics.json; None where nothing has masks, and of all processes but the
+        main one.
     """
-    group = group or Group()
-    sequences = spec.open(spec, datapath, seqlen, normalisation)
-    judged = (threshold, *PROTOCOLS[protocol], spec.first_frame)
+    suffix = "" if args.epoch is None else f"_epoch-{args.epoch}"
+    output = make_folder(tested.folder)
+    detector = tested.detector.to(device)
+    network = ENGINES[args.engine](detector, args.precision, args.memory)
+    protocol = PROTOCOLS[args.protocol[0]]
     table = output / f"detections{suffix}.csv" if spec.lists_detections else None
-    centroids = output / f"centroids{suffix}" if export == "centroids" else None
-    detections = Detections(table, threshold, spec.first_frame, centroids, order)
-    pictures = Pictures(output / "visual", *judged, unlabelled_only=not visual)
-    highlights, normalisations = Highlights(*judged), Normalisations(sequences)
-    outputs = [detections, pictures, highlights, normalisations]
-    attribution = output / "attribution" if attributed is not None else None
-    if attribution:
-        details = (attributed, sequences, attribution, device, threshold, spec.first_frame)
-        outputs.append(Attributions(*details))
+    centroids = output / f"centroids{suffix}" if args.export == "centroids" else None
+    detections = Detections(table, args.threshold_eval, centroids, args.coordinate_order)
+    highlights = Highlights(args.threshold_eval, protocol)
+    normalisations = Normalisations()
+    score_maps = ScoreMaps(output / "visual", unlabelled_only=not args.visual)
+    writers = [detections, highlights, normalisations, score_maps]
+    if not args.no_overlay:
+        details = args.threshold_eval, protocol, not args.visual
+        writers.append(Overlays(output / "visual", *details))
+    if args.attribution:
+        folder = output / "attribution"
+        writers.append(Attributions(folder, detector, device, args.threshold_eval))
 
-    def on_scores(sequence, scores):
-        for write in outputs:
-            write(sequence, scores)
-
-    evaluation = evaluate_sequences(
-        detector,
-        sequences.share(group.shard),
-        threshold,
-        device,
-        batch_size=batch_size,
-        on_scores=on_scores,
-        progress=partial(tqdm, desc="Testing", unit="sequence", disable=None),
-        gather=group.gather,
+    evaluator = Evaluator(
+        open_scan(detector, network, device, args.batch_size),
+        choose([args.protocol]),
+        args.threshold_eval,
+        writers,
     )
-    highlights.merge(group.gather([highlights.kept]))
+    mine = sequences.share(group.shard)
+    bar = tqdm(total=sum(map(len, mine)), desc="Testing", unit="frame", disable=None)
+    with bar:
+        evaluation = evaluator.run(mine, bar)
+    evaluation.share(group)
+    for writer in writers:
+        writer.share(group)
     if not group.is_main:
         return None
-    metrics, summary = None, [f"  {timing_line(timing_block(evaluation.timing))}"]
-    written = [path for path in (table, centroids, attribution) if path]
-    written += [output / "visual"] if pictures.count else []
+    metrics, summary = None, [f"  {timing_line(evaluation.timing)}"]
     if evaluation.sequences:
-        subsets = read_snr(spec, datapath, [result.name for result in evaluation.sequences])
-        metrics = summarise(evaluation, subsets, run_name, model_name, spec.name, seqlen, threshold)
+        subsets = read_snr(spec, args.datapath, [result.name for result in evaluation.sequences])
+        about = header(tested, spec.name, args.threshold_eval)
+        metrics = summarise(evaluation, subsets, about)
         summary = summary_lines(metrics)
-        written += write_results(
-            output, suffix, metrics, highlights.strips, protocol=protocol, threshold=threshold
-        )
     if table:
-        found = f"{detections.count} detections at threshold {threshold}"
+        found = f"{detections.count} detections at threshold {args.threshold_eval}"
         summary.append(f"  {found}; grey levels normalised by {normalisations.line()}")
-    print("\n".join(summary))
-    print(f"  written to {output}: {', '.join(path.name for path in written)}")
+    # Numbers first: they are there even if the disk has no room for the rest.
+    print("\n".join(summary), flush=True)
+    written = [path for writer in writers for path in writer.close()]
+    if metrics is not None:
+        written += write_results(output, suffix, metrics, highlights.strips, protocol)
+    names = ", ".join(dict.fromkeys(path.name for path in written))
+    print(f"  written to {output}: {names}")
     return metrics
-
-
-def write_results(output, suffix, metrics, strips, *, protocol, threshold):
-    """Writes what a metrics.json is shown in, and itself; returns the paths."""
-    paths = [
-        output / f"{stem}{suffix}.{kind}"
-        for stem, kind in (("eval", "txt"), ("metrics", "json"), ("report", "html"))
-    ]
-    write_eval(paths[0], metrics, protocol)
-    write_metrics(paths[1], metrics)
-    write_report(paths[2], metrics, strips, protocol, threshold)
-    return paths
 
 
 if __name__ == "__main__":

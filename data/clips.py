@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from data.cache.build import Frames
 
 TARGET_CENTRED_SHARE = 0.75
+CHECKED = 8  # sequences whose grey levels are looked at before a training
 EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
 
 
@@ -42,6 +43,30 @@ def candidate_windows(lengths, seqlen):
 
 
 @dataclass(frozen=True)
+class ClipOptions:
+    """How training clips are cut.
+
+    Attributes:
+        seqlen: T, frames of a clip.
+        patch_size: P, side of the square crop in pixels.
+        sample_rate: clips of an epoch as a share of the candidate windows.
+        seed: of the draws.
+        flips: also mirror clips at random, up-down and left-right.
+        mark_padding: items have a third part: 1 where the clip is real, 0 where it is padding.
+        predicts: "all" frames of a clip, or the "last" alone: then a short window is padded at the
+            start, and the last frame's mask places the crop.
+    """
+
+    seqlen: int
+    patch_size: int
+    sample_rate: float
+    seed: int
+    flips: bool = False
+    mark_padding: bool = False
+    predicts: str = "all"
+
+
+@dataclass(frozen=True)
 class Crop:
     """Where a training clip is cut from: frames [start, stop) of a sequence, rows and columns.
 
@@ -67,16 +92,11 @@ class TrainClips(Dataset):
     zeros after normalisation: at the end for odd i, at the start for even i).
 
     Args:
-        sequences: list of `data.frames.SequenceFiles`.
+        sequences: list of `data.lists.SequenceFiles`.
         mean, std: normalisation of the grey levels.
-        seqlen: T, frames of a clip.
-        patch_size: P, side of the square crop in pixels.
-        sample_rate: clips of an epoch as a share of the candidate windows.
-        seed: of the draws.
+        options: `ClipOptions`; `seqlen`, `patch_size` and `mark_padding` of them are attributes.
         size: (height, width) that frames and masks are resized to first, or None.
         frames: `data.cache.build.Frames` of the sequences at that size; None: decodes every clip's.
-        flips: also mirror clips at random, up-down and left-right.
-        mark_padding: items have a third part: 1 where the clip is real, 0 where it is padding.
 
     Items: clip (1, T, P, P) float32, normalised; mask (T, P, P) uint8 in {0, 1}.
 
@@ -84,32 +104,19 @@ class TrainClips(Dataset):
         ValueError: the sequences are too short, or the rate too small, for a single clip.
     """
 
-    def __init__(
-        self,
-        sequences,
-        mean,
-        std,
-        seqlen,
-        patch_size,
-        sample_rate,
-        seed,
-        size=None,
-        frames=None,
-        flips=False,
-        mark_padding=False,
-    ):
-        self.sequences = sequences
+    def __init__(self, sequences, mean, std, options, size=None, frames=None):
+        self.sequences, self.options = sequences, options
         self.frames = Frames(sequences, size, "none", []) if frames is None else frames
         self.mean, self.std = mean, std
-        self.seqlen, self.patch_size = seqlen, patch_size
-        self.size, self.flips, self.mark_padding = size, flips, mark_padding
-        self.seed, self.epoch = seed, 0
-        self.windows = candidate_windows([len(files) for files in sequences], seqlen)
-        self.clips = int(len(self.windows) * sample_rate)
+        self.seqlen, self.patch_size = options.seqlen, options.patch_size
+        self.mark_padding = options.mark_padding
+        self.epoch = 0
+        self.windows = candidate_windows([len(files) for files in sequences], self.seqlen)
+        self.clips = int(len(self.windows) * options.sample_rate)
         if self.clips < 1:
             raise ValueError(
-                f"{len(self.windows)} candidate windows of {seqlen} frames at --sample_rate "
-                f"{sample_rate} make no clip; expected longer sequences or a larger rate"
+                f"{len(self.windows)} candidate windows of {self.seqlen} frames at --sample_rate "
+                f"{options.sample_rate} make no clip; expected longer sequences or a larger rate"
             )
         self._centres = {}  # of the frames that placed a crop so far
         self._cumulative = list(accumulate(len(window) for window in self.windows))
@@ -120,6 +127,24 @@ class TrainClips(Dataset):
     def set_epoch(self, epoch):
         """Chooses the epoch (0-based) whose clips the items are."""
         self.epoch = epoch
+
+    def check(self):
+        """Looks at the set as a whole, once before a training.
+
+        Remarks on grey levels that lie far from the mean and std in use.
+
+        Raises:
+            ValueError: no mask has a target.
+        """
+        for index in range(0, len(self.sequences), max(len(self.sequences) // CHECKED, 1)):
+            files = self.sequences[index]
+            frames, _ = self.frames.read(index, 0, 1)
+            files.remarks.check_levels(frames, self.mean, self.std, files.images[0])
+        if not self.frames.any_target():
+            raise ValueError(
+                f"{self.sequences[0].masks[0].parent}: no target in any mask of the "
+                f"{len(self.sequences)} training sequences; expected pixels above 0"
+            )
 
     def __getitem__(self, index):
         crop = self.draw(index)
@@ -165,12 +190,16 @@ class TrainClips(Dataset):
 
     def draw(self, index):
         """Where item `index` of this epoch is cut from: a `Crop`."""
-        rng = np.random.Generator(np.random.PCG64((self.seed, self.epoch, index)))
+        rng = np.random.Generator(np.random.PCG64((self.options.seed, self.epoch, index)))
         window = self.draw_window(rng)
-        pad_end = index % 2 == 1
-        middle = window.start + middle_frame(len(window), self.seqlen, pad_end)
-        top, left = draw_crop(*self._targets(window, middle), self.patch_size, rng)
-        flips = rng.random(2) < 0.5 if self.flips else (False, False)
+        if self.options.predicts == "last":
+            pad_end, placing = False, len(window) - 1
+        else:
+            pad_end = index % 2 == 1
+            placing = middle_frame(len(window), self.seqlen, pad_end)
+        targets = self._targets(window, window.start + placing)
+        top, left = draw_crop(*targets, self.patch_size, rng)
+        flips = rng.random(2) < 0.5 if self.options.flips else (False, False)
         return Crop(
             window.sequence,
             window.start,

@@ -1,139 +1,300 @@
-"""Test sequences: whole, in order, each frame decoded once."""
+"""Test sequences: frames by range, never whole by need; each knows its own mean and std."""
 
-import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import torch
+from scipy import ndimage
 
-from data.clips import normalise
-from data.frames import (
-    SequenceFiles,
-    find_sequences,
-    prepare,
-    read_mask,
-    read_window,
-    resize,
-    stack,
-)
-from utils.windows import cut, window_starts
+from data.formats.levels import check_size
+from data.frames import ImageFiles
+from data.images import read_frame, read_mask, resize
+from data.lists import find_sequences, prepare
+from data.pairing import frame_numbers, printable
+from data.remarks import Remarks
+
+STATISTICS_BLOCK = 16  # frames at a time of which the mean and std are added up
 
 
 @dataclass(frozen=True)
-class LabelledSequence:
-    """One sequence in memory.
+class FrameBlock:
+    """Frames [start, start + n) of a sequence, in memory.
 
     Attributes:
-        name: of the sequence.
-        frames: (N, H, W) uint8, uint16 or float32, as fed to the network.
-        masks: (N, H', W') uint8 in {0, 1}; the size differs where frames were resized. None where
+        start: index of the first, from 0.
+        frames: (n, H, W) uint8, uint16 or float32, as fed to the network, not normalised.
+        masks: (n, H', W') uint8 in {0, 1}; the size differs where frames were resized. None where
             nothing is known of the targets.
-        centroids: (N, H', W') uint8 in {0, 1}: each 8-connected component is a target; or None.
+        centroids: (n, H', W') uint8 in {0, 1}: each 8-connected component is a target; or None.
     """
 
-    name: str
+    start: int
     frames: np.ndarray
     masks: np.ndarray | None
     centroids: np.ndarray | None
 
-
-def open_test_list(spec, root, seqlen, normalisation=None):
-    """The sequences of a data set's test list; see `data.frames` for what is raised.
-
-    Args:
-        spec: the data set's row.
-        root: its folder.
-        seqlen: T, frames of a window.
-        normalisation: (mean, std) in place of the data set's, or None.
-    """
-    prepare(spec, root)
-    files = find_sequences(spec, spec.test, root)
-    mean, std = normalisation or (spec.mean, spec.std)
-    return LabelledSequences(files, mean, std, seqlen, spec.test_size)
+    def __len__(self):
+        return len(self.frames)
 
 
-class LabelledSequences:
-    """The sequences of a test list, in order; the next one is read while one is in use.
+class TestSequence:
+    """One sequence to test: nothing is decoded before it is asked for.
+
+    Attributes:
+        name: of the sequence.
+        labelled: whether it has masks.
+        reading_seconds: spent on decoding so far.
+        target_seen: whether a mask that was read had a target.
+        read_whole: whether `blocks` came to its end.
 
     Args:
-        sequences: list of `data.frames.SequenceFiles`.
-        mean, std: normalisation of the grey levels.
-        seqlen: T, frames of a window.
+        name: as above.
+        frames: `ImageFiles` or one of `data.formats`, which has `len`, `read(start, stop)`,
+            `place(index)`, `fresh()`, `close()` and `paths`.
+        labels: (masks, centroids) likewise, either of which may be None: then the other stands for
+            it. Without both the sequence is not labelled.
+        normalisation: (mean, std) of the grey levels; None: those of the sequence itself.
         size: (height, width) that frames, not masks, are resized to, or None.
+        first_number: number of the first frame; None: as the files are numbered, see
+            `data.pairing.frame_numbers`.
+        remarks: `data.remarks.Remarks` about the data set.
     """
 
-    def __init__(self, sequences: list[SequenceFiles], mean, std, seqlen, size=None):
-        self.sequences = sequences
-        self.mean, self.std = mean, std
-        self.seqlen = seqlen
-        self.size = size
-        self.reading_seconds = 0.0  # so far, in the thread that reads
+    __test__ = False  # no test of its own, whatever the name says to pytest
+    earlier = None  # (n, H, W) frames before the first one, where a data set has them
+
+    def __init__(
+        self,
+        name,
+        frames,
+        labels=(None, None),
+        normalisation=None,
+        size=None,
+        first_number=1,
+        remarks=None,
+    ):
+        self.name = name
+        masks, centroids = labels
+        self.labelled = masks is not None or centroids is not None
+        self.target_seen = self.read_whole = False
+        self.reading_seconds = 0.0
+        self._frames = frames
+        self._masks = centroids if masks is None else masks
+        self._centroids = masks if centroids is None else centroids
+        self._normalisation, self._size, self._first = normalisation, size, first_number
+        self._given = normalisation is not None
+        self._remarks = Remarks() if remarks is None else remarks
+
+    def __len__(self):
+        return len(self._frames)
+
+    @property
+    def file_names(self):
+        """The names of the frames' files, a tuple; None where frames have no files of their own."""
+        paths = self._frames.paths
+        return None if paths is None else tuple(printable(path.name) for path in paths)
+
+    @property
+    def numbers(self):
+        """The number of each frame in what is written, a tuple of ints."""
+        if self._first is None and self._frames.paths is not None:
+            return frame_numbers(self._frames.paths)
+        first = 1 if self._first is None else self._first
+        return tuple(range(first, first + len(self)))
+
+    @property
+    def normalisation(self):
+        """(mean, std) that frames are to be normalised with.
+
+        The sequence's own are computed once, over all grey levels, a few frames at a time; for std
+        0 it is 1.
+        """
+        if self._normalisation is None:
+            self._normalisation = mean_std(block.frames for block in self._unlabelled_blocks())
+        return self._normalisation
+
+    def read(self, start, stop):
+        """The frames [start, stop) that exist, and their masks, as a `FrameBlock`.
+
+        Raises:
+            ValueError: there are none, they cannot be read, or frames and masks do not fit.
+        """
+        began = time.perf_counter()
+        block = self._read(self._frames, start, stop)
+        self.reading_seconds += time.perf_counter() - began
+        if block is None:
+            raise ValueError(f"{self.name}: no frames [{start}, {stop}) among its {len(self)}")
+        return block
+
+    def blocks(self, size):
+        """Yields all frames in order, `size` to a `FrameBlock`; the last may be shorter.
+
+        While one block is in use the next is read.
+        """
+        frames, start = self._frames.fresh(), 0
+
+        def read(start):
+            began = time.perf_counter()
+            block = self._read(frames, start, start + size)
+            self.reading_seconds += time.perf_counter() - began
+            return block
+
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            following = reader.submit(read, start)
+            while (block := following.result()) is not None:
+                start += size
+                following = reader.submit(read, start)
+                yield block
+        self.read_whole = True
+        frames.close()
+        self._frames.close()
+
+    def _unlabelled_blocks(self):
+        frames, start = self._frames.fresh(), 0
+        while (block := self._read(frames, start, start + STATISTICS_BLOCK, False)) is not None:
+            yield block
+            start += STATISTICS_BLOCK
+        frames.close()
+
+    def _read(self, source, start, stop, labelled=True):
+        """A `FrameBlock` from this source of frames, without labels on request; None: no frames."""
+        frames = source.read(start, stop)
+        if not len(frames):
+            return None
+        if self._given:
+            self._remarks.check_levels(frames, *self._normalisation, self._frames.place(start))
+        masks = centroids = None
+        if labelled and self.labelled:
+            masks = self._labels(self._masks, "masks", frames, start)
+            centroids = masks
+            if self._centroids is not self._masks:
+                centroids = self._labels(self._centroids, "centroid masks", frames, start)
+                self._compare(masks, centroids, start)
+            self.target_seen |= bool(centroids.any())
+        if self._size is not None:
+            frames = np.stack([resize(frame, self._size) for frame in frames])
+        return FrameBlock(start, frames, masks, centroids)
+
+    def _labels(self, source, what, frames, start):
+        labels = source.read(start, start + len(frames))
+        if len(labels) < len(frames) or len(source) != len(self):
+            raise ValueError(
+                f"{self.name}: {len(self)} frames, but {len(source)} {what}; "
+                "expected one mask for each frame, of its size"
+            )
+        check_size(labels.shape[1:], source.place(start), frames.shape[1:], self._frames.place(0))
+        return labels
+
+    def _compare(self, masks, centroids, start):
+        """Remarks on centroid masks that do not go with the masks."""
+        for index, (mask, centroid) in enumerate(zip(masks, centroids, strict=True), start):
+            if not centroid.any() and mask.any():
+                self._remarks.make(
+                    "centroids",
+                    f"{self._centroids.place(index)}: no centroid, though "
+                    f"{self._masks.place(index)} has a target; targets are counted by centroids",
+                )
+            elif (centroid > mask).any() and (centroid > ndimage.maximum_filter(mask, 3)).any():
+                self._remarks.make(
+                    "centroids",
+                    f"{self._centroids.place(index)}: a centroid where {self._masks.place(index)} "
+                    "has no target; targets are counted by centroids",
+                )
+
+
+class TestSequences:
+    """The sequences of a test, in order.
+
+    Args:
+        sequences: list of `TestSequence`.
+        remarks: `data.remarks.Remarks` about the data set; None: nobody hears of the whole.
+    """
+
+    __test__ = False  # no test of its own, whatever the name says to pytest
+
+    def __init__(self, sequences, remarks=None):
+        self.sequences = list(sequences)
+        self.remarks = remarks
 
     def __len__(self):
         return len(self.sequences)
 
+    def __iter__(self):
+        yield from self.sequences
+        labelled = [sequence for sequence in self.sequences if sequence.labelled]
+        whole = labelled and all(each.read_whole for each in labelled)
+        if whole and self.remarks and not any(each.target_seen for each in labelled):
+            self.remarks.make("no target", f"{labelled[0].name}: no target in any mask of the test")
+
     @property
     def names(self):
-        return [files.name for files in self.sequences]
+        return [sequence.name for sequence in self.sequences]
+
+    @property
+    def reading_seconds(self):
+        """Spent on decoding so far."""
+        return sum(sequence.reading_seconds for sequence in self.sequences)
 
     def share(self, take):
-        """The same for some of the sequences, those that `take` leaves of their list."""
-        share = copy.copy(self)
-        share.sequences = take(self.sequences)
-        return share
+        """Some of the sequences, those that `take` leaves of their list."""
+        return TestSequences(take(self.sequences))
 
-    def windows(self):
-        """Number of windows of all sequences together."""
-        return sum(len(window_starts(len(files), self.seqlen)) for files in self.sequences)
 
-    def read(self, files):
-        """Reads one sequence; see `data.frames` for what is raised."""
-        frames, masks = read_window(files, 0, len(files))
-        centroids = masks
-        if files.centroids is not None:
-            paths = files.centroids
-            centroids = stack([read_mask(path) for path in paths], paths)
-            if centroids.shape != masks.shape:
-                raise ValueError(
-                    f"{files.name}: centroid masks of {centroids.shape[1:]} pixels, but masks of "
-                    f"{masks.shape[1:]}; expected one size"
-                )
-        if self.size is not None:
-            frames = np.stack([resize(frame, self.size) for frame in frames])
-        return LabelledSequence(files.name, frames, masks, centroids)
+def open_test_list(spec, root, normalisation=None):
+    """The `TestSequences` of a data set's test list; see `data.lists` for what is raised.
 
-    def _read_timed(self, files):
-        start = time.perf_counter()
-        sequence = self.read(files)
-        self.reading_seconds += time.perf_counter() - start
-        return sequence
+    Args:
+        spec: the data set's row.
+        root: its folder.
+        normalisation: (mean, std) in place of the data set's, or None.
+    """
+    prepare(spec, root)
+    files = find_sequences(spec, spec.test, root)
+    return open_sequences(
+        files, normalisation or (spec.mean, spec.std), spec.test_size, spec.first_frame
+    )
 
-    def __iter__(self):
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = None
-            for files in self.sequences:
-                following = reader.submit(self._read_timed, files)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = following
-            if ahead is not None:
-                yield ahead.result()
 
-    def normalisation(self, sequence):
-        """(mean, std) that the frames of `sequence` are normalised with."""
-        return self.mean, self.std
+def open_sequences(sequences, normalisation, size=None, first_number=1):
+    """`TestSequences` of labelled sequences on disk.
 
-    def clips(self, sequence):
-        """Yields (start, clip) for each window: clip (1, T, H, W) float32, normalised.
+    Args:
+        sequences: list of `data.lists.SequenceFiles`.
+        normalisation: (mean, std) of the grey levels.
+        size: (height, width) that frames, not masks, are resized to, or None.
+        first_number: number of the first frame in what is written.
+    """
+    remarks = sequences[0].remarks if sequences else Remarks()
+    read_label = partial(read_mask, remarks=remarks)
+    opened = []
+    for files in sequences:
+        labels = [
+            None if paths is None else ImageFiles(paths, read_label)
+            for paths in (files.masks, files.centroids)
+        ]
+        frames = ImageFiles(files.images, partial(read_frame, remarks=remarks))
+        name = printable(files.name)
+        opened.append(
+            TestSequence(name, frames, labels, normalisation, size, first_number, remarks)
+        )
+    return TestSequences(opened, remarks)
 
-        A sequence shorter than T is padded with zeros after normalisation, at the end.
-        """
-        for start in window_starts(len(sequence.frames), self.seqlen):
-            mean, std = self.normalisation(sequence)
-            clip = normalise(cut(sequence.frames, start, self.seqlen), mean, std)
-            missing = self.seqlen - len(clip)
-            if missing:
-                clip = np.pad(clip, ((0, missing), (0, 0), (0, 0)))
-            yield start, torch.from_numpy(clip)[None]
+
+def mean_std(blocks):
+    """Mean and standard deviation of all grey levels of blocks (n, H, W); std 1 where it is 0.
+
+    Each block is left behind before the next: counts, means and sums of squared differences of two
+    parts are joined by Chan's formula.
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for block in blocks:
+        own = float(block.mean(dtype=np.float64))
+        own_squares = sum(float(np.square(frame.astype(np.float64) - own).sum()) for frame in block)
+        total = count + block.size
+        shift = own - mean
+        squares += own_squares + shift**2 * count * block.size / total
+        mean += shift * block.size / total
+        count = total
+    return mean, (squares / count) ** 0.5 or 1.0

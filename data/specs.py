@@ -1,10 +1,12 @@
 """The data sets: what differs between them, as rows of one table (FACTS: paper, section V)."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from data.footage import open_footage
+from data.noise.writing import write_noisy_beside
 from data.sequences import open_test_list
-from data.synthetic.sequences import write_synthetic
+from data.synthetic.writing import write_synthetic
 
 # Sequences of NUDT-MIRSDT, as published with it.
 LOW_SNR = tuple(f"Sequence{n}" for n in (47, 56, 59, 76, 92, 101, 105, 119))
@@ -42,7 +44,6 @@ class DatasetSpec:
             sequence itself.
         train, test: the two splits; None where there are no lists.
         sample_rate: share of the training candidates that makes an epoch.
-        numeric_order: frames sort by number (1.png, 2.png, ... 10.png) rather than by name.
         first_frame: number of the first frame in what is written.
         train_size: (height, width) that training frames and masks are resized to, or None.
         test_size: (height, width) that test frames, not masks, are resized to, or None.
@@ -52,7 +53,7 @@ class DatasetSpec:
             low means SNR <= 3.
         generate: writes the data set into a folder, where it can be made rather than obtained.
         lists_detections: tests write detections.csv.
-        open: gives the sequences to test, called as `open_test_list`.
+        open: gives the `data.sequences.TestSequences`, called as `open_test_list`.
         source: where it comes from, for the message when it is missing.
     """
 
@@ -63,7 +64,6 @@ class DatasetSpec:
     test: Split | None
     source: str
     sample_rate: float = 0.1
-    numeric_order: bool = False
     first_frame: int = 1
     train_size: tuple[int, int] | None = None
     test_size: tuple[int, int] | None = None
@@ -90,12 +90,33 @@ _NUDT = DatasetSpec(
     source="github.com/TinaLRJ/Multi-frame-infrared-small-target-detection-DTUM",
 )
 
-# Masks and centroids are those of the clean data set, beside the folder or beside its parent.
+_SYNTHETIC = DatasetSpec(
+    name="Synthetic",
+    mean=105.4025,
+    std=26.6452,
+    train=_nudt_split("train.txt"),
+    test=_nudt_split("test.txt"),
+    snr_file="snr.csv",
+    generate=write_synthetic,
+    source="python -m data.synthetic",
+)
+
+
+def _noise_version(clean, name, generate=None):
+    """The row of a noise version: masks are the clean set's, beside it or beside its parent."""
+    return replace(
+        clean,
+        name=name,
+        mask_roots=(f"../{clean.name}", f"../../{clean.name}", "."),
+        generate=generate,
+        source=f"python -m data.noise --dataset {clean.name}",
+    )
+
+
 _NUDT_NOISE = replace(
-    _NUDT,
-    name="NUDT-MIRSDT-HiNo",
-    mask_roots=("../NUDT-MIRSDT", "../../NUDT-MIRSDT", "."),
-    source="github.com/TinaLRJ/DeepPro, with NUDT-MIRSDT beside it for the masks",
+    _noise_version(_NUDT, "NUDT-MIRSDT-HiNo"),
+    source="github.com/TinaLRJ/DeepPro, with NUDT-MIRSDT beside it for the masks, "
+    "or from python -m data.noise --dataset NUDT-MIRSDT",
 )
 
 DATASETS = {
@@ -110,7 +131,6 @@ DATASETS = {
             train=Split("img_idx/train_IRDST-simulation.txt", "images/{}", "masks/{}"),
             test=Split("img_idx/test_IRDST-simulation.txt", "images/{}", "masks/{}"),
             sample_rate=0.03,
-            numeric_order=True,
             source="the IRDST data set (Sun et al., RDIAN)",
         ),
         DatasetSpec(
@@ -138,21 +158,12 @@ DATASETS = {
             std=12.303,
             train=Split("annotations/train_sequences.txt", "images/{}", "masks/{}"),
             test=Split("annotations/val_sequences.txt", "images/{}", "masks/{}"),
-            numeric_order=True,
             train_size=(512, 512),
             test_size=(512, 512),
             source="the IRSatVideo-LEO data set",
         ),
-        DatasetSpec(
-            name="Synthetic",
-            mean=105.4025,
-            std=26.6452,
-            train=_nudt_split("train.txt"),
-            test=_nudt_split("test.txt"),
-            snr_file="snr.csv",
-            generate=write_synthetic,
-            source="python -m data.synthetic",
-        ),
+        _SYNTHETIC,
+        _noise_version(_SYNTHETIC, "Synthetic-HiNo", partial(write_noisy_beside, _SYNTHETIC)),
         # Own footage: whatever is found at the path.
         DatasetSpec(
             name="Frames",
@@ -171,16 +182,22 @@ DATASETS = {
 def get_spec(name):
     """The row of a data set.
 
-    A name that contains NUDT-MIRSDT but is not it is a noise version of it.
+    A name that contains NUDT-MIRSDT but is not it is a noise version of it; one that begins with
+    the name of another data set with lists, then -Noise or -HiNo, is a noise version of that.
 
     Raises:
         ValueError: no data set has this name.
     """
     if name in DATASETS:
         return DATASETS[name]
-    if "NUDT-MIRSDT" in name:
+    if _NUDT.name in name:
         return replace(_NUDT_NOISE, name=name)
+    for clean in DATASETS.values():
+        if clean.test is not None and name.startswith(
+            (f"{clean.name}-Noise", f"{clean.name}-HiNo")
+        ):
+            return _noise_version(clean, name)
     raise ValueError(
-        f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, "
-        "or a name that contains NUDT-MIRSDT for a noise version of it"
+        f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, a name that contains "
+        f"{_NUDT.name} for a noise version of it, or NAME-Noise... for one of another"
     )

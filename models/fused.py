@@ -82,11 +82,9 @@ class EvaluationCopy(nn.Module):
 
     @contextmanager
     def evaluation(self, device):
-        """Turns off what would change numbers, or keep memory, behind the caller's back."""
+        """Float32 stays what it is, whatever the caller has torch do; nothing is kept."""
         rounding = tf32(self.allow_tf32) if device.type == "cuda" else nullcontext()
-        no_autocast = torch.autocast(device.type, enabled=False)
-        # Scratch lives on between calls, so it must not be made of inference tensors.
-        with torch.inference_mode(False), torch.no_grad(), no_autocast, rounding:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), rounding:
             yield
 
 
@@ -100,6 +98,11 @@ class UnfusedDetector(EvaluationCopy):
     def forward(self, *inputs):
         with self.evaluation(inputs[0].device):
             return self.network(*inputs)
+
+    def stream(self, frame, *inputs):
+        """`stream` of the network, where it `streams`."""
+        with self.evaluation(frame.device):
+            return self.network.stream(frame, *inputs)
 
 
 class FusedDetector(EvaluationCopy):
@@ -126,7 +129,8 @@ class FusedDetector(EvaluationCopy):
 
     def forward(self, clip):
         self.check_clip(clip)
-        with self.evaluation(clip.device), self.workers:
+        # Scratch lives on between calls, so it must not be made of inference tensors.
+        with torch.inference_mode(False), self.evaluation(clip.device), self.workers:
             return self._detect(clip)
 
     def _detect(self, clip):

@@ -7,7 +7,7 @@ from torch import nn
 
 from models.blocks import call_layer
 from models.detector import Detector
-from models.tpro import TPro
+from models.tpro import TPro, probed_frames
 
 
 class Level(NamedTuple):
@@ -104,7 +104,7 @@ class StagedDetector(Detector):
 
     @classmethod
     def clip_length(cls, weights):
-        return TPro.clip_length(weights)
+        return probed_frames(weights)
 
     def detect(self, clip):
         return self.stages().run(clip)

@@ -9,6 +9,12 @@ from models.blocks import call_layer, projection
 from models.folding import scale_and_shift
 
 
+def probed_frames(weights):
+    """T of a network with these weights, a state dict, from its T x T matrices; None without."""
+    matrices = (value for key, value in weights.items() if key.endswith("QK_heads.0.weight"))
+    return next((len(matrix) for matrix in matrices if matrix.dim() == 2), None)
+
+
 class TPro(nn.Module):
     """The temporal probe: learned correlation of every temporal profile with itself in time.
 
@@ -49,14 +55,6 @@ class TPro(nn.Module):
         correlation = weight * scale[:, None, None] / math.sqrt(weight.shape[-1])
         self.QK_heads = ChannelHeads(correlation, bias * scale[:, None] + shift[:, None])
         self.norm1 = nn.Identity()
-
-    @staticmethod
-    def clip_length(weights):
-        """T of the network whose state dict this is; None where it has no probe."""
-        for key, tensor in weights.items():
-            if "QK_heads" in key and key.endswith("weight") and tensor.dim() == 2:
-                return tensor.shape[0]
-        return None
 
 
 class ProbeHeads(nn.ModuleList):

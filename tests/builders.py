@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-import test as test_script
-from data import frames
+from data import images
+from data.sequences import FrameBlock
 from models import build_model
 from utils.command_line import run_command
 
@@ -44,6 +44,28 @@ def write_list(path, names, newline="\n"):
     path.write_bytes(text.encode())
 
 
+class ArraySequence:
+    """A test sequence made of arrays, as `data.sequences` gives those of files."""
+
+    def __init__(self, name, frames, masks=None, centroids=None, normalisation=(100.0, 20.0)):
+        self.name, self.frames, self.masks, self.normalisation = name, frames, masks, normalisation
+        self.centroids = masks if centroids is None else centroids
+        self.labelled = masks is not None
+        self.numbers, self.file_names = range(1, len(frames) + 1), None
+        self.earlier = None
+
+    def __len__(self):
+        return len(self.frames)
+
+    def read(self, start, stop):
+        arrays = self.frames, self.masks, self.centroids
+        return FrameBlock(start, *(None if a is None else a[start:stop] for a in arrays))
+
+    def blocks(self, size):
+        for start in range(0, len(self), size):
+            yield self.read(start, min(start + size, len(self)))
+
+
 def call(script, *arguments):
     """Exit status of a script's main with these arguments."""
     words = [word for argument in arguments for word in str(argument).split(" ")]
@@ -56,6 +78,8 @@ def call(script, *arguments):
 
 def call_test(*arguments):
     """Runs test.py on the CPU; it must succeed."""
+    import test as test_script  # here: most tests need no script
+
     assert call(test_script, *arguments, "--gpu cpu") == 0
 
 
@@ -101,11 +125,11 @@ def perturbed(name, seqlen=5):
 
 def record_decoding(monkeypatch):
     """A list that will hold every path of an image that is decoded from now on."""
-    decoded, original = [], frames._decode
+    decoded, original = [], images._picture
 
-    def decode(path, *options, **named):
+    def decode(path, *options):
         decoded.append(path)
-        return original(path, *options, **named)
+        return original(path, *options)
 
-    monkeypatch.setattr(frames, "_decode", decode)
+    monkeypatch.setattr(images, "_picture", decode)
     return decoded

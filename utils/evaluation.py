@@ -1,11 +1,9 @@
-"""Runs a detector over labelled sequences: validation windows, and stitched test sequences.
-
-Anything that maps a clip (B, 1, T, H, W) to logits (B, T, H, W) is a detector.
-"""
+"""Runs a detector over sequences: validation while it trains, and the test with its counts."""
 
 import itertools
 import math
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -13,11 +11,32 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from utils.metrics import THRESHOLDS, PdFaCurve, PixelIoU, update_curves
-from utils.windows import stitch
+from utils.metrics import PixelIoU, ScoredFrames
+from utils.scan import normalised, run_clip, window_starts
 
-# (hit, guard) of the published rows: of DeepPro-Plus and DTUM, and of DeepPro.
-PROTOCOLS = {"hit1_guard4": (1, 4), "hit2_guard5": (2, 5)}
+READ = 16  # frames that are read at a time
+
+
+class ScoredBlock(ScoredFrames):
+    """Consecutive frames of a sequence with their scores and truth; see `ScoredFrames`.
+
+    Attributes:
+        sequence: the sequence: `name`, `numbers`, `labelled`, length, `read(start, stop)`.
+        start, stop: its frames [start, stop) are in the block, 0-based.
+        frames: (n, h, w) grey levels; of another size where a data set resizes its frames.
+        scores: (n, H, W) float32 in [0, 1].
+        masks, centroids: (n, H, W) uint8 in {0, 1}; None where nothing is known of the targets.
+    """
+
+    def __init__(self, sequence, start, frames, scores, masks=None, centroids=None):
+        super().__init__(scores, centroids, masks)
+        self.sequence, self.start, self.stop = sequence, start, start + len(scores)
+        self.frames = frames
+
+    @property
+    def numbers(self):
+        """The numbers of its frames in what is written."""
+        return self.sequence.numbers[self.start : self.stop]
 
 
 @dataclass
@@ -27,13 +46,13 @@ class SequenceResult:
     Attributes:
         name: of the sequence.
         frames: their number.
-        curves: a `PdFaCurve` for each of `PROTOCOLS`.
-        iou: `PixelIoU` of the stitched scores.
+        counts: by protocol name, the protocol's counts.
+        iou: `PixelIoU` of the scores.
     """
 
     name: str
     frames: int
-    curves: dict
+    counts: dict
     iou: PixelIoU
 
 
@@ -46,9 +65,9 @@ class Timing:
 
     Attributes:
         reading: decoding frames and masks.
-        network: from clips to stitched scores, waiting for the frames not included.
+        network: from frames to final scores, waiting for the frames not included.
         scoring: counting under all protocols.
-        output: what `on_scores` took: pictures, tables.
+        output: what the writers took: pictures, tables.
         total: from the first frame to the last result.
         frames: number of frames.
     """
@@ -63,184 +82,278 @@ class Timing:
 
 @dataclass
 class Evaluation:
-    """What a test list scored: results by sequence, in the list's order, and the time it took."""
+    """What a test list scored, by sequence in the list's order, and the time it took.
 
+    Attributes:
+        protocols: the `utils.protocols.Protocol`s under which it was counted.
+        sequences: list of `SequenceResult`, of the sequences with masks.
+    """
+
+    protocols: tuple
     sequences: list = field(default_factory=list)
     timing: Timing = field(default_factory=Timing)
 
-    def curve(self, protocol, names=None):
-        """The summed `PdFaCurve` of the named sequences; of all if None."""
-        hit, guard = PROTOCOLS[protocol]
-        total = PdFaCurve(THRESHOLDS, hit, guard)
-        for result in self.sequences:
-            if names is None or result.name in names:
-                total = total + result.curves[protocol]
-        return total
+    def counts(self, protocol, names=None):
+        """The counts of the named sequences under a protocol's name, added up; of all if None."""
+        results = [r for r in self.sequences if names is None or r.name in names]
+        return add_up(result.counts[protocol] for result in results)
+
+    def share(self, group):
+        """Joins the results of several processes, each of which took its share of the sequences."""
+        self.sequences = group.gather(self.sequences)
+        self.timing.frames = sum(group.gather([self.timing.frames]))
 
     def iou(self):
         """Intersection over union of all sequences together."""
-        intersection = sum(result.iou.intersection for result in self.sequences)
-        union = sum(result.iou.union for result in self.sequences)
-        return intersection / union if union else 0.0
+        return add_up(result.iou for result in self.sequences).iou()
+
+
+def add_up(items):
+    """The sum of things that can be added; there is at least one."""
+    items = iter(items)
+    total = next(items)
+    for item in items:
+        total = total + item
+    return total
+
+
+class Evaluator:
+    """Tests a detector: its scan over every sequence, counts and writers over the final scores.
+
+    While the network runs, the next frames are read and the scores before are counted and written.
+    A few blocks of frames are in memory at a time, however long a sequence is.
+
+    Args:
+        scan: from `utils.scan.open_scan`.
+        protocols: the `utils.protocols.Protocol`s to count under.
+        threshold: of the IoU: a pixel is positive if its score is above it.
+        writers: each gets `add(block)` with every `ScoredBlock` in order, `end(sequence)` after a
+            sequence's last one.
+    """
+
+    def __init__(self, scan, protocols, threshold, writers=()):
+        self.scan, self.protocols, self.threshold = scan, tuple(protocols), threshold
+        self.writers = list(writers)
+
+    def run(self, sequences, progress=None):
+        """Scans all sequences: their `Evaluation`.
+
+        Args:
+            sequences: `data.sequences.TestSequences`.
+            progress: has `update(frames)`, such as a bar of tqdm; or None.
+
+        Raises:
+            ValueError: a score is NaN, or data cannot be read; the message names the sequence.
+        """
+        evaluation = Evaluation(self.protocols)
+        timing, began = evaluation.timing, time.perf_counter()
+        with ThreadPoolExecutor(max_workers=1) as scorer:
+            jobs, waiting, result = deque(), Truth(), None
+            for sequence, block in ahead(timed(blocks_of(sequences), timing)):
+                start = time.perf_counter()
+                if result is None:
+                    self.scan.begin(*sequence.normalisation, sequence.earlier)
+                    result = self._new_result(sequence)
+                with named(sequence):
+                    if block is None:
+                        final = self.scan.finish()
+                    else:
+                        waiting.append(block)
+                        final = self.scan.push(block.frames)
+                timing.network += time.perf_counter() - start
+                for first, scores in final:
+                    scored = sequence, first, scores, *waiting.take(first, first + len(scores))
+                    jobs.append(scorer.submit(self._take, result, timing, *scored))
+                if block is None:
+                    jobs.append(scorer.submit(self._end, evaluation, result, sequence))
+                    result = None
+                elif progress is not None:
+                    progress.update(len(block.frames))
+                while len(jobs) > 2:
+                    jobs.popleft().result()
+            for job in jobs:
+                job.result()
+        timing.total = time.perf_counter() - began
+        return evaluation
+
+    def _new_result(self, sequence):
+        return SequenceResult(sequence.name, 0, {}, PixelIoU(self.threshold))
+
+    def _take(self, result, timing, sequence, start, scores, frames, masks, centroids):
+        """Counts and writes final scores of some frames."""
+        began = time.perf_counter()
+        with named(sequence):
+            if masks is not None:
+                scores = resize_scores(scores, masks.shape[1:])
+            block = ScoredBlock(sequence, start, frames, scores, masks, centroids)
+            result.frames += len(scores)
+            timing.frames += len(scores)
+            if masks is not None:
+                for protocol in self.protocols:
+                    counts = protocol.count(block)
+                    before = result.counts.get(protocol.name)
+                    result.counts[protocol.name] = counts if before is None else before + counts
+                result.iou.update(scores, masks)
+            counted = time.perf_counter()
+            timing.scoring += counted - began
+            for writer in self.writers:
+                writer.add(block)
+        timing.output += time.perf_counter() - counted
+
+    def _end(self, evaluation, result, sequence):
+        began = time.perf_counter()
+        if sequence.labelled:
+            evaluation.sequences.append(result)
+        for writer in self.writers:
+            writer.end(sequence)
+        evaluation.timing.output += time.perf_counter() - began
+
+
+def blocks_of(sequences):
+    """Yields (sequence, `FrameBlock`) of all sequences in order, (sequence, None) at each end."""
+    for sequence in sequences:
+        sequence.normalisation  # noqa: B018  looked for here, where frames are read
+        for block in sequence.blocks(READ):
+            yield sequence, block
+        yield sequence, None
+
+
+def ahead(items):
+    """Yields the items, the next one made in another thread while one is in use."""
+    items, end = iter(items), object()
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        following = reader.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = reader.submit(next, items, end)
+            yield item
+
+
+def timed(items, timing):
+    """Yields the items; what making them took goes to `timing.reading`."""
+    items, end = iter(items), object()
+    while True:
+        began = time.perf_counter()
+        item = next(items, end)
+        timing.reading += time.perf_counter() - began
+        if item is end:
+            return
+        yield item
+
+
+class named:
+    """Puts a sequence's name before the message of a ValueError; as a context manager."""
+
+    def __init__(self, sequence):
+        self.name = sequence.name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if isinstance(error, ValueError) and self.name not in str(error):
+            raise ValueError(f"{self.name}: {error}") from error
+
+
+class Truth:
+    """Frames and masks that wait for their scores."""
+
+    def __init__(self):
+        self.blocks = deque()
+
+    def append(self, block):
+        self.blocks.append(block)
+
+    def take(self, start, stop):
+        """(frames, masks, centroids) of the frames [start, stop); earlier blocks are let go."""
+        parts = []
+        for block in self.blocks:
+            low = max(start - block.start, 0)
+            high = min(stop - block.start, len(block.frames))
+            if low < high:
+                arrays = block.frames, block.masks, block.centroids
+                parts.append([a if a is None else a[low:high] for a in arrays])
+        while self.blocks and self.blocks[0].start + len(self.blocks[0].frames) <= stop:
+            self.blocks.popleft()
+        return [
+            None if column[0] is None else column[0] if len(column) == 1 else np.concatenate(column)
+            for column in zip(*parts, strict=True)
+        ]
+
+
+def resize_scores(scores, size):
+    """Scores or logits (n, h, w) resized bilinearly to (n, *size), if not of that size already."""
+    if tuple(scores.shape[-2:]) == tuple(size):
+        return scores
+    maps = torch.as_tensor(scores)[None]
+    resized = functional.interpolate(maps, size=tuple(size), mode="bilinear")[0]
+    return resized if isinstance(scores, torch.Tensor) else resized.numpy()
 
 
 @torch.inference_mode()
-def evaluate_windows(detector, loss, sequences, threshold, device, progress=iter, gather=list):
-    """Validation: the windows of the test list, unstitched (paper, training protocol).
+def validate(detector, network, loss, sequences, threshold, device):
+    """Validation: the clips of labelled sequences, not joined (paper, training protocol).
 
     Args:
-        detector: maps clips to logits, in evaluation mode.
+        detector: makes the promises; `network` is what is called, in evaluation mode.
         loss: callable(logits, mask).
-        sequences: `data.sequences.LabelledSequences`.
+        sequences: `data.sequences.TestSequences`, or part of it.
         threshold: a pixel is positive if its score is above it.
-        device: where the detector is.
-        progress: wraps the iterator over sequences.
-        gather: joins what several processes found, each on its share of the sequences.
+        device: where the network is.
 
     Returns:
-        (mean loss over the windows, IoU over all their pixels). The padding of a short sequence
-        counts in the loss, as in training, not in the IoU.
+        List of ([loss of each clip], `PixelIoU`), one for each sequence. The padding of a short
+        sequence counts in the loss, as in training, not in the IoU.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
     """
     results = []
-    for sequence in progress(sequences):
+    clips = ((sequence, *clip) for sequence in sequences for clip in clips_of(sequence, detector))
+    for _, group in itertools.groupby(ahead(clips), key=lambda item: id(item[0])):
         losses, iou = [], PixelIoU(threshold)
-        for start, clip in sequences.clips(sequence):
-            masks = sequence.masks[start : start + sequences.seqlen]
-            logits = detector(clip[None].to(device)).float()
-            scores = _match_size(torch.sigmoid(logits), masks.shape[1:])
-            iou.update(scores[0, : len(masks)].cpu().numpy(), masks)
-            logits = _match_size(logits, masks.shape[1:])
-            padded = np.zeros(logits.shape[1:], np.uint8)
-            padded[: len(masks)] = masks
-            losses.append(loss(logits, torch.from_numpy(padded)[None].to(device)).item())
+        for sequence, clip, masks, real in group:
+            logits = run_clip(network, clip[None].to(device), detector).float()[0]
+            logits = resize_scores(logits, masks.shape[1:])
+            masks, real = masks[-len(logits) :], real[-len(logits) :]
+            iou.update(torch.sigmoid(logits[real]).cpu().numpy(), masks[real])
+            losses.append(loss(logits[None], torch.from_numpy(masks)[None].to(device)).item())
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(
                     f"{sequence.name}: the validation loss is {losses[-1]}; expected a finite "
                     "number. Lower --learning_rate, or check the images"
                 )
         results.append((losses, iou))
-    results, total = gather(results), PixelIoU(threshold)
-    for _, iou in results:
-        total.intersection += iou.intersection
-        total.union += iou.union
-    return float(np.mean([loss for losses, _ in results for loss in losses])), total.iou()
+    return results
 
 
-@torch.inference_mode()
-def score_sequence(detector, sequences, sequence, device, batch_size=1):
-    """Stitched scores (N, H, W) float32 of one sequence, at the size of its masks if it has any."""
-    starts, windows = [], []
-    for batch in _batches(sequences.clips(sequence), batch_size):
-        clips = torch.stack([clip for _, clip in batch])
-        logits = detector(_send(clips, device))
-        windows.extend(_fetch(torch.sigmoid(logits.float())))
-        starts.extend(start for start, _ in batch)
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)  # once a sequence, not once a window
-    scores = stitch([window.numpy() for window in windows], starts, len(sequence.frames))
-    size = scores.shape[1:] if sequence.masks is None else sequence.masks.shape[1:]
-    if scores.shape[1:] != size:
-        scores = _match_size(torch.from_numpy(scores)[None], size)[0].numpy()
-    return scores
+def clips_of(sequence, detector):
+    """Yields (clip, masks, real) of the clips that a labelled sequence is validated with.
 
-
-def evaluate_sequences(
-    detector,
-    sequences,
-    threshold,
-    device,
-    batch_size=1,
-    on_scores=None,
-    progress=iter,
-    gather=list,
-):
-    """Test: stitched scores of every sequence, counted under all `PROTOCOLS`.
-
-    While the network runs on one sequence the next is read and the one before it is counted; no
-    more than these three are in memory.
-
-    Args:
-        detector, sequences, threshold, device, progress, gather: as in `evaluate_windows`;
-            sequences without masks are scored but not counted.
-        batch_size: windows of a sequence that are fed at once.
-        on_scores: called with (sequence, scores) after each sequence, in order and in another
-            thread, for whoever writes or draws them.
+    Those of the test windows; of a detector that predicts the last frame, one clip for each frame.
+    Padding is as in the test: see `utils.scan`.
 
     Returns:
-        `Evaluation`.
-
-    Raises:
-        ValueError: a score is NaN, or data cannot be read.
+        clip (1, T, H, W) float32, normalised; masks (T, H', W') uint8; real (T,) bool: which frames
+        are not padding.
     """
-    evaluation = Evaluation()
-    timing = evaluation.timing
-    began = time.perf_counter()
-    with ThreadPoolExecutor(max_workers=1) as scorer:
-        pending = None
-        for sequence in progress(sequences):
-            start = time.perf_counter()
-            scores = score_sequence(detector, sequences, sequence, device, batch_size)
-            timing.network += time.perf_counter() - start
-            if pending is not None:
-                pending.result()
-            pending = scorer.submit(
-                _take_scores, evaluation, sequence, scores, threshold, on_scores
-            )
-        if pending is not None:
-            pending.result()
-    evaluation.sequences = gather(evaluation.sequences)
-    timing.frames = sum(gather([timing.frames]))
-    timing.reading = getattr(sequences, "reading_seconds", 0.0)
-    timing.total = time.perf_counter() - began
-    return evaluation
-
-
-def _take_scores(evaluation, sequence, scores, threshold, on_scores):
-    timing = evaluation.timing
-    timing.frames += len(scores)
-    start = time.perf_counter()
-    if sequence.masks is not None:
-        evaluation.sequences.append(count_sequence(sequence, scores, threshold))
-    counted = time.perf_counter()
-    timing.scoring += counted - start
-    if on_scores is not None:
-        on_scores(sequence, scores)
-        timing.output += time.perf_counter() - counted
-
-
-def count_sequence(sequence, scores, threshold):
-    """Counts one sequence's scores under all `PROTOCOLS`; see `SequenceResult`."""
-    curves = {name: PdFaCurve(THRESHOLDS, *radii) for name, radii in PROTOCOLS.items()}
-    try:
-        update_curves(list(curves.values()), scores, sequence.centroids)
-    except ValueError as error:
-        raise ValueError(f"{sequence.name}: {error}") from error
-    iou = PixelIoU(threshold)
-    iou.update(scores, sequence.masks)
-    return SequenceResult(sequence.name, len(scores), curves, iou)
-
-
-def _batches(items, size):
-    iterator = iter(items)
-    return iter(lambda: list(itertools.islice(iterator, size)), [])
-
-
-def _send(tensor, device):
-    """A CPU tensor on `device`; the GPU copies it while the CPU goes on."""
-    if torch.device(device).type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _fetch(tensor):
-    """A tensor on the CPU; from a GPU it is filled only once the GPU has caught up."""
-    if not tensor.is_cuda:
-        return tensor.cpu()
-    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
-
-
-def _match_size(maps, size):
-    """Maps (B, T, h, w) resized bilinearly to (B, T, *size), if they are not of that size."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return functional.interpolate(maps, size=tuple(size), mode="bilinear")
+    seqlen, frames = detector.seqlen, len(sequence)
+    if detector.predicts == "last" and not detector.recurrent:
+        spans = [(stop - seqlen, stop) for stop in range(1, frames + 1)]
+    else:
+        starts = window_starts(frames, seqlen)
+        spans = [(start, start + seqlen) for start in starts]
+    for start, stop in spans:
+        block = sequence.read(max(start, 0), min(stop, frames))
+        clip = normalised(block.frames, *sequence.normalisation)
+        before, after = max(-start, 0), max(stop - frames, 0)
+        clip = np.concatenate(
+            [
+                clip[:1].repeat(before, axis=0),
+                clip,
+                np.zeros((after, *clip.shape[1:]), np.float32),
+            ]
+        )
+        masks = np.pad(block.masks, ((before, after), (0, 0), (0, 0)))
+        real = np.zeros(seqlen, bool)
+        real[before : seqlen - after] = True
+        yield torch.from_numpy(clip)[None], masks, real

@@ -1,4 +1,7 @@
-"""Accumulators of integer counts: pixel IoU, and Pd over Fa. Counts are summed, divided once."""
+"""Accumulators of integer counts: pixel IoU, and Pd over Fa. Counts are summed, divided once.
+
+`ScoredFrames` holds scores and truth of some frames with what was found in them.
+"""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ THRESHOLDS = (
 EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
 BLOCK = 1 << 17  # scores compared at once: they stay in the cache over the thresholds
 FEW = 0.04  # share of a block below which extracting the scores left is cheaper than rereading
-PART = 1 << 21  # scores counted at once
+PART = 1 << 21  # scores that `PdFaCurve.update` counts at once
 
 
 class PixelIoU:
@@ -39,6 +42,15 @@ class PixelIoU:
         masks = masks > 0
         self.intersection += int(np.count_nonzero(positive & masks))
         self.union += int(np.count_nonzero(positive | masks))
+
+    def __add__(self, other):
+        """The counts of both; their thresholds must agree."""
+        if self.threshold != other.threshold:
+            raise ValueError(f"IoU at {self.threshold} and at {other.threshold} do not add")
+        total = PixelIoU(self.threshold)
+        total.intersection = self.intersection + other.intersection
+        total.union = self.union + other.union
+        return total
 
     def iou(self):
         """Intersection / union; 0 where there is neither a positive nor a mask pixel."""
@@ -196,6 +208,85 @@ def count_at_least(values, thresholds):
     return counts
 
 
+class ScoredFrames:
+    """Scores and truth of some frames, and what was found in them: each looked for once.
+
+    Args:
+        scores: (n, H, W) floating point.
+        centroids: (n, H, W), positive where above 0: each 8-connected component is a target. None
+            where nothing is known of the targets.
+        masks: (n, H, W), positive where above 0; the centroids if None.
+
+    Raises:
+        ValueError: the shapes differ, or a score is NaN.
+    """
+
+    def __init__(self, scores, centroids=None, masks=None):
+        self.scores = np.ascontiguousarray(scores)
+        self.centroids = None if centroids is None else np.asarray(centroids)
+        self.masks = self.centroids if masks is None else np.asarray(masks)
+        if self.scores.ndim != 3 or (
+            centroids is not None and self.scores.shape != self.centroids.shape
+        ):
+            other = "" if centroids is None else f", centroids of {self.centroids.shape}"
+            raise ValueError(
+                f"scores of shape {self.scores.shape}{other}: expected (frames, height, width)"
+            )
+        if np.isnan(self.scores.min(initial=0)):
+            raise ValueError("a score is NaN: the network's weights or input are not finite")
+        self._found = {}
+
+    def __len__(self):
+        return len(self.scores)
+
+    def remember(self, key, find):
+        """What `find()` gave when it was first called under this key."""
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
+
+    def targets(self):
+        """`Targets` of the centroid masks."""
+        return self.remember("targets", lambda: find_targets(self.centroids))
+
+    def components(self, threshold):
+        """The detections: 8-connected components of the pixels with score >= threshold, as
+        `Targets`. The threshold is compared in the scores' own precision."""
+        return self.remember(
+            ("components", threshold),
+            lambda: find_targets(self.scores >= self.scores.dtype.type(threshold)),
+        )
+
+    def reached(self, thresholds):
+        """How many scores reach each of these thresholds, in any order: int64."""
+        return self.remember(
+            ("reached", tuple(thresholds)), lambda: count_reached(self.scores, thresholds)
+        )
+
+    def best_scores(self, hit):
+        """The largest score within `hit` pixels of each target; see `best_scores`."""
+        return self.remember(("best", hit), lambda: best_scores(self.scores, self.targets(), hit))
+
+    def guarded(self, guard):
+        """Flat indices of the pixels inside the guard squares; see `guarded_pixels`."""
+        return self.remember(
+            ("guarded", guard), lambda: guarded_pixels(self.targets(), guard, self.scores.shape)
+        )
+
+
+def count_reached(values, thresholds):
+    """For each of these thresholds, in any order, how many values reach it: int64, exact.
+
+    Compared in the values' own precision, as the published counts were: the float32 nearest to 0.7
+    reaches 0.7.
+    """
+    thresholds = np.asarray(thresholds, dtype=np.float64)
+    order = np.argsort(thresholds)
+    counts = np.empty(len(thresholds), dtype=np.int64)
+    counts[order] = count_at_least(values, thresholds[order].astype(values.dtype))
+    return counts
+
+
 class PdFaCurve:
     """Detected targets and false-alarm pixels over score thresholds.
 
@@ -228,7 +319,26 @@ class PdFaCurve:
         Raises:
             ValueError: the shapes differ, or a score is NaN.
         """
-        update_curves([self], scores, centroids)
+        scores, centroids = np.asarray(scores), np.asarray(centroids)
+        if scores.shape != centroids.shape or scores.ndim != 3:
+            raise ValueError(
+                f"scores of shape {scores.shape}, centroids of {centroids.shape}: "
+                "expected both (frames, height, width)"
+            )
+        # In parts of a few MiB, so that memory does not grow with the number of frames.
+        step = max(PART // max(math.prod(scores.shape[1:]), 1), 1)
+        for start in range(0, len(scores), step):
+            part = slice(start, start + step)
+            self.add(ScoredFrames(scores[part], centroids[part]))
+
+    def add(self, frames):
+        """Adds `ScoredFrames` with centroids; what was found in them before is not sought again."""
+        alarms = frames.reached(self.thresholds)
+        guarded = frames.scores.ravel()[frames.guarded(self.guard)]
+        self.targets += frames.targets().count
+        self.pixels += frames.scores.size
+        self.false_alarm_pixels += alarms - count_reached(guarded, self.thresholds)
+        self.detected += count_reached(frames.best_scores(self.hit), self.thresholds)
 
     def pd(self):
         """Detected / targets at each threshold; NaN where there is no target."""
@@ -244,6 +354,15 @@ class PdFaCurve:
         order = np.argsort(-self.thresholds)
         return float(np.trapezoid(self.pd()[order], self.fa()[order]))
 
+    def as_dict(self):
+        """The integers, as plain values for JSON."""
+        return {
+            "pixels": int(self.pixels),
+            "targets": int(self.targets),
+            "detected": self.detected.tolist(),
+            "false_alarm_pixels": self.false_alarm_pixels.tolist(),
+        }
+
     def __add__(self, other):
         """The curve of both sets of frames; thresholds and protocol must agree."""
         same = np.array_equal(self.thresholds, other.thresholds)
@@ -253,38 +372,3 @@ class PdFaCurve:
         for name in ("targets", "pixels", "detected", "false_alarm_pixels"):
             setattr(total, name, getattr(self, name) + getattr(other, name))
         return total
-
-
-def update_curves(curves, scores, centroids):
-    """Adds frames to several curves of the same thresholds: each frame is labelled and read once.
-
-    See `PdFaCurve.update`.
-    """
-    scores, centroids = np.asarray(scores), np.asarray(centroids)
-    if scores.shape != centroids.shape or scores.ndim != 3:
-        raise ValueError(
-            f"scores of shape {scores.shape}, centroids of {centroids.shape}: "
-            "expected both (frames, height, width)"
-        )
-    order = np.argsort(curves[0].thresholds)
-    # Compared in the scores' own precision, as the published counts were: 0.7 in float32 is 0.7.
-    thresholds = curves[0].thresholds[order].astype(scores.dtype)
-    # In parts of a few MiB, so that memory does not grow with the length of a sequence.
-    step = max(PART // max(math.prod(scores.shape[1:]), 1), 1)
-    for start in range(0, len(scores), step):
-        part = np.ascontiguousarray(scores[start : start + step])
-        _update_part(curves, part, centroids[start : start + step], thresholds, order)
-
-
-def _update_part(curves, scores, centroids, thresholds, order):
-    if np.isnan(scores.min(initial=0)):
-        raise ValueError("a score is NaN: the network's weights or input are not finite")
-    targets = find_targets(centroids)
-    positives = count_at_least(scores, thresholds)
-    for curve in curves:
-        guarded = scores.ravel()[guarded_pixels(targets, curve.guard, scores.shape)]
-        best = best_scores(scores, targets, curve.hit)
-        curve.targets += targets.count
-        curve.pixels += scores.size
-        curve.false_alarm_pixels[order] += positives - count_at_least(guarded, thresholds)
-        curve.detected[order] += count_at_least(best, thresholds)

@@ -13,11 +13,14 @@ from pathlib import Path
 from threading import Lock
 
 from data.cache.file import CacheFile, make_cache_folder
-from data.frames import FrameArrays, any_in_row, decode_window, read_frame, read_window
+from data.cores import usable_cores
+from data.formats.levels import check_type
+from data.frames import FrameArrays, any_in_row, decode_window, read_window
+from data.images import read_frame, read_mask
 
 MODES = ("auto", "memory", "disk", "none")
 MEMORY_LIMIT = 4 << 30  # bytes that "auto" takes of the memory at most, and half of what is free
-BLOCK = 25  # frames that a thread decodes at a time: threads share a sequence, and end together
+FRAMES_AT_ONCE = 25  # that a thread decodes: threads share a sequence, and end together
 
 
 class Frames:
@@ -44,6 +47,12 @@ class Frames:
         frames, masks = self.arrays[index]
         return frames[start:stop], masks[start:stop]
 
+    def any_target(self):
+        """Whether any mask has a target; without kept frames masks are read up to the first."""
+        if self.arrays:
+            return any(masks.any() for _, masks in self.arrays)
+        return any(read_mask(path).any() for files in self.sequences for path in files.masks)
+
     def target_rows(self, index, start, stop):
         """Which rows of the masks [start, stop) hold a target: (n, H) bool."""
         if not self.arrays:
@@ -57,7 +66,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
     """Decoded frames of a training set, built or found.
 
     Args:
-        sequences: list of `data.frames.SequenceFiles`.
+        sequences: list of `data.lists.SequenceFiles`.
         size: (height, width) that frames and masks are resized to, or None.
         mode: "memory": held by this process; "disk": in files under `folder`, mapped; "none":
             decoded for every clip; "auto": the first of memory, disk, none that has the room.
@@ -78,7 +87,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
     if mode == "disk":
         make_cache_folder(Path(folder))
 
-    workers = max(len(os.sched_getaffinity(0)) if workers is None else workers, 1)
+    workers = max(usable_cores() if workers is None else workers, 1)
     builds = []
     try:
         # A sequence's file is synced while the next ones are decoded.
@@ -89,7 +98,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
 
                 def begin():
                     for files, store in zip(sequences, stores, strict=True):
-                        builds.append(Build(files, size, store, decoding))
+                        builds.append(SequenceBuild(files, size, store, decoding))
                         yield builds[-1]
 
                 kept = []
@@ -133,7 +142,7 @@ class MemoryStore(FrameArrays):
         pass
 
 
-class Build:
+class SequenceBuild:
     """A sequence that is decoded, in blocks of frames, by the threads of `decoding`.
 
     Attributes:
@@ -143,36 +152,25 @@ class Build:
     def __init__(self, files, size, store, decoding):
         self.files, self.size, self.store = files, size, store
         self.starting = Lock()
-        self.dtype = None  # that the store was begun with
-        self.mixed = False
-        starts = () if store.arrays else range(0, len(files), BLOCK)
+        self.dtype = None  # of the frame that came first
+        starts = () if store.arrays else range(0, len(files), FRAMES_AT_ONCE)
         self.blocks = [decoding.submit(self._decode, start) for start in starts]
 
     def _decode(self, start):
-        pairs = decode_window(self.files, start, start + BLOCK, self.size)
+        pairs = decode_window(self.files, start, start + FRAMES_AT_ONCE, self.size)
         for index, (frame, mask) in enumerate(pairs, start):
             with self.starting:
                 if self.dtype is None:
-                    self._begin(frame)
-            if frame.dtype == self.dtype:
-                self.store.put(index, frame, mask)
-            else:
-                self.mixed = True
-
-    def _begin(self, frame):
-        self.store.begin((len(self.files), *frame.shape), frame.dtype)
-        self.dtype = frame.dtype
+                    self.store.begin((len(self.files), *frame.shape), frame.dtype)
+                    self.dtype, self.first = frame.dtype, self.files.images[index]
+            check_type(frame.dtype, self.files.images[index], self.dtype, self.first)
+            self.store.put(index, frame, mask)
 
     def wait(self):
         """Returns when all is in the store; raises what went wrong."""
         wait(self.blocks, return_when=FIRST_EXCEPTION)
         for block in self.blocks:
             block.result()
-        if self.mixed:
-            frames, masks = read_window(self.files, 0, len(self.files), self.size)
-            self._begin(frames[0])
-            for index, pair in enumerate(zip(frames, masks, strict=True)):
-                self.store.put(index, *pair)
 
 
 def estimated_bytes(sequences, size):

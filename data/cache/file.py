@@ -12,16 +12,19 @@ import json
 import math
 import os
 import time
+from threading import Lock
 
 import numpy as np
 import torch
 
 from data.frames import target_band
+from data.pairing import printable
 
 VERSION = 1
+NAME = 48  # characters of a sequence's name in that of its file
 END = b"end of cache\n"
 STALE_SECONDS = 24 * 3600  # age at which a file that was being written is one left behind
-_numbers = itertools.count()  # of the files that this process writes
+_written = itertools.count()  # numbers the files that this process writes
 
 
 def make_cache_folder(folder):
@@ -48,16 +51,17 @@ class CacheFile:
             as there is no whole file of these sources.
 
     Args:
-        files: `data.frames.SequenceFiles`.
+        files: `data.lists.SequenceFiles`.
         size: (height, width) that frames and masks are resized to, or None.
         folder: of the cache.
     """
 
     def __init__(self, files, size, folder):
         place, self.sources = describe(files, size)
-        self.path = folder / f"{files.name}-{place}.cache"
-        self.aside = self.path.with_name(f".{self.path.name}.{os.getpid()}-{next(_numbers)}.part")
+        self.path = folder / f"{printable(files.name)[:NAME]}-{place}.cache"
+        self.aside = self.path.with_name(f".{self.path.name}.{os.getpid()}-{next(_written)}.part")
         self.file = None  # open while it is written
+        self.seeking = Lock()  # where the system has no way to write at a place
         self.arrays = map_file(self.path, self.sources)
 
     def begin(self, shape, dtype):
@@ -102,9 +106,17 @@ class CacheFile:
         """Writes bytes or a contiguous array at this place of the file; returns where it ends."""
         content = memoryview(content).cast("B")
         while len(content):
-            count = os.pwrite(self.file.fileno(), content, place)
+            count = self._write_some(content, place)
             content, place = content[count:], place + count
         return place
+
+    def _write_some(self, content, place):
+        """Writes as many of the bytes as the system takes at once; returns their number."""
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self.file.fileno(), content, place)
+        with self.seeking:
+            self.file.seek(place)
+            return self.file.write(content)
 
     def finish(self):
         """Gives the file, now whole, its name; returns `arrays`."""

@@ -152,7 +152,7 @@ def render_target(target, height, width):
 
 
 def footprint(frame, rows, columns, values, visible):
-    """Masks a target's patch; see the module's docstring for which pixels belong to the target."""
+    """Masks a target's patch; see `data.synthetic.__main__` for which pixels these are."""
     peak = np.unravel_index(np.argmax(values), values.shape)
     mask = np.zeros(values.shape, bool)
     centroid = peak

@@ -14,8 +14,10 @@ import numpy as np
 from PIL import Image
 
 from data.cache.build import open_frames
-from data.clips import TrainClips
-from data.frames import any_in_row, find_sequences, resize
+from data.clips import ClipOptions, TrainClips
+from data.frames import any_in_row
+from data.images import resize
+from data.lists import find_sequences
 from data.specs import get_spec
 from tests.builders import random_sequence, write_list, write_nudt_sequence
 from utils.memory import keep_freed_memory
@@ -103,7 +105,7 @@ def compare_clips(spec, sequences, root, size):
     frames = {"plain": PlainFrames(sequences, size)}
     for mode in ("none", "disk", "memory"):
         frames[mode] = open_frames(sequences, size, mode, root / "cache")
-    options = spec.mean, spec.std, 40, 128, 1.0, 46, size
+    options = spec.mean, spec.std, ClipOptions(40, 128, 1.0, 46), size
     clips = {mode: TrainClips(sequences, *options, kept) for mode, kept in frames.items()}
     counts = {"plain": 6, "none": 6, "disk": 120, "memory": 120}
     for mode, dataset in clips.items():

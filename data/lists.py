@@ -1,0 +1,232 @@
+"""Which sequences a labelled data set has: split lists, and the files of each sequence."""
+
+import csv
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data.pairing import list_images, pair
+from data.remarks import Remarks
+
+LOW_SNR_LIMIT = 3.0
+
+
+@dataclass(frozen=True)
+class SequenceFiles:
+    """The files of one sequence, frame by frame.
+
+    Attributes:
+        name: of the sequence.
+        images: N paths.
+        masks: N paths.
+        centroids: N paths, or None where targets are the components of the masks.
+        remarks: what is said about the data set that the sequence belongs to.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    centroids: tuple[Path, ...] | None
+    remarks: Remarks = field(default_factory=Remarks, compare=False, repr=False)
+
+    def __len__(self):
+        return len(self.images)
+
+
+def prepare(spec, root):
+    """Makes sure that a data set's folder exists; writes it if the data set can be generated.
+
+    Raises:
+        FileNotFoundError: the folder is missing and has to be obtained elsewhere.
+    """
+    root = Path(root)
+    if root.is_dir() and (spec.generate is None or any(root.iterdir())):
+        return
+    if spec.generate is None:
+        raise FileNotFoundError(
+            f"{root}: no such folder; expected the data set {spec.name}, which comes from "
+            f"{spec.source}; give its place with --datapath, or use --dataset Synthetic, "
+            "which needs no download"
+        )
+    try:
+        spec.generate(root)
+    except RuntimeError as error:  # a process that writes was ended
+        raise OSError(f"{root}: {spec.name} could not be generated ({error})") from error
+
+
+def list_sequences(spec, split, root):
+    """Names of the sequences of a split, in the order of its list.
+
+    Args:
+        spec: the data set's row.
+        split: `spec.train` or `spec.test`.
+        root: the data set's folder.
+
+    Raises:
+        FileNotFoundError: there is no list and the data set has no published split.
+        ValueError: the list is empty.
+    """
+    path = Path(root) / split.list_file
+    if not path.is_file():
+        if split.sequences:
+            return list(split.sequences)
+        raise FileNotFoundError(
+            f"{path}: no such list; expected a text file with one <sequence> or "
+            f"<sequence>/<frame> a line, as it comes with {spec.name}"
+        )
+    names = list(_read_list(path))
+    if not names:
+        raise ValueError(f"{path}: the list is empty; expected one sequence a line")
+    return names
+
+
+def _read_list(path):
+    """{name of a sequence: what follows it, of each line}, in the order of a list."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a UTF-8 text; save the list as UTF-8") from error
+    root, entries = path.parent.absolute().as_posix(), {}
+    for line in lines:
+        words = line.strip().replace("\\", "/").removeprefix(root)
+        parts = [part for part in words.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise ValueError(f"{path}: {line.strip()}; expected sequences below the list's folder")
+        if parts:
+            entries.setdefault(parts[0], set()).add("/".join(parts[1:]))
+    return entries
+
+
+def find_sequences(spec, split, root, names=None):
+    """Files of all sequences of a split, masks paired with frames; opens no image.
+
+    Raises:
+        FileNotFoundError: a list, or a folder of a listed sequence, is missing.
+        ValueError: an empty list or folder, or frames and masks that do not pair.
+    """
+    if split is None:
+        raise ValueError(
+            f"{spec.name}: has no training and test lists; expected a data set that has them, "
+            "see --dataset"
+        )
+    names = list_sequences(spec, split, root) if names is None else names
+    remarks = Remarks()
+    sequences = [find_sequence(spec, split, root, name, remarks) for name in names]
+    _check_list(Path(root) / split.list_file, sequences, remarks)
+    if split is spec.train and spec.test is not None:
+        both = set(names) & set(_names_if_any(spec, spec.test, root))
+        if both and split != spec.test:
+            remarks.make(
+                "both lists",
+                f"{Path(root) / split.list_file}: {len(both)} of its sequences are in the test "
+                f"list, too, {min(both)} for one",
+            )
+    return sequences
+
+
+def _check_list(path, sequences, remarks):
+    """Remarks on a list that names some frames of a sequence: all of them are taken."""
+    listed = _read_list(path) if path.is_file() else {}
+    for files in sequences:
+        entries = listed.get(files.name, {""})
+        count = len(entries)
+        if 1 < count < len(files) and "" not in entries:
+            remarks.make(
+                "frames of a list",
+                f"{path}: names {count} of the {len(files)} frames of {files.name}; whole "
+                "sequences are taken",
+            )
+
+
+def _names_if_any(spec, split, root):
+    try:
+        return list_sequences(spec, split, root)
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def find_sequence(spec, split, root, name, remarks=None):
+    """Files of one sequence; see `find_sequences`."""
+    root, remarks = Path(root), remarks or Remarks()
+    folder = root / split.images.format(name)
+    if not folder.is_dir() and not (root / split.list_file).is_file():
+        raise FileNotFoundError(
+            f"{name}: no folder {folder}; without {root / split.list_file} the published split of "
+            f"{spec.name} is expected: add the list, or the sequences"
+        )
+    images = _expect_images(folder, name, remarks)
+    # A folder's neighbour is looked for beside its name first, then where a link leads.
+    roots = [
+        base
+        for place in spec.mask_roots
+        for base in (Path(os.path.normpath(root.absolute() / place)), root / place)
+    ]
+    mask_folder = _first_folder(roots, split.masks.format(name))
+    if mask_folder is None:
+        looked = ", ".join(str(place / split.masks.format(name)) for place in roots)
+        raise FileNotFoundError(f"{name}: no folder of masks; expected one of {looked}")
+    masks = pair(name, images, _expect_images(mask_folder, name, remarks), "masks", remarks)
+    centroids = None
+    if split.centroids is not None:
+        folder = _first_folder(roots, split.centroids.format(name))
+        if folder is not None:
+            others = _expect_images(folder, name, remarks)
+            centroids = pair(name, images, others, "centroid masks", remarks)
+    return SequenceFiles(name, images, masks, centroids, remarks)
+
+
+def hold_out(sequences, seed, share=0.1):
+    """Splits off that share of the sequences, at least one, by seed: (the others, those)."""
+    if len(sequences) < 2:
+        raise ValueError("--select heldout: one training sequence; expected two or more")
+    count = max(round(share * len(sequences)), 1)
+    chosen = set(np.random.default_rng(seed).permutation(len(sequences))[:count].tolist())
+    kept = [files for index, files in enumerate(sequences) if index not in chosen]
+    return kept, [sequences[index] for index in sorted(chosen)]
+
+
+def read_snr(spec, root, names):
+    """Splits sequences into the low- and high-SNR subsets.
+
+    Returns:
+        {"low_snr": names, "high_snr": names}, in the order of `names`, without a subset that none
+        of these sequences belongs to; empty where the data set defines no subsets.
+    """
+    if spec.snr_file is not None:
+        path = Path(root) / spec.snr_file
+        if not path.is_file():
+            return {}
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                snr = {row["sequence"]: float(row["snr"]) for row in csv.DictReader(file)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: not a table with columns `sequence` and `snr` ({error!r})"
+            ) from error
+        low = {name for name, value in snr.items() if value <= LOW_SNR_LIMIT}
+        known = set(snr)
+    else:
+        low = set(spec.low_snr)
+        known = low | set(spec.test.sequences) if low else set()
+    subsets = {
+        "low_snr": [name for name in names if name in low],
+        "high_snr": [name for name in names if name in known - low],
+    }
+    return {subset: members for subset, members in subsets.items() if members}
+
+
+def _expect_images(folder, name, remarks):
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{name}: no folder {folder}; expected one for each sequence of the list"
+        )
+    paths = list_images(folder, remarks)
+    if not paths:
+        raise ValueError(f"{name}: no image in {folder}; expected its frames")
+    return paths
+
+
+def _first_folder(roots, relative):
+    return next((root / relative for root in roots if (root / relative).is_dir()), None)

@@ -1,0 +1,208 @@
+"""Training clips: the published sampling, padding and cropping."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data.cache.build import Frames
+from data.clips import (
+    ClipOptions,
+    TrainClips,
+    Window,
+    candidate_windows,
+    centres,
+    draw_crop,
+    middle_frame,
+)
+from data.lists import find_sequences
+from data.specs import get_spec
+from tests.builders import random_sequence, record_decoding, write_list, write_nudt_sequence
+
+
+@pytest.fixture
+def make_clips(tmp_path, rng):
+    """Builds TrainClips over sequences of the given lengths, T = 10 and 6 x 6 crops."""
+
+    def make(*lengths, patch=6, rate=1.0, size=None, shape=(12, 14), **options):
+        names = [f"Sequence{i}" for i in range(1, len(lengths) + 1)]
+        for name, frames in zip(names, lengths, strict=True):
+            write_nudt_sequence(tmp_path, name, *random_sequence(rng, frames, *shape))
+        write_list(tmp_path / "train.txt", names)
+        spec = get_spec("NUDT-MIRSDT")
+        files = find_sequences(spec, spec.train, tmp_path)
+        return TrainClips(files, 100.0, 20.0, ClipOptions(10, patch, rate, 3, **options), size)
+
+    return make
+
+
+def test_candidates_are_96_for_100_frames_and_7680_for_the_training_set():
+    windows = candidate_windows([100], 40)
+    assert len(windows) == 96
+    assert windows[0] == Window(0, 0, 4) and windows[-1] == Window(0, 59, 99)
+    assert len(candidate_windows([100] * 80, 40)) == 7680
+    assert int(len(candidate_windows([100] * 80, 40)) * 0.1) == 768
+
+
+@pytest.mark.parametrize("frames", [1, 4, 5, 39, 40, 41])
+def test_candidates_never_use_the_last_frame(frames):
+    expected = [(max(0, i - 40), i) for i in range(4, frames)]
+    assert [(w.start, w.stop) for w in candidate_windows([frames], 40)] == expected
+
+
+def test_items_have_the_published_shapes_and_types(make_clips):
+    clip, mask = make_clips(30)[0]
+    assert clip.shape == (1, 10, 6, 6) and str(clip.dtype) == "torch.float32"
+    assert mask.shape == (10, 6, 6) and str(mask.dtype) == "torch.uint8"
+    assert set(mask.unique().tolist()) <= {0, 1}
+
+
+def test_windows_are_drawn_with_probability_proportional_to_their_length(make_clips):
+    clips = make_clips(20)
+    rng = np.random.default_rng(0)
+    draws = Counter(len(clips.draw_window(rng)) for _ in range(20000))
+    weights = Counter()
+    for window in clips.windows:
+        weights[len(window)] += len(window)
+    total = sum(weights.values())
+    assert len(draws) == len(weights) == 10
+    for length, weight in weights.items():
+        assert draws[length] / 20000 == pytest.approx(weight / total, abs=0.015)
+
+
+def test_an_item_depends_on_seed_epoch_and_index_alone(make_clips):
+    clips = make_clips(30, 25)
+    first = [clips[i][0].numpy() for i in range(8)]
+    again = [clips[i][0].numpy() for i in reversed(range(8))][::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    clips.set_epoch(1)
+    assert any(not np.array_equal(clips[i][0].numpy(), first[i]) for i in range(8))
+
+
+def test_short_windows_are_padded_after_normalisation_by_the_parity_of_the_index(make_clips):
+    clips = make_clips(8)  # every window is shorter than T = 10
+    for index in range(len(clips)):
+        window = clips.draw_window(np.random.default_rng((3, 0, index)))
+        clip = clips[index][0][0].numpy()
+        zero = [not frame.any() for frame in clip]
+        real = [False] * len(window)
+        padding = [True] * (10 - len(window))
+        assert zero == (real + padding if index % 2 else padding + real)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 39, 40])
+def test_the_crop_is_placed_by_the_middle_real_frame(frames):
+    # In the padded clip: t // 2 for odd items, T - ceil(t / 2) for even ones.
+    numbers = np.arange(1, frames + 1).reshape(-1, 1, 1)
+    for pad_end, position in ((True, frames // 2), (False, 40 - math.ceil(frames / 2))):
+        missing = (0, 40 - frames) if pad_end else (40 - frames, 0)
+        padded = np.pad(numbers, (missing, (0, 0), (0, 0)))
+        assert padded[position, 0, 0] == numbers[middle_frame(frames, 40, pad_end), 0, 0]
+
+
+def test_where_the_last_frame_is_predicted_short_windows_are_padded_at_the_start(make_clips):
+    clips = make_clips(8, predicts="last")
+    for index in range(len(clips)):
+        crop = clips.draw(index)
+        clip = clips[index][0][0].numpy()
+        missing = 10 - (crop.stop - crop.start)
+        assert missing > 0 and not crop.pad_end
+        assert [not frame.any() for frame in clip] == [True] * missing + [False] * (10 - missing)
+
+
+def test_where_the_last_frame_is_predicted_its_mask_places_the_crop(rng):
+    images = rng.integers(0, 256, (15, 60, 60), dtype=np.uint8)
+    masks = np.zeros_like(images)
+    masks[np.arange(15), 4 * np.arange(15), 4 * np.arange(15)] = 1
+    frames = Frames([range(15)], None, "memory", [(images, masks)])
+    options = ClipOptions(10, 6, 1.0, 3, predicts="last")
+    clips = TrainClips([range(15)], 100.0, 20.0, options, None, frames)
+    near = []
+    for epoch in range(40):
+        clips.set_epoch(epoch)
+        crops = [clips.draw(index) for index in range(len(clips))]
+        offsets = [4 * (crop.stop - 1) - crop.rows.start - 3 for crop in crops]
+        near += [abs(offset) <= 4 for offset in offsets]
+    assert np.mean(near) > 0.7  # 3 of 4 crops are centred on a target of the placing frame
+
+
+def crop_corner(mask, patch_size, rng):
+    return draw_crop(mask.shape, centres(mask), patch_size, rng)
+
+
+def test_three_quarters_of_the_crops_are_centred_on_a_target_with_jitter():
+    rng = np.random.default_rng(1)
+    mask = np.zeros((300, 400), np.uint8)
+    mask[150:153, 200:203] = 1
+    corners = np.array([crop_corner(mask, 48, rng) for _ in range(4000)])
+    offset = corners - (151 - 24, 201 - 24)
+    near = (np.abs(offset) <= 8).all(axis=1)
+    by_chance = (17 / 253) * (17 / 353)
+    assert near.mean() == pytest.approx(0.75 + 0.25 * by_chance, abs=0.02)
+    assert set(np.unique(offset[near])) == set(range(-8, 9))
+    assert corners.min() >= 0 and (corners.max(axis=0) <= (252, 352)).all()
+
+
+def test_crops_are_clipped_into_the_image_and_uniform_without_target():
+    rng = np.random.default_rng(1)
+    corner = np.zeros((60, 70), np.uint8)
+    corner[0, 69] = 1
+    for _ in range(50):
+        top, left = crop_corner(corner, 48, rng)
+        assert 0 <= top <= 12 and 0 <= left <= 22
+    empty = np.zeros((60, 70), np.uint8)
+    drawn = {crop_corner(empty, 48, rng) for _ in range(6000)}
+    assert len(drawn) == 13 * 23
+
+
+def test_every_component_is_chosen():
+    rng = np.random.default_rng(1)
+    mask = np.zeros((200, 200), np.uint8)
+    mask[50, 50] = mask[150, 150] = 1
+    corners = np.array([crop_corner(mask, 12, rng) for _ in range(300)])
+    assert (np.abs(corners - 44).max(axis=1) <= 2).sum() > 60
+    assert (np.abs(corners - 144).max(axis=1) <= 2).sum() > 60
+
+
+def test_frames_smaller_than_the_crop_are_padded_with_zeros(make_clips):
+    clips = make_clips(30, patch=20)
+    clip, mask = clips[0]
+    assert clip.shape == (1, 10, 20, 20)
+    assert not clip[..., 12:, :].any() and not clip[..., 14:].any() and not mask[:, 12:].any()
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 1])
+@pytest.mark.parametrize("shape", [(12, 14), (5, 9), (9, 5)])
+def test_the_mask_is_the_crop_of_the_masks_however_many_targets(rng, share, shape):
+    images = rng.integers(0, 256, (15, *shape), dtype=np.uint8)
+    masks = (rng.random(images.shape) < share).astype(np.uint8)
+    frames = Frames([range(15)], None, "memory", [(images, masks)])
+    clips = TrainClips([range(15)], 100.0, 20.0, ClipOptions(10, 6, 1.0, 3), None, frames)
+    for index in range(len(clips)):
+        crop = clips.draw(index)
+        expected = masks[crop.start : crop.stop, crop.rows, crop.columns]
+        missing = [whole - side for whole, side in zip((10, 6, 6), expected.shape, strict=True)]
+        ends = [(0, missing[0]) if crop.pad_end else (missing[0], 0)]
+        expected = np.pad(expected, ends + [(0, side) for side in missing[1:]])
+        assert np.array_equal(clips[index][1].numpy(), expected)
+
+
+def test_training_frames_are_resized_first(make_clips):
+    clip, _ = make_clips(30, patch=30, size=(32, 32))[0]
+    assert clip[0].any(dim=(0, 1)).all()  # no padded column
+
+
+def test_each_needed_frame_is_decoded_once(make_clips, monkeypatch):
+    clips = make_clips(30)
+    decoded = record_decoding(monkeypatch)
+    window = clips.draw_window(np.random.default_rng((3, 0, 0)))
+    clips[0]
+    assert len(decoded) == len(set(decoded)) == 2 * len(window)
+
+
+def test_too_little_data_for_one_clip_is_refused(make_clips):
+    with pytest.raises(ValueError, match="0 candidate windows"):
+        make_clips(1)
+    with pytest.raises(ValueError, match="larger rate"):
+        make_clips(12, rate=0.01)
