@@ -20,7 +20,7 @@ from utils.report.metrics_file import (
     figure_at,
     figure_text,
     read_metrics,
-    units,
+    shown_at,
 )
 
 # The counts that Pd and Fa are made of, of a sequence: intervals are drawn where a run has them.
@@ -90,7 +90,7 @@ def joint_table(runs):
                 counted = run["protocols"][protocol.name]
                 texts = column_texts(protocol, counted, counted["subsets"][subset])
                 row += [text for _, text in texts]
-        lines += [f"{protocol.title}, threshold {OPERATING_POINT:g}: {units(protocol.columns)}"]
+        lines += [f"{protocol.title}, {shown_at(protocol.columns)}"]
         lines += _aligned([groups, titles, *rows])
     return lines
 
@@ -109,7 +109,7 @@ def compare(runs, names, threshold, samples, seed):
     """
     shared = shared_protocols(runs)
     columns = dict.fromkeys(column for protocol, _ in shared for column in protocol.columns)
-    lines = [f"Threshold {threshold:g}; {units(columns)}; [95 % over sequences]"]
+    lines = [f"At {shown_at(columns, threshold)}; [95 % over sequences]"]
     lines += _notes(runs, names)
     for protocol, subsets in shared:
         for name, run in zip(names, runs, strict=True):
