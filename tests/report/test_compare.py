@@ -80,6 +80,9 @@ def test_thresholds_are_found_by_value_in_the_grid_of_each_protocol(runs, thresh
 def test_the_iou_is_told_at_the_threshold_that_it_was_computed_at_only(runs):
     whole = [line for line in lines_of([runs[0]]) if "IoU" in line]
     assert whole and all(line.endswith(f"IoU {runs[0]['iou']:.4f}") for line in whole)
+    overlap, _ = evaluate_six(protocols=["iou_niou"])
+    own = overlap["protocols"]["iou_niou"]["subsets"]["all"]["iou"][0]
+    assert any(f"  run 1: IoU {own:.4f}  nIoU" in line for line in lines_of([overlap], 0.1))
     at_another = [line for line in lines_of([runs[0]], threshold=0.1) if "IoU" in line]
     assert at_another and all(line.endswith("IoU - (computed at 0.5)") for line in at_another)
 
@@ -132,10 +135,11 @@ def test_the_joint_table_has_every_run_under_every_protocol(runs):
     lines = compare.joint_table([*runs, runs[0]])
     for name, protocol in ALWAYS.items():
         top = lines.index(f"{protocol.title}, threshold 0.5; Pd in 1e-2, Fa in 1e-5")
-        assert lines[top + 2].split() == ["IoU", "at", "0.5", *3 * ("Pd", "Fa", "AUC")]
+        iou = ["IoU", "at", "0.5"] if protocol is MAIN else []
+        assert lines[top + 2].split() == [*iou, *3 * ("Pd", "Fa", "AUC")]
         for row, run in zip(lines[top + 3 :], [*runs, runs[0]], strict=False):
             at = run["thresholds"].index(0.5)
-            numbers = [f"{run['iou']:.4f}"]
+            numbers = [f"{run['iou']:.4f}"] if iou else []
             for subset in ("low_snr", "high_snr", "all"):
                 entry = run["protocols"][name]["subsets"][subset]
                 numbers += [f"{100 * entry['pd'][at]:.2f}", f"{1e5 * entry['fa'][at]:.2f}"]

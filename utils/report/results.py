@@ -147,12 +147,13 @@ def summary_lines(metrics):
         f"{metrics['iou']:.4f}   ({shown_at(columns)})"
     ]
     comparison, beside = compare_targets(metrics), False
+    width = max(len(PROTOCOLS[name].title) for name in metrics["protocols"])
     for name, counted in metrics["protocols"].items():
         protocol = PROTOCOLS[name]
         for subset in (subset for subset in SUBSETS if subset in counted["subsets"]):
             texts = column_texts(protocol, counted, counted["subsets"][subset])
             figures = "  ".join(f"{title} {text}" for title, text in texts)
-            line = f"  {protocol.title}  {SUBSETS[subset]:8}  {figures}"
+            line = f"  {protocol.title:{width}}  {SUBSETS[subset]:8}  {figures}"
             row = published_row(metrics["dataset"], subset, metrics["model"])
             if row is not None and row.protocol == name and comparison.comparable:
                 line += f"   published: Pd {row.pd:.2f}  Fa {row.fa:.2f}  AUC {row.auc:.4f}"
