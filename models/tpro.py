@@ -32,7 +32,7 @@ class FoldedTPro(nn.Module):
 
 
 def probed_frames(weights):
-    """T of a network with these weights, a state dict, from a probe's T x T matrix; None without."""
+    """T of a network with these weights, from a probe's T x T matrix; None without a probe."""
     matrices = (value for key, value in weights.items() if key.endswith("QK_heads.0.weight"))
     return next((len(matrix) for matrix in matrices if matrix.dim() == 2), None)
 

@@ -54,6 +54,7 @@ class ArraySequence:
         self.centroids = masks if centroids is None else centroids
         self.labelled = masks is not None
         self.numbers, self.file_names = range(1, len(frames) + 1), None
+        self.earlier = None
 
     def __len__(self):
         return len(self.frames)

@@ -29,9 +29,9 @@ class ScoredBlock(ScoredFrames):
     """
 
     def __init__(self, sequence, start, frames, scores, masks=None, centroids=None):
-        super().__init__(scores, centroids)
+        super().__init__(scores, centroids, masks)
         self.sequence, self.start, self.stop = sequence, start, start + len(scores)
-        self.frames, self.masks = frames, masks
+        self.frames = frames
 
     @property
     def numbers(self):
@@ -152,7 +152,7 @@ class Evaluator:
             for sequence, block in ahead(timed(blocks_of(sequences), timing)):
                 start = time.perf_counter()
                 if result is None:
-                    self.scan.begin(*sequence.normalisation)
+                    self.scan.begin(*sequence.normalisation, sequence.earlier)
                     result = self._new_result(sequence)
                 with named(sequence):
                     if block is None:

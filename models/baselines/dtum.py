@@ -28,6 +28,7 @@ class ResUNetDTUM(Detector):
 
     seqlen = CLIP_FRAMES
     predicts = "last"
+    streams = True
     pads_to = 512
     side_multiple = 8
     smallest_side = 8

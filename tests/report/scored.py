@@ -8,12 +8,12 @@ import numpy as np
 from models.detector import Detector
 from tests.builders import ArraySequence, random_sequence
 from utils.evaluation import Evaluator, ScoredBlock
-from utils.protocols import PROTOCOLS
+from utils.protocols import choose
 from utils.report.highlights import Highlights
 from utils.report.results import header, summarise
 from utils.scan import open_scan
 
-MAIN, OTHER = PROTOCOLS.values()
+MAIN, OTHER = choose()
 
 
 class Bright(Detector):
@@ -69,7 +69,7 @@ def evaluate_six(limit=2.0):
     detector = Bright(limit)
     highlights = Highlights(0.5, MAIN)
     scan = open_scan(detector, detector, batch_size=2)
-    evaluation = Evaluator(scan, PROTOCOLS.values(), 0.5, [highlights]).run(sequences)
+    evaluation = Evaluator(scan, choose(), 0.5, [highlights]).run(sequences)
     subsets = {"low_snr": names[:2], "high_snr": names[2:]}
     tested = SimpleNamespace(run="bright", name="DeepPro", detector=detector)
     metrics = summarise(evaluation, subsets, header(tested, "NUDT-MIRSDT", 0.5))

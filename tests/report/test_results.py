@@ -10,7 +10,7 @@ import pytest
 from tests.report.scored import MAIN, Bright, evaluate_six, sequence_of
 from utils.evaluation import Evaluator
 from utils.metrics import THRESHOLDS
-from utils.protocols import PROTOCOLS, Protocol
+from utils.protocols import PROTOCOLS, Protocol, choose
 from utils.report.metrics_file import read_metrics, write_metrics
 from utils.report.results import (
     header,
@@ -32,9 +32,9 @@ def metrics():
     return evaluate_six()[0]
 
 
-def evaluate(sequence):
+def evaluate(sequence, *names):
     scan = open_scan(Bright(), Bright())
-    return Evaluator(scan, PROTOCOLS.values(), 0.5).run([sequence])
+    return Evaluator(scan, choose(names), 0.5).run([sequence])
 
 
 def test_metrics_json_keeps_its_contract(metrics, tmp_path):
@@ -69,7 +69,7 @@ def test_metrics_json_keeps_its_contract(metrics, tmp_path):
 
 
 def test_eval_txt_follows_the_protocol_asked_for(metrics, tmp_path):
-    for name, protocol in PROTOCOLS.items():
+    for name, protocol in ((p.name, p) for p in choose()):
         write_eval(tmp_path / "eval.txt", metrics, protocol)
         counts = metrics["protocols"][name]
         text = (tmp_path / "eval.txt").read_text()
@@ -104,6 +104,19 @@ def test_the_terminal_gets_ten_lines(metrics):
     pd, fa = (low[key][metrics["thresholds"].index(0.5)] for key in ("pd", "fa"))
     expected = f"Pd {100 * pd:.2f}  Fa {1e5 * fa:.2f}  AUC {low['auc']:.4f}"
     assert lines[1] == f"  {MAIN.title}  low SNR   {expected}"
+
+
+def test_a_published_row_stands_beside_the_run_under_its_own_protocol_on_its_own_targets(metrics):
+    assert not any("published: " in line for line in summary_lines(metrics))
+    same = copy.deepcopy(metrics)
+    for counted in same["protocols"].values():
+        counted["subsets"]["all"]["targets"] = 1729
+        counted["subsets"]["low_snr"]["targets"] = 529
+    for model, protocol in (("DeepPro", "hit2_guard5"), ("DeepPro-Plus", "hit1_guard4")):
+        same["model"] = model
+        beside = [line for line in summary_lines(same) if "published: " in line]
+        assert len(beside) == 2 and all(PROTOCOLS[protocol].title in line for line in beside)
+        assert "published DeepPro row was scored with" in "".join(summary_lines(same))
 
 
 def test_timing_says_where_the_time_went(metrics):
@@ -210,7 +223,7 @@ def test_a_protocol_of_another_kind_is_reported_by_its_own_columns(tmp_path, mon
     scores = rng.random((11, 20, 20), np.float32)
     centroids = (scores > 0.995).astype(np.uint8)
     frames = (40 * scores).astype(np.uint8) + 105
-    evaluation = evaluate(sequence_of("s", scores, centroids, frames))
+    evaluation = evaluate(sequence_of("s", scores, centroids, frames), protocol.name)
     metrics = summarise(evaluation, {}, header(Tested(), "Mine", 0.5))
     write_results(tmp_path, "", metrics, [], protocol)
     hits = metrics["protocols"][protocol.name]["subsets"]["all"]["hits"]

@@ -119,10 +119,10 @@ def draw_attribution(path, attribution):
     _save(figure, path)
 
 
-def _draw_scores(axes, numbers, values):
+def _draw_scores(axes, numbers, scored):
     """Scores over frames on an axis of their own at the right; returns it."""
     scores = axes.twinx()
-    scores.plot(numbers, values, color="#c4500a", linewidth=1.5, linestyle="--")
+    scores.plot(numbers, scored, color="#c4500a", linewidth=1.5, linestyle="--")
     scores.set_ylim(-0.03, 1.05)
     scores.set_ylabel("score (dashed)", color="#c4500a")
     scores.tick_params(axis="y", colors="#c4500a")

@@ -25,7 +25,7 @@ p { margin: 8px 0; max-width: 50rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0; }
 th, td { padding: 4px 10px; text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid #22262c; font-weight: 600; }
+th { border-bottom: 2px solid #22262c; font-weight: 600; vertical-align: top; }
 td { border-bottom: 1px solid #e4e7ec; }
 th small { display: block; font-weight: 400; font-size: .75rem; color: #5a626c; }
 th:first-child, td:first-child, .words { text-align: left; }
@@ -221,7 +221,8 @@ def _profiles(strips, folder):
         return ""
     return (
         "<h2>Temporal profiles</h2><p>The grey level of one target pixel over time and the score "
-        "that it got. Shaded: frames in which the target covers it. Dotted: the threshold.</p>"
+        "that it got. Shaded: frames in which the target covers it. Dotted: the threshold. Found "
+        "or missed is by the protocol, which may count none at the border of the image.</p>"
         f'<div class="grid">{"".join(figures)}</div>'
     )
 

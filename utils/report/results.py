@@ -28,13 +28,13 @@ def header(tested, dataset, threshold_eval):
     }
 
 
-def summarise(evaluation, subsets, header):
+def summarise(evaluation, subsets, about):
     """The contents of metrics.json.
 
     Args:
         evaluation: `utils.evaluation.Evaluation`, of one sequence or more.
         subsets: {"low_snr": names, "high_snr": names}, or {}.
-        header: from `header`.
+        about: from `header`.
 
     Returns:
         A dict of plain values; counts are integers, lists run over the protocol's `thresholds`,
@@ -42,7 +42,7 @@ def summarise(evaluation, subsets, header):
     """
     subsets = {**subsets, "all": [result.name for result in evaluation.sequences]}
     return {
-        **header,
+        **about,
         "thresholds": list(PROTOCOLS[MAIN].thresholds),
         "iou": evaluation.iou(),
         "protocols": {

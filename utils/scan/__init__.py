@@ -23,7 +23,7 @@ from utils.scan.clips import (
     window_starts,
 )
 from utils.scan.queue import Queue
-from utils.scan.scans import Block, LastFrame, Recurrent, Scan, Windows, open_scan
+from utils.scan.scans import Block, LastFrame, Recurrent, Scan, Streamed, Windows, open_scan
 
 __all__ = [
     "Block",
@@ -32,6 +32,7 @@ __all__ = [
     "Queue",
     "Recurrent",
     "Scan",
+    "Streamed",
     "Windows",
     "normalised",
     "open_scan",

@@ -19,7 +19,7 @@ class Block(NamedTuple):
 
 
 def open_scan(detector, network, device="cpu", batch_size=1):
-    """The scan that a detector needs: `Windows`, `LastFrame` or `Recurrent`.
+    """The scan that a detector needs: `Windows`, `LastFrame`, `Streamed` or `Recurrent`.
 
     Args:
         detector: makes the promises.
@@ -29,8 +29,10 @@ def open_scan(detector, network, device="cpu", batch_size=1):
     """
     if detector.recurrent:
         kind = Recurrent
+    elif detector.predicts == "all":
+        kind = Windows
     else:
-        kind = LastFrame if detector.predicts == "last" else Windows
+        kind = Streamed if detector.streams and batch_size == 1 else LastFrame
     return kind(detector, network, device, batch_size)
 
 
@@ -50,8 +52,12 @@ class Scan:
         self.seqlen = detector.seqlen
         self.begin(0.0, 1.0)
 
-    def begin(self, mean, std):
+    def begin(self, mean, std, earlier=None):
         """Starts a sequence whose frames are fed as (x - mean) / std; forgets the one before.
+
+        Args:
+            earlier: frames (n, H, W) that came before the first one, oldest first, for detectors of
+                a last frame; None: the first frame stands for them.
 
         Raises:
             ValueError: they are not finite numbers, or std is not above 0.
@@ -60,7 +66,7 @@ class Scan:
             raise ValueError(f"mean {mean}, std {std}: expected finite numbers, std above 0")
         self.mean, self.std = float(mean), float(std)
         self.count = 0  # frames pushed
-        self.shape = None
+        self.shape, self.earlier = None, earlier
         self._forget()
 
     @torch.inference_mode()
@@ -119,6 +125,15 @@ class Scan:
         if missing > 0:
             clip = np.concatenate([clip, np.zeros((missing, *clip.shape[1:]), np.float32)])
         return torch.from_numpy(clip)[None]
+
+    def _before(self, first):
+        """The T - 1 frames before the first one, (1, H, W), of a sequence."""
+        missing = self.seqlen - 1
+        if self.earlier is None:
+            return np.repeat(first, missing, axis=0)
+        earlier = self._checked(self.earlier)[-missing:]
+        repeated = earlier[:1].repeat(missing - len(earlier), axis=0)
+        return np.concatenate([repeated, earlier])
 
     def _send(self, clips):
         """A CPU tensor on the device; a GPU copies it while the CPU goes on."""
@@ -239,8 +254,8 @@ class LastFrame(Scan):
         self.given = 0  # frames whose scores are out
 
     def _take(self, frames):
-        if self.frames.stop == 0:  # the frames before the first, numbered 0 ... T - 2
-            self.frames.append(np.repeat(frames[:1], self.seqlen - 1, axis=0))
+        if self.frames.stop == 0 and self.seqlen > 1:  # they are numbered 0 ... T - 2
+            self.frames.append(self._before(frames[:1]))
         self.frames.append(frames)
         return self._run(self.count - self.given - (self.count - self.given) % self.batch_size)
 
@@ -270,13 +285,35 @@ class Recurrent(Scan):
     def _take(self, frames):
         start, scores = self.count - len(frames), []
         height, width = self.shape
-        rows, columns = padded_size(self.detector, height, width)
-        for frame in normalised(frames, self.mean, self.std):
-            frame = self._send(torch.from_numpy(frame)[None, None])
-            frame = functional.pad(frame, (0, columns - width, 0, rows - height))
-            logits, self.state = self.network(frame, self.state)
+        for index in range(len(frames)):
+            logits, self.state = self._step(frames[index : index + 1])
             scores.append(self._scores(logits)[0, :height, :width])
         return [Block(start, np.stack(scores))] if scores else []
 
+    def _step(self, frame):
+        """(logits, state) of the next frame, (1, H, W)."""
+        return self.network(self._padded(frame)[:, 0], self.state)
+
+    def _padded(self, frames):
+        """Raw frames (n, H, W) as the detector wants them, (1, n, 1, H', W') on the device."""
+        height, width = self.shape
+        rows, columns = padded_size(self.detector, height, width)
+        frames = torch.from_numpy(normalised(frames, self.mean, self.std))
+        frames = self._send(frames[None, :, None])
+        return functional.pad(frames, (0, columns - width, 0, rows - height))
+
     def _end(self):
         return []
+
+
+class Streamed(Recurrent):
+    """A detector of last frames that keeps what it made of the frames before, frame by frame.
+
+    The scores are those of `LastFrame`, for the work of one frame instead of T.
+    """
+
+    def _step(self, frame):
+        earlier = None
+        if self.state is None and self.earlier is not None:
+            earlier = self._padded(self._before(frame)).transpose(1, 2)  # (1, 1, T - 1, H', W')
+        return self.network.stream(self._padded(frame)[:, 0], self.state, earlier)
