@@ -1,6 +1,6 @@
 """The forms of labels, each read line by line: MOTChallenge, YOLO, COCO, tables of points.
 
-A reader takes (path, shape, options) as `data.convert.labels.read_labels` does and gives
+A reader takes (path, shape, options) as `data.convert.labels.read_boxes` does and gives
 (iterator of `Label`, the number of the first frame in this form; None: the frames' own numbers).
 """
 

@@ -12,7 +12,7 @@ from data.convert.forms import LABEL_FORMS
 from data.lists import IMAGE_SUFFIXES
 
 
-def read_labels(path, kind, shape, options):
+def read_boxes(path, kind, shape, options):
     """The boxes of a sequence, by frame.
 
     Args:

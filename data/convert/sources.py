@@ -7,7 +7,7 @@ from pathlib import Path
 from data.convert.boxes import SequenceShape, boxes_of_masks
 from data.convert.exports import write_exports
 from data.convert.forms import LabelOptions
-from data.convert.labels import guess_form, read_labels
+from data.convert.labels import guess_form, read_boxes
 from data.footage import open_footage
 from data.frames import ImageFiles
 from data.images import read_mask
@@ -88,7 +88,7 @@ def open_labelled(source, labels, form, options):
             sequence = MaskedFootage(sequence, _find_masks(Path(labels), shape))
             found.append(LabelledFootage(sequence, shape, None))
         else:
-            boxes = read_labels(labels, kind, shape, options)
+            boxes = read_boxes(labels, kind, shape, options)
             found.append(LabelledFootage(sequence, shape, boxes))
     if labels is not None and all(each.boxes == [] for each in found):
         wanted = f" of {', '.join(options.classes)}" if options.classes else ""
@@ -138,7 +138,7 @@ def _read_targets(source, sequence, options):
     shape = SequenceShape.of(sequence)
     for path in (source / sequence.name / "gt" / "gt.txt", source / "gt" / "gt.txt"):
         if path.is_file():
-            return shape, read_labels(path, "mot", shape, options)
+            return shape, read_boxes(path, "mot", shape, options)
     if not sequence.labelled:
         raise ValueError(f"{sequence.name}: no masks beside its frames; expected some to convert")
     blocks = sequence.blocks(_BLOCK)
@@ -153,7 +153,7 @@ def _read_table(path, frames, options):
         shapes = [SequenceShape.of(sequence) for sequence in open_footage(None, frames)]
     else:
         shapes = _shapes_of_table(path)
-    return [(shape, read_labels(path, "points", shape, options)) for shape in shapes]
+    return [(shape, read_boxes(path, "points", shape, options)) for shape in shapes]
 
 
 def _shapes_of_table(path):

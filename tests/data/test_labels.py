@@ -16,7 +16,7 @@ from data.convert.boxes import (
 )
 from data.convert.exports import write_exports, write_mot
 from data.convert.forms import LabelOptions
-from data.convert.labels import guess_form, read_labels
+from data.convert.labels import guess_form, read_boxes
 
 SIZE = (96, 128)
 
@@ -48,7 +48,7 @@ def corners(boxes):
 
 def read(path, kind=None, shape=None, **options):
     shape = shape or shape_of()
-    return read_labels(path, kind or guess_form(path, shape), shape, LabelOptions(**options))
+    return read_boxes(path, kind or guess_form(path, shape), shape, LabelOptions(**options))
 
 
 def complaint(path, kind=None, shape=None, **options):
