@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from data.cache.build import Frames
 
 TARGET_CENTRED_SHARE = 0.75
+CHECKED = 8  # sequences whose grey levels are looked at before a training
 EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
 
 
@@ -126,6 +127,24 @@ class TrainClips(Dataset):
     def set_epoch(self, epoch):
         """Chooses the epoch (0-based) whose clips the items are."""
         self.epoch = epoch
+
+    def check(self):
+        """Looks at the set as a whole, once before a training.
+
+        Remarks on grey levels that lie far from the mean and std in use.
+
+        Raises:
+            ValueError: no mask has a target.
+        """
+        for index in range(0, len(self.sequences), max(len(self.sequences) // CHECKED, 1)):
+            files = self.sequences[index]
+            frames, _ = self.frames.read(index, 0, 1)
+            files.remarks.check_levels(frames, self.mean, self.std, files.images[0])
+        if not self.frames.any_target():
+            raise ValueError(
+                f"{self.sequences[0].masks[0].parent}: no target in any mask of the "
+                f"{len(self.sequences)} training sequences; expected pixels above 0"
+            )
 
     def __getitem__(self, index):
         crop = self.draw(index)

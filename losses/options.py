@@ -1,24 +1,35 @@
-"""Departures from the published losses, off by default."""
+"""Departures from the published losses, off by default. Each wraps a loss."""
 
 import torch
 from torch import nn
 
+SURE_BACKGROUND = -100.0  # a logit without gradient
 
-def without_padding(loss, logits, mask, valid):
+
+class WithoutPadding(nn.Module):
     """A loss of the real pixels alone: padded ones are sure background, without gradient.
 
     Args:
         loss: callable(logits, mask); if it is `averaged` over all pixels, it becomes the average
             over the real ones.
-        logits, mask: (B, T, H, W).
-        valid: the same shape, 0 where the clip is padding.
     """
-    if isinstance(loss, WithEmptyClips):
-        return loss(logits, mask, valid)
-    value = loss(logits.masked_fill(valid == 0, -100.0), mask)
-    if getattr(loss, "averaged", False):
-        value = value * (valid.numel() / valid.count_nonzero())
-    return value
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    @property
+    def summed(self):
+        return getattr(self.loss, "summed", False)
+
+    def forward(self, logits, mask, valid=None):
+        """All (B, n, H, W); `valid` is 0 where the clip is padding; None: nowhere."""
+        if valid is None:
+            return self.loss(logits, mask)
+        value = self.loss(logits.masked_fill(valid == 0, SURE_BACKGROUND), mask)
+        if getattr(self.loss, "averaged", False):
+            value = value * (valid.numel() / valid.count_nonzero().clamp_min(1))
+        return value
 
 
 class WithEmptyClips(nn.Module):
@@ -27,7 +38,7 @@ class WithEmptyClips(nn.Module):
     Soft IoU is 1 on such clips, whatever the scores: it has no gradient there.
 
     Args:
-        loss: callable(logits, mask).
+        loss: callable(logits, mask), or `WithoutPadding`.
         weight: of the term.
     """
 
@@ -40,12 +51,12 @@ class WithEmptyClips(nn.Module):
         return getattr(self.loss, "summed", False)
 
     def forward(self, logits, mask, valid=None):
-        """`valid` as in `without_padding`: padding counts in neither part."""
+        """As in `WithoutPadding`, which `valid` needs: padding counts in neither part."""
         scores = torch.sigmoid(logits.float()).flatten(1)
         if valid is None:
             value, means = self.loss(logits, mask), scores.mean(1)
         else:
-            value, real = without_padding(self.loss, logits, mask, valid), valid.flatten(1)
-            means = (scores * real).sum(1) / real.sum(1)
+            value, real = self.loss(logits, mask, valid), valid.flatten(1)
+            means = (scores * real).sum(1) / real.sum(1).clamp_min(1)
         empty = (mask.flatten(1) == 0).all(1)
         return value + self.weight * (means * empty).mean()

@@ -5,7 +5,7 @@ from torch import nn
 
 from models.blocks import ConvBNReLU, TDResBlock, projection
 from models.detector import Detector, Level, Stages, upsample
-from models.tpro import TPro
+from models.tpro import TPro, probed_frames
 
 
 class DeepPro(Detector):
@@ -33,6 +33,10 @@ class DeepPro(Detector):
         self.conv_out1_3 = projection(32, 8)
         self.conv_out2 = projection(24, 8)
         self.final = nn.Conv3d(8, 1, kernel_size=1)
+
+    @classmethod
+    def clip_length(cls, weights):
+        return probed_frames(weights)
 
     def detect(self, clip):
         size = clip.shape[-2:]

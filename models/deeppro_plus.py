@@ -6,7 +6,7 @@ from torch import nn
 from models.blocks import STDResBlock, Stem, projection
 from models.detector import Detector, Level, Stages, upsample
 from models.difference_conv import SpatialDifferenceConv3d
-from models.tpro import TPro
+from models.tpro import TPro, probed_frames
 
 
 def _stem():
@@ -28,6 +28,10 @@ class DeepProPlus(Detector):
         self.TPro = TPro(32, heads=8, seqlen=seqlen)
         self.conv_out1 = projection(32, 8)
         self.conv_out2 = nn.Conv3d(8, 1, kernel_size=1)
+
+    @classmethod
+    def clip_length(cls, weights):
+        return probed_frames(weights)
 
     def detect(self, clip):
         return self.conv_out2(self.conv_out1(self.TPro(self.layer1(self.conv_in(clip)))))
@@ -58,6 +62,10 @@ class DeepProPlusMovingScenes(Detector):
         self.conv_out1_2 = projection(32, 8)
         self.conv_out2 = projection(16, 8)
         self.final = nn.Conv3d(8, 1, kernel_size=1)
+
+    @classmethod
+    def clip_length(cls, weights):
+        return probed_frames(weights)
 
     def detect(self, clip):
         size = clip.shape[-2:]

@@ -56,6 +56,10 @@ class Detector(nn.Module):
             network is trained on clips of T frames and tested on sequences of any length.
         predicts: "all" frames of the clip, or the "last" alone.
         recurrent: as above.
+        streams: of one that predicts the last frame: whether it has
+            `stream(frame, state, earlier) -> (logits, state)`, the same frame by frame, which keeps
+            in `state` what it made of the frames before; `earlier`, at a first frame, are the
+            T - 1 frames (B, 1, T - 1, H, W) before it, or None: the first frame stands for them.
         pads_to: side of a square canvas, in pixels: clips go into its top left corner, zeros
             elsewhere. Frames larger than it are padded to `side_multiple` only. None: no canvas.
         side_multiple: height and width are padded with zeros, below and at the right, to a
@@ -72,6 +76,7 @@ class Detector(nn.Module):
     seqlen = 40
     predicts = "all"
     recurrent = False
+    streams = False
     pads_to = None
     side_multiple = 1
     smallest_side = 1

@@ -31,6 +31,12 @@ class FoldedTPro(nn.Module):
         return self.conv(probed.relu().reshape(batch, channels, frames, height, width))
 
 
+def probed_frames(weights):
+    """T of a network with these weights, a state dict, from its T x T matrices; None without."""
+    matrices = (value for key, value in weights.items() if key.endswith("QK_heads.0.weight"))
+    return next((len(matrix) for matrix in matrices if matrix.dim() == 2), None)
+
+
 class TPro(nn.Module):
     """The temporal probe: learned correlation of every temporal profile with itself in time.
 

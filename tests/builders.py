@@ -1,7 +1,5 @@
 """Builds small data sets on disk, calls scripts, compares what they write."""
 
-from collections import namedtuple
-
 import numpy as np
 import pytest
 import torch
@@ -9,10 +7,10 @@ from PIL import Image
 from torch import nn
 
 from data import images
+from data.sequences import FrameBlock
 from models import build_model
 from utils.command_line import run_command
 
-FrameBlock = namedtuple("FrameBlock", "start frames masks centroids")
 NUDT_NORMALISATION = (105.4025, 26.6452)
 
 
@@ -54,6 +52,7 @@ class ArraySequence:
         self.centroids = masks if centroids is None else centroids
         self.labelled = masks is not None
         self.numbers, self.file_names = range(1, len(frames) + 1), None
+        self.earlier = None
 
     def __len__(self):
         return len(self.frames)
@@ -126,11 +125,11 @@ def perturbed(name, seqlen=5):
 
 def record_decoding(monkeypatch):
     """A list that will hold every path of an image that is decoded from now on."""
-    decoded, original = [], images._decode
+    decoded, original = [], images._picture
 
-    def decode(path, *options, **named):
+    def decode(path, *options):
         decoded.append(path)
-        return original(path, *options, **named)
+        return original(path, *options)
 
-    monkeypatch.setattr(images, "_decode", decode)
+    monkeypatch.setattr(images, "_picture", decode)
     return decoded

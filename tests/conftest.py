@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.builders import random_sequence, write_list, write_nudt_sequence
+from tests.training.runs import train
 from utils.checkpoint import load
-from utils.memory import keep_freed_memory
+from utils.process import keep_freed_memory
 
 keep_freed_memory()
 
@@ -52,3 +53,24 @@ def nudt(tmp_path, rng):
     write_list(root / "train.txt", ["Sequence1", "Sequence2"])
     write_list(root / "test.txt", ["Sequence47", "Sequence85"])
     return root
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """A NUDT-MIRSDT with bright moving targets, three training and two test sequences."""
+    root = tmp_path_factory.mktemp("data") / "NUDT-MIRSDT"
+    rng = np.random.default_rng(46)
+    names = ("Sequence1", "Sequence2", "Sequence3", "Sequence47", "Sequence85")
+    for name in names:
+        images, masks = random_sequence(rng, 20, 24, 28)
+        images[masks > 0] = 250
+        write_nudt_sequence(root, name, images, masks)
+    write_list(root / "train.txt", names[:3])
+    write_list(root / "test.txt", names[3:])
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(dataset, tmp_path_factory):
+    """A short DeepPro run of six epochs on it."""
+    return train(dataset, tmp_path_factory.mktemp("log"), "DeepPro", "--epoch 6")

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from models import MODELS, build_model
+from models.engine import onednn
 from models.engine.budget import parse_memory
 from models.engine.folding import fold
 from models.engine.merge import Interpolation
@@ -32,12 +33,19 @@ GOLDEN = ["deeppro_nudt", "deeppro_noise", "deeppro_plus_nudt", "deeppro_plus_no
 PERTURBED = {name: perturbed(name) for name in MODELS}
 
 
+def without_onednn(monkeypatch):
+    """As on a processor that has none of oneDNN's layers."""
+    for check in ("has_added_convolution", "has_packed_layers"):
+        monkeypatch.setattr(f"models.engine.onednn.{check}", lambda: False)
+    monkeypatch.setattr("models.engine.onednn.has_convolution", lambda dtype: False)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("in_pieces", [True, False])
 @pytest.mark.parametrize("seqlen", [1, 2, 5, 40])
 def test_fold_and_fuse_equal_the_network(monkeypatch, name, in_pieces, seqlen):
     if not in_pieces:  # as on other processors
-        monkeypatch.setattr("models.engine.rows.sums_in_pieces", lambda numbers: False)
+        without_onednn(monkeypatch)
     model = perturbed(name, seqlen)
     clip = torch.randn(2, 1, seqlen, 13, 18)
     with torch.no_grad():
@@ -205,7 +213,7 @@ def test_plus_rounds_less_after_the_stem_than_the_network_as_trained(run, shared
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_a_convolution_of_rows_is_one_of_the_image(monkeypatch, in_pieces, size, frames):
     if not in_pieces:
-        monkeypatch.setattr("models.engine.rows.sums_in_pieces", lambda numbers: False)
+        without_onednn(monkeypatch)
     elif not sums_in_pieces(Numbers(torch.float32, torch.device("cpu"))):
         pytest.skip("float32 sums are not taken in pieces on this processor")
     conv = nn.Conv3d(5, 6, 3, padding=(1, 2, 2), dilation=(1, 2, 2)).requires_grad_(False)
@@ -267,8 +275,7 @@ def test_heads_of_plus_round_only_their_result():
 
 
 needs_packed = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-    reason="torch has no oneDNN layers in bfloat16 on this processor",
+    not onednn.has_packed_layers(), reason="no oneDNN layers in bfloat16 on this processor"
 )
 
 
@@ -303,20 +310,30 @@ def test_packed_layers_round_no_more_than_products_in_the_same_type(seqlen, monk
     small = fuse(model, "bf16", smallest_budget(model, clip, "bf16"), force_precision=True)
     assert small.plan(37, 43)[0] == small.engine.unit < fast.plan(37, 43)[0]
     assert (small(clip) - fast(clip)).abs().max() <= error.max()
-    monkeypatch.setattr("models.fused.packed_engine_runs", lambda numbers: False)
+    without_onednn(monkeypatch)
     other = (fuse(model, "bf16", force_precision=True)(clip) - expected).abs()
     assert error.mean() <= 1.2 * other.mean() and error.max() <= 1.5 * other.max()
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_close_and_gives_float32_logits(name, precision):
+@pytest.mark.parametrize("has_onednn", [True, False])
+def test_half_precision_is_close_and_gives_float32_logits(monkeypatch, name, precision, has_onednn):
+    if not has_onednn:
+        without_onednn(monkeypatch)
     model = PERTURBED[name]
     clip = torch.randn(1, 1, 5, 12, 16)
     logits = fuse(model, precision, force_precision=True)(clip)
     assert logits.dtype == torch.float32
     with torch.no_grad():
         assert (torch.sigmoid(logits) - torch.sigmoid(model(clip))).abs().max() < 0.05
+
+
+def test_precision_that_onednn_lacks_is_not_used_though_the_processor_has_it(monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    without_onednn(monkeypatch)
+    with pytest.warns(UserWarning, match="cpu does not compute in bf16: using fp32"):
+        fuse(PERTURBED["DeepPro"], "bf16")
 
 
 def test_half_precision_falls_back_with_one_warning(monkeypatch):

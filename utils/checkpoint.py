@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code from them.
+"""Checkpoint files: written whole or not at all, read without running code from them.
 
 python -m utils.checkpoint FILE ... removes optimiser state and the like from checkpoints, to share
 them.
@@ -6,15 +6,19 @@ them.
 
 import pickle
 import re
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from utils.command_line import CommandParser, run_command
 from utils.files import write_whole
+from utils.training_state import SHARED_KEYS, WEIGHTS
 
+# Where other tools keep the weights; else the file is the state dict itself.
+WEIGHTS_KEYS = (WEIGHTS, "state_dict", "model", "net")
+WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 # The released checkpoints hold a numpy float64; these types build one without running code.
 _NUMPY_SCALARS = [
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
@@ -30,8 +34,7 @@ def save(path, state):
 
     Args:
         path: the checkpoint's place.
-        state: dict of tensors and plain Python values: `epoch` (0-based), `model_state_dict`,
-            `optimizer_state_dict`, `args`, and `class_avg_iou` for the best.
+        state: dict of tensors and plain Python values, as `utils.training_state` makes it.
 
     Raises:
         OSError: it could not be written; what was at `path` is unharmed.
@@ -40,10 +43,11 @@ def save(path, state):
 
 
 def load(path):
-    """Reads a checkpoint onto the CPU; a plain dict as written by `save`.
+    """Reads a checkpoint onto the CPU: a dict as written by `save`.
 
-    Only tensors and plain values are read (`weights_only`); a pickle that asks for anything else
-    is refused and nothing in it is run.
+    A bare state dict, or one under a key of `WEIGHTS_KEYS`, is taken too, and what wrappers put
+    before its keys is left out. Only tensors and plain values are read (`weights_only`); a pickle
+    that asks for anything else is refused and nothing in it is run.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -55,7 +59,7 @@ def load(path):
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
             warnings.simplefilter("ignore")  # of formats that are refused below
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # Not torch's own message, which advises to load the file without this protection.
         asked = re.search(r"(?:GLOBAL|global|class) ([\w.]+\.[\w.]+)", str(error))
@@ -69,18 +73,39 @@ def load(path):
             f"{path}: cannot be read as a checkpoint ({_first_line(error)}); "
             "expected a file written by train.py"
         ) from error
-    if not _is_checkpoint(state):
+    return _as_checkpoint(content, path)
+
+
+def _as_checkpoint(content, path):
+    """What a file held, with its weights under `WEIGHTS` and by the network's own keys."""
+    found = content if isinstance(content, dict) else {}
+    key = next((key for key in WEIGHTS_KEYS if _is_state_dict(found.get(key))), None)
+    if key is not None:
+        weights, others = found[key], {k: v for k, v in found.items() if k != key}
+    elif _is_state_dict(content):
+        weights, others = content, {}
+    else:
         raise ValueError(
-            f"{path}: not a checkpoint; expected a dict with `model_state_dict`, a dict of tensors"
+            f"{path}: not a checkpoint; expected a state dict, a dict of tensors, or a dict that "
+            f"holds one as {' or '.join(WEIGHTS_KEYS)}"
         )
-    return state
+    if not isinstance(others.get("args", {}), dict | None):
+        raise ValueError(f"{path}: not a checkpoint of train.py; its `args` are no dict")
+    return {**others, WEIGHTS: without_wrappers(weights)}
 
 
-def _is_checkpoint(state):
-    weights = state.get("model_state_dict") if isinstance(state, dict) else None
-    if not isinstance(weights, dict) or not isinstance(state.get("args", {}), dict | None):
+def _is_state_dict(value):
+    if not isinstance(value, dict) or not value:
         return False
-    return all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights.items())
+    return all(isinstance(k, str) and torch.is_tensor(v) for k, v in value.items())
+
+
+def without_wrappers(weights):
+    """A state dict whose keys do not begin with what a wrapper of the network put there."""
+    for wrapper in WRAPPERS * 2:
+        if weights and all(key.startswith(wrapper) for key in weights):
+            weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
+    return weights
 
 
 def strip(path):
@@ -88,33 +113,31 @@ def strip(path):
 
     What is left tests as before and is a third of the size: weights, epoch, IoU, arguments.
     """
-    kept = ("epoch", "class_avg_iou", "model_state_dict", "args")
-    state = load(path)
-    save(path, {key: state[key] for key in kept if key in state})
+    checkpoint = load(path)
+    save(path, {key: checkpoint[key] for key in SHARED_KEYS if key in checkpoint})
 
 
-def load_weights(model, state, name, path):
+def load_weights(model, checkpoint, name, path):
     """Loads a checkpoint's weights strictly.
 
     Args:
-        model: the network to load into, with an attribute `seqlen`.
-        state: from `load`.
+        model: the `models.detector.Detector` to load into.
+        checkpoint: from `load`.
         name: the model's name, for messages.
         path: where the checkpoint came from, for messages.
 
     Raises:
         ValueError: the weights are of another network or another clip length.
     """
-    weights = state["model_state_dict"]
-    expected = model.state_dict()
-    seqlen = clip_length(weights)
+    weights, expected = checkpoint[WEIGHTS], model.state_dict()
     if weights.keys() != expected.keys():
         odd = sorted(weights.keys() ^ expected.keys())[0]
         raise ValueError(
             f"{path}: weights of another network: {len(weights)} tensors where {name} has "
             f"{len(expected)}, first difference {odd!r}; expected a checkpoint of {name}"
         )
-    if seqlen != model.seqlen:
+    seqlen = type(model).clip_length(weights)
+    if seqlen not in (None, model.seqlen):
         raise ValueError(
             f"{path}: made for clips of {seqlen} frames, but clips of {model.seqlen} were asked "
             f"for; use --seqlen {seqlen}"
@@ -128,18 +151,16 @@ def load_weights(model, state, name, path):
     model.load_state_dict(weights)
 
 
-def clip_length(weights):
-    """T of the network with these weights, from a probe's T x T matrix; None without a probe."""
-    for key, tensor in weights.items():
-        if "QK_heads" in key and key.endswith("weight") and tensor.dim() == 2:
-            return tensor.shape[0]
-    return None
-
-
 def _first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
 
 
+def main(argv=None):
+    parser = CommandParser(description="Removes from checkpoints what only a training needs.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a checkpoint, which is rewritten")
+    for path in parser.parse_args(argv).files:
+        strip(path)
+
+
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        strip(argument)
+    run_command(main)

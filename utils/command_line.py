@@ -1,11 +1,18 @@
-"""What both scripts share at the command line: errors as one line, and the choice of device."""
+"""What all commands share: errors as one line and an exit status, and types of arguments."""
 
 import argparse
+import atexit
 import math
+import signal
 import sys
+import threading
 import warnings
+from contextlib import contextmanager
 
 import torch
+from torch import distributed
+
+USER_ERROR, LOST_PROCESS = 2, 1  # exit statuses; a signal's is 128 + its number
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -15,29 +22,79 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
 
     def error(self, message):
-        self.exit(2, f"error: {message}; see python {self.prog} --help\n")
+        self.exit(USER_ERROR, f"error: {message}; see python {self.prog} --help\n")
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
 
 
 def run_command(command):
-    """Runs `command()`; a user's error ends as one line on stderr and exit status 2.
+    """Runs `command()`; what ends it early is one line on stderr and an exit status.
 
+    A user's error is status 2, Ctrl-C 130, SIGTERM 143, the loss of another process of the job 1.
     Warnings are one line, too, without the place in the code.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    with terminated_by_signal():
+        try:
+            ending = ending_of(command)
+        except Terminated:
+            ending = 128 + signal.SIGTERM, "stopped by SIGTERM"
+        if ending is not None:
+            # While the interpreter closes down, too.
+            atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+            status, line = ending
+            print(line, file=sys.stderr, flush=True)
+            sys.exit(status)
+
+
+def ending_of(command):
+    """Runs `command()`; (exit status, line) where a known error ends it, else None."""
     try:
         command()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT, "interrupted"
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        return USER_ERROR, f"error: {one_line(error)}"
     except (MemoryError, RuntimeError) as error:
+        lost = lost_process(error)
+        if lost is not None:
+            return LOST_PROCESS, f"error: {lost}"
         advice = resource_advice(error)
         if advice is None:
             raise
-        print(f"error: {one_line(error)}; {advice}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return USER_ERROR, f"error: {one_line(error)}; {advice}"
+    return None
+
+
+@contextmanager
+def terminated_by_signal():
+    """Within it SIGTERM raises `Terminated`, once, so that files are left in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    former = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def lost_process(error):
+    """What to say where other processes of the job cannot be reached; None for any other error."""
+    text = str(error)
+    if any(words in text.lower() for words in ("closed by peer", "reset by peer", "broken pipe")):
+        return "another process of this job has ended; see its message"
+    if isinstance(error, getattr(distributed, "DistError", ())):
+        first = text.strip().partition("\n")[0]
+        return f"the processes of this job do not reach one another ({first})"
+    return None
 
 
 def resource_advice(error):
@@ -85,23 +142,3 @@ def one_line(error):
     if "DataLoader worker" in lines[0]:
         return lines[-1].partition(": ")[2] or lines[-1]
     return " ".join(lines)
-
-
-def choose_device(gpu):
-    """The device that `--gpu` asks for; the CPU, saying so, where there is no CUDA.
-
-    Args:
-        gpu: index of a GPU as text, or "cpu".
-
-    Raises:
-        ValueError: there is no such GPU.
-    """
-    if gpu == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        print("No CUDA device: running on the CPU.", flush=True)
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if not gpu.isdigit() or int(gpu) >= count:
-        raise ValueError(f"--gpu {gpu}: expected cpu or a number below {count}")
-    return torch.device("cuda", int(gpu))

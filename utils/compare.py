@@ -7,22 +7,31 @@ test list is drawn anew, with replacement, many times. Differences are to the fi
 with the same sequences for both.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
 
 from utils.command_line import CommandParser, run_command
-from utils.metrics import THRESHOLDS
-from utils.report.figures import draw_curves
-from utils.report.results import read_metrics
+from utils.protocols import OPERATING_POINT, PROTOCOLS
+from utils.report.figures import draw_pd_fa
+from utils.report.metrics_file import (
+    SUBSETS,
+    column_texts,
+    figure_at,
+    figure_text,
+    read_metrics,
+    units,
+)
+
+# The counts that Pd and Fa are made of, of a sequence: intervals are drawn where a run has them.
+COUNTED = ("detected", "targets", "false_alarm_pixels", "pixels")
 
 
 def parse_args(argv=None):
     parser = CommandParser(prog="-m utils.compare", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", type=Path, help="a metrics.json, or its folder")
-    add("--threshold", type=float, default=0.5, help="one of the published thresholds")
+    add("--threshold", type=float, default=OPERATING_POINT, help="one of the runs' thresholds")
     add("--output", type=Path, help="write Pd over Fa of all runs to this PNG, for each protocol")
     add("--samples", type=int, default=10_000, help="test lists drawn for an interval")
     add("--seed", type=int, default=46, help="of the draws")
@@ -30,26 +39,17 @@ def parse_args(argv=None):
 
 
 def main(args):
-    if args.threshold not in THRESHOLDS:
-        known = ", ".join(f"{threshold:g}" for threshold in THRESHOLDS)
-        raise ValueError(f"--threshold {args.threshold:g}: expected one of {known}")
     if args.samples < 1:
         raise ValueError(f"--samples {args.samples}: expected 1 or more")
-    runs = [open_run(path) for path in args.runs]
+    runs = [open_metrics(path) for path in args.runs]
     names = label_runs(args.runs, runs)
     print("\n".join(compare(runs, names, args.threshold, args.samples, args.seed)))
     if args.output:
-        for protocol in runs[0]["protocols"]:
-            path = args.output.with_name(f"{args.output.stem}_{protocol}.png")
-            curves = {
-                name: run["protocols"][protocol]["subsets"]["all"]
-                for name, run in zip(names, runs, strict=True)
-            }
-            draw_curves(path, curves, f"Pd over Fa, all targets, {_words(protocol)}")
+        for path in draw_runs(args.output, runs, names):
             print(f"  written: {path}")
 
 
-def open_run(path):
+def open_metrics(path):
     """Reads a metrics.json, given itself or its folder.
 
     Raises:
@@ -70,68 +70,125 @@ def label_runs(paths, runs):
     ]
 
 
+def joint_table(runs):
+    """The figures of several runs at threshold 0.5 beside each other, as lines of text.
+
+    Args:
+        runs: contents of metrics.json of each.
+    """
+    names = [f"{number} {run['model']}" for number, run in enumerate(runs, 1)]
+    lines = [f"{name}: {run['run']}" for name, run in zip(names, runs, strict=True)]
+    lines += _notes(runs, names)
+    at = runs[0]["threshold_eval"]
+    for protocol, subsets in shared_protocols(runs):
+        groups, titles = ["", ""], ["", f"IoU at {at:g}"]
+        rows = [[name, _iou_text(run, at)] for name, run in zip(names, runs, strict=True)]
+        for subset in subsets:
+            titles += [title for title, *_ in protocol.columns]
+            groups += [SUBSETS.get(subset, subset), *[""] * (len(protocol.columns) - 1)]
+            for row, run in zip(rows, runs, strict=True):
+                counted = run["protocols"][protocol.name]
+                texts = column_texts(protocol, counted, counted["subsets"][subset])
+                row += [text for _, text in texts]
+        lines += [f"{protocol.title}, threshold {OPERATING_POINT:g}: {units(protocol.columns)}"]
+        lines += _aligned([groups, titles, *rows])
+    return lines
+
+
 def compare(runs, names, threshold, samples, seed):
-    """The table, as lines of text.
+    """The table with intervals and differences, as lines of text.
 
     Args:
         runs: contents of metrics.json of each.
         names: of each.
-        threshold: one of `THRESHOLDS`.
+        threshold: one of the thresholds of each.
         samples, seed: of the bootstrap.
+
+    Raises:
+        ValueError: the threshold is none of a run's, or the runs have no protocol in common.
     """
-    index = THRESHOLDS.index(threshold)
-    lines = [f"Threshold {threshold:g}; Pd in 1e-2, Fa in 1e-5; [95 % over sequences]"]
-    lines += _data_notes(runs, names)
-    for protocol in runs[0]["protocols"]:
-        subsets = [
-            subset
-            for subset in ("low_snr", "high_snr", "all")
-            if all(names_sequences(run, protocol, subset) for run in runs)
-        ]
+    shared = shared_protocols(runs)
+    columns = dict.fromkeys(column for protocol, _ in shared for column in protocol.columns)
+    lines = [f"Threshold {threshold:g}; {units(columns)}; [95 % over sequences]"]
+    lines += _notes(runs, names)
+    for protocol, subsets in shared:
+        for name, run in zip(names, runs, strict=True):
+            _check_threshold(name, run["protocols"][protocol.name]["thresholds"], threshold)
         for subset in subsets:
-            lines.append(f"{_words(protocol)}, {subset.replace('_', ' ')}")
-            first = None
-            for name, run in zip(names, runs, strict=True):
-                counts = sequence_counts(run, protocol, subset, index)
-                rates = bootstrap(counts, samples, seed)
-                auc = run["protocols"][protocol]["subsets"][subset]["auc"]
-                lines.append(
-                    f"  {name}: Pd {_interval(rates['pd'], 100)}  Fa {_interval(rates['fa'], 1e5)}"
-                    f"  AUC {'-' if auc is None else f'{auc:.4f}'}"
-                    + (f"  IoU {run['iou']:.4f}" if subset == "all" else "")
-                )
-                if first is None:
-                    first = counts
-                    continue
-                differences = bootstrap_difference(first, counts, samples, seed)
-                if differences is None:
-                    lines.append("    minus 1: other sequences, no paired difference")
-                    continue
-                lines.append(
-                    f"    minus 1: Pd {_interval(differences['pd'], 100, '+')}  "
-                    f"Fa {_interval(differences['fa'], 1e5, '+')}"
-                )
+            lines.append(f"{protocol.title}, {SUBSETS.get(subset, subset)}")
+            counts = [sequence_counts(run, protocol.name, subset, threshold) for run in runs]
+            for place, (name, run, ours) in enumerate(zip(names, runs, counts, strict=True)):
+                drawn = {} if ours is None else bootstrap(ours, samples, seed)
+                words = _figures(run["protocols"][protocol.name], protocol, subset, threshold)
+                words |= _intervals(drawn, protocol.columns)
+                if subset == "all":
+                    words["IoU"] = _iou_text(run, threshold)
+                text = "  ".join(f"{title} {figure}" for title, figure in words.items())
+                lines.append(f"  {name}: {text}")
+                if place > 0 and ours is not None and counts[0] is not None:
+                    drawn = bootstrap_difference(counts[0], ours, samples, seed)
+                    words = _intervals(drawn or {}, protocol.columns, "+")
+                    text = "  ".join(f"{title} {figure}" for title, figure in words.items())
+                    lines.append(f"    minus 1: {text or 'other sequences, no paired difference'}")
     return lines
 
 
-def names_sequences(run, protocol, subset):
-    """Whether a run has this subset and tells which sequences are in it."""
-    return subset == "all" or "sequences" in run["protocols"][protocol]["subsets"].get(subset, {})
+def draw_runs(path, runs, names):
+    """Draws Pd over Fa of all runs for each protocol that has both; returns the PNGs' paths.
+
+    Args:
+        path: of a PNG; the protocol's name is added to its own.
+        runs, names: as in `compare`.
+    """
+    written = []
+    for protocol, _ in shared_protocols(runs):
+        counted = [run["protocols"][protocol.name] for run in runs]
+        curves = [each["subsets"]["all"] for each in counted]
+        grids = {tuple(each["thresholds"]) for each in counted}
+        if len(grids) == 1 and all({"pd", "fa", "pixels"} <= curve.keys() for curve in curves):
+            written.append(path.with_name(f"{path.stem}_{protocol.name}.png"))
+            labelled = dict(zip(names, curves, strict=True))
+            title = f"Pd over Fa, all targets, {protocol.title}"
+            draw_pd_fa(written[-1], labelled, counted[0]["thresholds"], title)
+    return written
 
 
-def sequence_counts(run, protocol, subset, index):
-    """{sequence: (detected, targets, false-alarm pixels, pixels)} at one threshold."""
-    counts = run["protocols"][protocol]
-    names = counts["sequences"] if subset == "all" else counts["subsets"][subset]["sequences"]
+def shared_protocols(runs):
+    """[(protocol, its subsets)] that all runs have, and that are known here.
+
+    Raises:
+        ValueError: there is none.
+    """
+    shared = []
+    for name, protocol in PROTOCOLS.items():
+        if all(name in run["protocols"] for run in runs):
+            subsets = [run["protocols"][name]["subsets"] for run in runs]
+            shared.append((protocol, [s for s in SUBSETS if all(s in own for own in subsets)]))
+    if not shared:
+        found = "; ".join(", ".join(run["protocols"]) for run in runs)
+        raise ValueError(f"the runs have no protocol in common that is known here: {found}")
+    return shared
+
+
+def sequence_counts(run, protocol, subset, threshold):
+    """{sequence: (detected, targets, false-alarm pixels, pixels)} at one threshold.
+
+    None where the run does not tell these, or not which sequences are in the subset.
+
+    Args:
+        run: contents of a metrics.json.
+        protocol: name of one of its protocols.
+        subset: of that.
+        threshold: one of its thresholds.
+    """
+    counted = run["protocols"][protocol]
+    sequences = counted["sequences"]
+    names = list(sequences) if subset == "all" else counted["subsets"][subset].get("sequences")
+    if not names or not all(key in sequences[name] for key in COUNTED for name in names):
+        return None
     return {
         name: np.array(
-            [
-                counts["sequences"][name]["detected"][index],
-                counts["sequences"][name]["targets"],
-                counts["sequences"][name]["false_alarm_pixels"][index],
-                counts["sequences"][name]["pixels"],
-            ],
-            dtype=float,
+            [figure_at(counted, sequences[name], key, threshold) for key in COUNTED], dtype=float
         )
         for name in names
     }
@@ -140,15 +197,17 @@ def sequence_counts(run, protocol, subset, index):
 def bootstrap(counts, samples, seed):
     """{"pd": (value, low, high), "fa": likewise}: the value and its 95 % interval.
 
+    One sequence has no interval: its ends are NaN.
+
     Args:
         counts: from `sequence_counts`.
         samples: lists of as many sequences drawn with replacement.
         seed: of the draws; equal seeds draw equal lists.
     """
     table = np.array(list(counts.values()))
-    value = rates(table.sum(axis=0))
+    found = rates(table.sum(axis=0))
     drawn = rates(_draws(len(table), samples, seed) @ table)
-    return {key: (value[key].item(), *_limits(drawn[key])) for key in value}
+    return {key: (found[key].item(), *_limits(drawn[key], len(table))) for key in found}
 
 
 def bootstrap_difference(first, second, samples, seed):
@@ -156,12 +215,12 @@ def bootstrap_difference(first, second, samples, seed):
     if first.keys() != second.keys():
         return None
     one, two = np.array(list(first.values())), np.array([second[name] for name in first])
-    value, base = rates(two.sum(axis=0)), rates(one.sum(axis=0))
+    found, base = rates(two.sum(axis=0)), rates(one.sum(axis=0))
     draws = _draws(len(one), samples, seed)
     drawn, drawn_base = rates(draws @ two), rates(draws @ one)
     return {
-        key: ((value[key] - base[key]).item(), *_limits(drawn[key] - drawn_base[key]))
-        for key in value
+        key: ((found[key] - base[key]).item(), *_limits(drawn[key] - drawn_base[key], len(one)))
+        for key in found
     }
 
 
@@ -178,35 +237,82 @@ def _draws(sequences, samples, seed):
     return rng.multinomial(sequences, np.full(sequences, 1 / sequences), samples).astype(float)
 
 
-def _limits(values):
-    values = values[np.isfinite(values)]
-    if values.size == 0:
+def _limits(drawn, sequences):
+    drawn = drawn[np.isfinite(drawn)]
+    if sequences < 2 or drawn.size == 0:
         return np.nan, np.nan
-    low, high = np.percentile(values, (2.5, 97.5))
+    low, high = np.percentile(drawn, (2.5, 97.5))
     return low.item(), high.item()
 
 
-def _interval(values, factor, sign=""):
-    value, low, high = (factor * number for number in values)
-    return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+def _figures(counted, protocol, subset, threshold):
+    """{title: text} of a protocol's columns at a threshold."""
+    entry = counted["subsets"][subset]
+    return {
+        title: figure_text(figure_at(counted, entry, key, threshold), factor, digits)
+        for title, key, factor, digits in protocol.columns
+    }
 
 
-def _words(protocol):
-    return re.sub(r"hit(\d+)_guard(\d+)", r"hit \1, guard \2", protocol)
+def _intervals(drawn, columns, sign=""):
+    """{title: text} with intervals, of those columns that they were drawn for."""
+    words = {}
+    for title, key, factor, digits in columns:
+        if key in drawn:
+            value, low, high = (figure_text(x, factor, digits, sign) for x in drawn[key])
+            bounds = "-" if low == "-" else f"{low}, {high}"
+            words[title] = value if value == "-" else f"{value} [{bounds}]"
+    return words
 
 
-def _data_notes(runs, names):
-    """A line for each run that was tested on other data than the first."""
-    first = runs[0]
+def _iou_text(run, threshold):
+    """The IoU of a run, which is known at one threshold only."""
+    if run["threshold_eval"] == threshold:
+        return figure_text(run["iou"], digits=4)
+    return f"- (computed at {run['threshold_eval']:g})"
+
+
+def _check_threshold(name, thresholds, threshold):
+    if threshold not in thresholds:
+        known = ", ".join(f"{each:g}" for each in thresholds)
+        raise ValueError(
+            f"--threshold {threshold:g}: {name} has none such; expected one of {known}"
+        )
+
+
+def _aligned(rows):
+    """Rows of cells as lines of text: the first column to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column else f"  {cell}".ljust(width + 2)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _notes(runs, names):
+    """Lines on what is not comparable, or left out."""
+    everything = [_everything(run) for run in runs]
     notes = []
-    for name, run in zip(names[1:], runs[1:], strict=True):
-        ours, theirs = (r["protocols"]["hit1_guard4"]["subsets"]["all"] for r in (run, first))
-        if run["dataset"] != first["dataset"] or ours["targets"] != theirs["targets"]:
+    for name, run, counts in zip(names[1:], runs[1:], everything[1:], strict=True):
+        if run["dataset"] != runs[0]["dataset"] or counts != everything[0]:
             notes.append(
-                f"Not comparable: {name} is on {run['dataset']} ({ours['targets']} targets), run 1 "
-                f"on {first['dataset']} ({theirs['targets']})"
+                f"Not comparable: {name} is on {run['dataset']} ({counts} targets), run 1 on "
+                f"{runs[0]['dataset']} ({everything[0]})"
             )
+    shared = [protocol.name for protocol, _ in shared_protocols(runs)]
+    other = dict.fromkeys(name for run in runs for name in run["protocols"] if name not in shared)
+    if other:
+        notes.append(f"Left out, not of all runs or not known here: {', '.join(other)}")
     return notes
+
+
+def _everything(run):
+    """Number of targets of a run: the same under every protocol that counts them."""
+    counts = (counted["subsets"]["all"].get("targets") for counted in run["protocols"].values())
+    return next((count for count in counts if count is not None), None)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,22 @@
-"""One process or several: ranks, shards, sums. PyTorch's own launcher, torchrun, starts several."""
+"""The process: alone or one of several, its device, its memory, its signals and its random seeds.
 
+PyTorch's own launcher, torchrun, starts several.
+"""
+
+import ctypes
+import functools
 import os
 import random
+import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import distributed
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,11 @@ class Group:
     def is_main(self):
         """Whether this process writes and prints."""
         return self.rank == 0
+
+    @property
+    def is_first_of_node(self):
+        """Whether this process prepares files for the others of its node."""
+        return self.local_rank == 0
 
     def shard(self, items):
         """Every size-th item, from the rank's on."""
@@ -45,6 +59,7 @@ class Group:
         return tensor
 
     def barrier(self):
+        """Waits until every process is here."""
         if self.size > 1:
             distributed.barrier()
 
@@ -63,21 +78,51 @@ class Group:
                 distributed.broadcast(tensor, src=0)
 
 
+def is_launched():
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def join_group(use_cuda):
-    """Joins the job that torchrun started; a group of one if it did not."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    """The job that torchrun started, joined unless this process is in it; else a group of one.
+
+    Args:
+        use_cuda: whether the processes compute on GPUs, one each.
+    """
+    if not is_launched():
         return Group()
     group = Group(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    if use_cuda:
-        torch.cuda.set_device(group.local_rank)
-    if group.size > 1:
+    if group.size > 1 and not distributed.is_initialized():
+        if use_cuda:
+            torch.cuda.set_device(group.local_rank)
         distributed.init_process_group("nccl" if use_cuda else "gloo")
     return group
 
 
 def leave_group():
+    """Takes leave of the other processes; does nothing for a process alone."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@contextmanager
+def joined_group(gpu, group=None):
+    """The processes of this job, as a context.
+
+    Args:
+        gpu: the value of `--gpu`.
+        group: they, where this process has joined them already and will leave them later; None:
+            it joins them here and leaves them at the end.
+    """
+    if group is not None:
+        yield group
+        return
+    group = join_group(gpu != "cpu" and torch.cuda.is_available())
+    try:
+        yield group
+        group.barrier()  # none ends while another still talks to it
+    finally:
+        leave_group()
 
 
 def relaunch(processes):
@@ -87,6 +132,53 @@ def relaunch(processes):
     os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
 
 
+def choose_device(gpu, group=None):
+    """The device that `--gpu` asks for; the CPU, saying so, where there is no CUDA.
+
+    Args:
+        gpu: index of a GPU as text, or "cpu". Of several processes, each takes the GPU of its own
+            number on its node instead.
+        group: the processes of the job; None: this one alone.
+
+    Raises:
+        ValueError: there is no such GPU.
+    """
+    if gpu == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        _say_once("No CUDA device: running on the CPU.")
+        return torch.device("cpu")
+    if group is not None and group.size > 1:
+        gpu = str(group.local_rank)
+    count = torch.cuda.device_count()
+    if not gpu.isdigit() or int(gpu) >= count:
+        raise ValueError(f"--gpu {gpu}: expected cpu or a number below {count}")
+    return torch.device("cuda", int(gpu))
+
+
+@functools.cache
+def _say_once(line):
+    print(line, flush=True)
+
+
+def keep_freed_memory():
+    """Makes the C library keep freed memory for the next tensor instead of returning it.
+
+    By default every tensor above 32 MiB is mapped anew, and the kernel clears each of its pages
+    again at first touch: in training on a CPU that costs more than the arithmetic. Does nothing
+    where the C library is not glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 64 << 20)
+
+
 def seed_everything(seed, *place):
     """Seeds Python, numpy and torch (CPU and CUDA), from a seed and, for instance, epoch, rank."""
     if place:
@@ -94,3 +186,43 @@ def seed_everything(seed, *place):
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def be_deterministic():
+    """Makes CUDA give the same result again, where it can; slower."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+class StopRequest:
+    """Turns SIGTERM and Ctrl-C into a question that the training asks between steps.
+
+    A second Ctrl-C interrupts at once. As a context, it puts the former handlers back.
+
+    Args:
+        active: whether signals are noted; where they are not, they do what they did before.
+
+    Attributes:
+        signal: the number of the signal that arrived, or None.
+    """
+
+    def __init__(self, active=True):
+        self.active, self.signal, self.former = active, None, {}
+
+    def __enter__(self):
+        if self.active:
+            self.former = {
+                number: signal.signal(number, self._note)
+                for number in (signal.SIGTERM, signal.SIGINT)
+            }
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _):
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number

@@ -3,8 +3,11 @@
 import itertools
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 LOG_FORMAT = "%(asctime)s - Model - %(levelname)s - %(message)s"
 # By data set, the run that is part of this repository.
@@ -54,6 +57,11 @@ class RunDir:
     def events(self):
         """Folder of TensorBoard's events."""
         return self.path / "events"
+
+    def is_tested(self):
+        """Whether the results are of the best checkpoint: written after it."""
+        best = self.checkpoint("best")
+        return self.results.is_file() and self.results.stat().st_mtime >= best.stat().st_mtime
 
 
 def run_name(dataset, when, loss, model, seqlen):
@@ -117,19 +125,19 @@ def included_run(dataset):
     return find_run(Path(__file__).resolve().parent.parent / "log", name)
 
 
-def find_model_name(run, args, names):
-    """Which model a run is of: from the checkpoint's `args`, else its log file, else its name.
+def find_model_name(run, recorded, names):
+    """Which model a run is of: from its checkpoint, else its log file, else the folder's name.
 
     Args:
         run: `RunDir`.
-        args: the checkpoint's `args`, or None.
+        recorded: the options that the checkpoint was trained with, or None.
         names: the known models.
 
     Raises:
         ValueError: none of these tells.
     """
-    if args and args.get("model") in names:
-        return args["model"]
+    if recorded and recorded.get("model") in names:
+        return recorded["model"]
     logged = [path.stem for path in (run.path / "logs").glob("*.txt") if path.stem in names]
     if len(logged) == 1:
         return logged[0]
@@ -158,28 +166,38 @@ def make_folder(path):
     return path
 
 
-def open_log(path):
-    """The training log: a logger that writes to `path` (appending) in the published format."""
-    logger = logging.getLogger("DeepPro")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    close_log(logger)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    logger.addHandler(handler)
-    return logger
+class RunLog:
+    """Writes each line to a run's log file, in the published format, and to the terminal.
 
+    Args:
+        path: of the file, which is appended to.
+        size: what the file holds beyond this number of bytes is dropped: an epoch that did not end
+            left it there. None: all is kept.
+        active: whether this process writes; of several, one does.
+    """
 
-def cut_log(path, size):
-    """Drops what was logged after the log had this size, by an epoch that did not end."""
-    if path.is_file() and path.stat().st_size > size:
-        os.truncate(path, size)
+    def __init__(self, path, size=None, active=True):
+        self.path, self.active, self.handler = Path(path), active, None
+        if not active:
+            return
+        if size is not None and self.path.is_file() and self.path.stat().st_size > size:
+            os.truncate(self.path, size)
+        self.handler = logging.FileHandler(self.path, encoding="utf-8")
+        self.handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        self.logger = logging.Logger("run")
+        self.logger.addHandler(self.handler)
 
+    def __call__(self, line):
+        if self.handler is not None:
+            self.logger.info(line)
+            tqdm.write(line, file=sys.stdout)
 
-def close_log(logger):
-    """Detaches and closes the log's files; does nothing for None."""
-    if logger is None:
-        return
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+    def size(self):
+        """Bytes of the file so far."""
+        return self.path.stat().st_size
+
+    def close(self):
+        """Closes the file; the log can no longer be written to."""
+        if self.handler is not None:
+            self.handler.close()
+            self.handler = None

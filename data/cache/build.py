@@ -14,8 +14,9 @@ from threading import Lock
 
 from data.cache.file import CacheFile, make_cache_folder
 from data.cores import usable_cores
-from data.frames import FrameArrays, any_in_row, check_type, decode_window, read_window
-from data.images import read_frame
+from data.formats.levels import check_type
+from data.frames import FrameArrays, any_in_row, decode_window, read_window
+from data.images import read_frame, read_mask
 
 MODES = ("auto", "memory", "disk", "none")
 MEMORY_LIMIT = 4 << 30  # bytes that "auto" takes of the memory at most, and half of what is free
@@ -45,6 +46,12 @@ class Frames:
             return self._last[1]
         frames, masks = self.arrays[index]
         return frames[start:stop], masks[start:stop]
+
+    def any_target(self):
+        """Whether any mask has a target; without kept frames masks are read up to the first."""
+        if self.arrays:
+            return any(masks.any() for _, masks in self.arrays)
+        return any(read_mask(path).any() for files in self.sequences for path in files.masks)
 
     def target_rows(self, index, start, stop):
         """Which rows of the masks [start, stop) hold a target: (n, H) bool."""

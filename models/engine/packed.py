@@ -9,6 +9,7 @@ The first convolution and the merging of the levels are in float32.
 import torch
 from torch.nn import functional
 
+from models.engine import onednn
 from models.engine.program import Numbers
 from models.engine.tiles import TiledLevel, TiledNetwork
 
@@ -22,8 +23,7 @@ def packed_engine_runs(numbers):
     return (
         numbers.dtype == torch.bfloat16
         and numbers.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and onednn.has_packed_layers()
     )
 
 
@@ -31,30 +31,21 @@ class PackedConv:
     """A folded convolution along time of a map (T, P, C)."""
 
     def __init__(self, weight, bias, padding, dilation, frames):
-        self.geometry = (padding, 0), (1, 1), (dilation, 1)
         kernel = weight.detach().bfloat16().reshape(*weight.shape[:3], 1)
-        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            kernel.to_mkldnn(), *self.geometry, 1, [1, weight.shape[1], frames, TILE]
-        )
-        self.bias = None if bias is None else bias.detach().bfloat16()
+        packed = onednn.pack_kernel(kernel, padding, dilation, frames, TILE)
+        bias = None if bias is None else bias.detach().bfloat16()
+        self.layer = packed, bias, padding, dilation
 
     @classmethod
     def of(cls, conv, frames):
         return cls(conv.weight, conv.bias, conv.padding[0], conv.dilation[0], frames)
 
     def __call__(self, x, activation="relu"):
-        out = torch.ops.mkldnn._convolution_pointwise(
-            as_image(x), self.weight, self.bias, *self.geometry, 1, activation, [], ""
-        )
-        return as_map(out)
+        return as_map(onednn.convolve_packed(as_image(x), *self.layer, activation))
 
     def add(self, x, other):
         """relu(self(x) + other)."""
-        out = torch.ops.mkldnn._convolution_pointwise.binary(
-            *(as_image(x), as_image(other), self.weight, self.bias, *self.geometry, 1),
-            *("add", 1.0, "relu", [], ""),
-        )
-        return as_map(out)
+        return as_map(onednn.convolve_packed_onto(as_image(other), as_image(x), *self.layer))
 
 
 def as_image(x):
@@ -115,7 +106,7 @@ class PackedProbe:
             for i in range(GROUP):
                 wide[:, i, :, i] = matrix[first + i]
             weight = wide.flatten(2).flatten(0, 1).bfloat16()
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, TILE)
+            packed = onednn.pack_matrix(weight, TILE)
             self.linears.append((packed, bias[first : first + GROUP].T.flatten().bfloat16()))
 
     def __call__(self, x):
@@ -125,7 +116,7 @@ class PackedProbe:
         out = x.new_empty(frames, pixels, channels)
         chunks = out.view(CHUNK)  # (T, P, C / 8)
         for i, (weight, bias) in enumerate(self.linears):
-            probed = torch.ops.mkldnn._linear_pointwise(groups[i], weight, bias, "relu", [], "")
+            probed = onednn.linear_packed(groups[i], weight, bias)
             chunks[:, :, i] = probed.view(CHUNK).T
         return out
 

@@ -4,6 +4,8 @@ import warnings
 
 import torch
 
+from models.engine import onednn
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,10 +35,12 @@ def _computes_in(dtype, device):
 
 
 def _cpu_has_units_for(dtype):
-    """Whether the instruction set multiplies in the type; oneDNN's own checks accept emulation."""
+    """Whether the instruction set multiplies in the type, and torch's layers use it."""
     capabilities = torch.cpu.get_capabilities()
     names = {
         torch.bfloat16: ("avx512_bf16", "amx_bf16"),
         torch.float16: ("avx512_fp16", "amx_fp16"),
     }
-    return any(capabilities.get(name, False) for name in names[dtype])
+    # oneDNN's own checks accept emulation, and it can be told not to use what the processor has.
+    has_units = any(capabilities.get(name, False) for name in names[dtype])
+    return has_units and (dtype != torch.bfloat16 or onednn.has_convolution(dtype))

@@ -19,11 +19,10 @@ and here too if sums were taken as they come. On a CPU less is lost: long sums a
 the products of the heads in float64.
 """
 
-import platform
-
 import torch
 from torch.nn import functional
 
+from models.engine import onednn
 from models.engine.heads import ProbeHead, matrix
 from models.engine.program import Numbers, Program, view
 
@@ -103,7 +102,7 @@ class RowConv:
         if self.pieces is None:
             image = stored.permute(3, 0, 1, 2).unsqueeze(0)
             padding = (0, 0, self.beside)
-            out = convolve(image, self.kernel, self.bias, padding, self.dilation)
+            out = onednn.convolve(image, self.kernel, self.bias, padding, self.dilation)
             use(0, out.squeeze(0).permute(1, 2, 3, 0))
         else:
             step = chunk_rows(ready, stored.shape[2], workers)
@@ -142,7 +141,7 @@ class RowConv:
         for (rows, later), kernel, bias in self.pieces:
             first = (top + rows) * frames + later
             shifted = line[:, :, first : first + length]
-            add_convolution(sums, shifted, kernel, bias, self.beside, self.dilation[2])
+            onednn.add_convolution(sums, shifted, kernel, bias, self.beside, self.dilation[2])
         return out.unflatten(0, (stop - top, frames))[:, : frames - self.shorter]
 
     def finish(self):
@@ -150,13 +149,9 @@ class RowConv:
 
 
 def sums_in_pieces(numbers):
-    """Whether float32 products are summed in pieces: where torch has oneDNN's sums for a CPU."""
-    return (
-        numbers.dtype == torch.float32
-        and numbers.device.type == "cpu"
-        and platform.machine() in ("x86_64", "AMD64")
-        and torch.backends.mkldnn.is_available()
-    )
+    """Whether products are summed in pieces: in float32, on a CPU that adds convolutions."""
+    on_cpu_in_float32 = numbers.dtype == torch.float32 and numbers.device.type == "cpu"
+    return on_cpu_in_float32 and onednn.has_added_convolution()
 
 
 def wider(numbers):
@@ -167,21 +162,6 @@ def wider(numbers):
 def chunk_rows(rows, width, workers):
     """How many rows a thread takes at a time."""
     return max(1, min(CHUNK // width, -(-rows // workers.threads)))
-
-
-def add_convolution(sums, line, kernel, bias, beside, dilation):
-    """sums += conv2d(line, kernel, bias), in place; channels-last images of one height."""
-    torch.ops.mkldnn._convolution_pointwise_.binary(
-        sums, line, kernel, bias, (0, beside), (1, 1), (1, dilation), 1, "add", 1.0, None, [], ""
-    )
-
-
-def convolve(image, kernel, bias, padding, dilation):
-    """conv3d; on a CPU by oneDNN, which conv3d leaves aside for images of few rows."""
-    by_onednn = image.device.type == "cpu" and image.dtype in (torch.float32, torch.bfloat16)
-    if by_onednn and torch.backends.mkldnn.is_available():
-        return torch.mkldnn_convolution(image, kernel, bias, padding, (1, 1, 1), dilation, 1)
-    return functional.conv3d(image, kernel, bias, padding=padding, dilation=dilation)
 
 
 class RowStem:

@@ -1,12 +1,11 @@
 """Detections: connected positive pixels, as a table and in the challenge's text form."""
 
 import csv
+import io
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-
-from utils.metrics import find_targets
 
 # Which two numbers stand for a position, first and second. The published export tool writes row,
 # column; the guide of the SatVideoIRSDT challenge asks for horizontal, vertical.
@@ -38,82 +37,55 @@ class Detection:
 COLUMNS = tuple(field.name for field in fields(Detection))
 
 
-def find_detections(scores, threshold, first_frame=1):
-    """The detections in the scores (N, H, W) of a sequence, by frame, then from the top.
+def find_detections(block, threshold):
+    """The detections of a block, by frame, then from the top.
 
     Args:
-        scores: in [0, 1].
-        threshold: a pixel is positive if its score is at least this.
-        first_frame: number of the first frame.
+        block: `utils.evaluation.ScoredBlock`.
+        threshold: a pixel is positive if its score, in [0, 1], is at least this.
 
     Returns:
         List of `Detection`.
-
-    Raises:
-        ValueError: a score is NaN.
     """
-    if np.isnan(scores.min(initial=0)):
-        raise ValueError("a score is NaN: the network's weights or input are not finite")
-    components = find_targets(scores >= scores.dtype.type(threshold))
+    components = block.components(threshold)
     owner, count = components.owner, components.count
     frames, rows, columns = components.pixels.T
-    values = scores[frames, rows, columns].astype(np.float64)
+    scores = block.scores[frames, rows, columns].astype(np.float64)
     # Where the threshold is 0 all scores of a component may be 0: then its pixels weigh alike.
-    empty = np.bincount(owner, values, count)[owner] == 0
-    weights = np.where(empty, 1.0, values)
+    empty = np.bincount(owner, scores, count)[owner] == 0
+    weights = np.where(empty, 1.0, scores)
     mass = np.bincount(owner, weights, count)
     pixels = np.bincount(owner, minlength=count)
     peaks = np.zeros(count)
-    np.maximum.at(peaks, owner, values)
+    np.maximum.at(peaks, owner, scores)
     first = np.zeros(count, dtype=int)
     first[owner[::-1]] = np.arange(len(owner))[::-1]  # of each component, its first pixel
     table = zip(
-        (frames[first] + first_frame).tolist(),
+        np.asarray(block.numbers)[frames[first]].tolist(),
         (np.bincount(owner, weights * rows, count) / mass).tolist(),
         (np.bincount(owner, weights * columns, count) / mass).tolist(),
         pixels.tolist(),
         peaks.tolist(),
-        (np.bincount(owner, values, count) / pixels).tolist(),
+        (np.bincount(owner, scores, count) / pixels).tolist(),
         strict=True,
     )
     found = [Detection(*row) for row in table]
     return [found[index] for index in np.argsort(first)]
 
 
-class DetectionTable:
-    """detections.csv, written sequence by sequence; a context manager.
+def table_head():
+    """The first row of detections.csv, as text."""
+    return _csv([("sequence", *COLUMNS)])
 
-    Args:
-        path: of the file; opened at once, so that a place that cannot be written to shows early.
 
-    Raises:
-        OSError: it cannot be written.
-    """
-
-    def __init__(self, path):
-        self.path = Path(path)
-        try:
-            self.file = self.path.open("w", newline="", encoding="utf-8")
-        except OSError as error:
-            raise OSError(f"{path}: cannot be written ({error.strerror})") from error
-        self.writer = csv.writer(self.file)
-        self.writer.writerow(("sequence", *COLUMNS))
-        self.count = 0
-
-    def add(self, sequence, detections):
-        """Adds the detections of the named sequence."""
-        for detection in detections:
-            row = astuple(detection)
-            rounded = [round(value, 6) if isinstance(value, float) else value for value in row]
-            self.writer.writerow((sequence, *rounded))
-        self.file.flush()
-        self.count += len(detections)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.file.close()
+def table_rows(sequence, detections):
+    """The rows of detections.csv for detections of the named sequence, as text."""
+    rows = []
+    for detection in detections:
+        row = astuple(detection)
+        rounded = [round(entry, 6) if isinstance(entry, float) else entry for entry in row]
+        rows.append((sequence, *rounded))
+    return _csv(rows)
 
 
 def read_detections(path):
@@ -122,21 +94,20 @@ def read_detections(path):
     table = {}
     with Path(path).open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            values = [kind(row[name]) for kind, name in zip(kinds, COLUMNS, strict=True)]
-            table.setdefault(row["sequence"], []).append(Detection(*values))
+            entries = [kind(row[name]) for kind, name in zip(kinds, COLUMNS, strict=True)]
+            table.setdefault(row["sequence"], []).append(Detection(*entries))
     return table
 
 
-def write_centroids(path, detections, numbers, order):
-    """Writes one sequence in the form of the SatVideoIRSDT challenge.
+def centroid_lines(detections, numbers, order):
+    """Frames in the form of the SatVideoIRSDT challenge, as text.
 
     A line for each frame: its number in five digits, the number of targets, and for each of them
     `0`, a, b with two decimals.
 
     Args:
-        path: the text file.
-        detections: of this sequence.
-        numbers: the numbers of all its frames, in order.
+        detections: of these frames.
+        numbers: the numbers of all the frames, in order.
         order: a key of `COORDINATE_ORDERS`: what a and b are.
     """
     place = COORDINATE_ORDERS[order]
@@ -148,11 +119,11 @@ def write_centroids(path, detections, numbers, order):
         + "".join(f"0     {a:.2f}  {b:.2f}   " for a, b in targets)
         for number, targets in by_frame.items()
     ]
-    Path(path).write_text("".join(f"{line.rstrip()}\n" for line in lines), encoding="utf-8")
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def read_centroids(path, order):
-    """Reads what `write_centroids` writes: {frame number: list of (row, column)}.
+    """Reads a file of `centroid_lines`: {frame number: list of (row, column)}.
 
     Raises:
         ValueError: a line is not of that form.
@@ -168,3 +139,9 @@ def read_centroids(path, order):
         pairs = zip(map(float, words[3::3]), map(float, words[4::3]), strict=True)
         frames[int(words[0])] = [(a, b) if order == "rowcol" else (b, a) for a, b in pairs]
     return frames
+
+
+def _csv(rows):
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    return buffer.getvalue()

@@ -1,10 +1,11 @@
 """The figures of a report: Pd over Fa, and temporal profiles."""
 
+import itertools
+
 import numpy as np
 
-from utils.metrics import THRESHOLDS
+from utils.protocols import operating_point
 
-OPERATING_POINT = THRESHOLDS.index(0.5)
 # Line, colour and marker of a curve: each alone tells curves apart.
 STYLES = (
     ("-", "#1f5fa8", "o"),
@@ -16,7 +17,7 @@ STYLES = (
 INK, GRID = "#22262c", "#d8dce2"
 
 
-def draw_curves(path, curves, title):
+def draw_pd_fa(path, curves, thresholds, title):
     """Pd over Fa on a logarithmic axis, threshold 0.5 marked; writes a PNG.
 
     A false-alarm rate of 0 is drawn as half a pixel of its set.
@@ -25,21 +26,20 @@ def draw_curves(path, curves, title):
         path: of the PNG.
         curves: {label: dict with `pd`, `fa` over the thresholds, and `pixels`}; curves without
             targets are left out.
+        thresholds: of all curves.
         title: of the figure.
     """
     curves = {label: curve for label, curve in curves.items() if curve["pd"][0] is not None}
+    marked = operating_point(thresholds)
     figure, axes = _figure(5.6, 4.6)
     leftmost, lowest = 0.1, 1.0
-    for (label, curve), (line, colour, marker) in zip(curves.items(), _styles(), strict=False):
+    for (label, curve), (line, colour, marker) in zip(
+        curves.items(), itertools.cycle(STYLES), strict=False
+    ):
         pd, fa = np.array(curve["pd"]), np.maximum(curve["fa"], 0.5 / curve["pixels"])
         axes.plot(fa, pd, linestyle=line, color=colour, linewidth=1.8, label=label)
         axes.plot(
-            fa[OPERATING_POINT],
-            pd[OPERATING_POINT],
-            marker,
-            color=colour,
-            markersize=9,
-            markeredgecolor="white",
+            fa[marked], pd[marked], marker, color=colour, markersize=9, markeredgecolor="white"
         )
         leftmost, lowest = min(leftmost, fa.min()), min(lowest, pd.min())
     axes.set_xscale("log")
@@ -70,7 +70,7 @@ def draw_profile(path, profile):
         profile: `utils.report.highlights.Profile`.
     """
     figure, axes = _figure(6.4, 2.9)
-    numbers = profile.first_frame + np.arange(len(profile.levels))
+    numbers = profile.numbers
     covered = np.flatnonzero(profile.on_target)
     for first, last in _runs(covered):
         axes.axvspan(
@@ -95,7 +95,7 @@ def draw_attribution(path, attribution):
 
     Args:
         path: of the PNG.
-        attribution: `utils.attribution.gradient_times_input.Attribution`.
+        attribution: `utils.attribution.maps.Attribution`.
     """
     figure, (axes, bars) = _figure(6.4, 4.6, rows=2)
     numbers = attribution.numbers
@@ -119,10 +119,10 @@ def draw_attribution(path, attribution):
     _save(figure, path)
 
 
-def _draw_scores(axes, numbers, values):
+def _draw_scores(axes, numbers, scored):
     """Scores over frames on an axis of their own at the right; returns it."""
     scores = axes.twinx()
-    scores.plot(numbers, values, color="#c4500a", linewidth=1.5, linestyle="--")
+    scores.plot(numbers, scored, color="#c4500a", linewidth=1.5, linestyle="--")
     scores.set_ylim(-0.03, 1.05)
     scores.set_ylabel("score (dashed)", color="#c4500a")
     scores.tick_params(axis="y", colors="#c4500a")
@@ -150,11 +150,6 @@ def _save(figure, path):
         figure.savefig(path, metadata={"Software": None})
     except OSError as error:
         raise OSError(f"{path}: could not be written ({error.strerror})") from error
-
-
-def _styles():
-    while True:
-        yield from STYLES
 
 
 def _runs(indices):

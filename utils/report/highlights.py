@@ -1,14 +1,16 @@
-"""What a report shows of the worst sequences, collected while they pass by."""
+"""What a report shows of the worst sequences, collected while they pass by in blocks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from utils.metrics import best_scores, find_targets
-from utils.report.overlay import grey_limits, judge, match_size
+from utils.report.marks import mark_frames
+from utils.report.overlay import frames_at_score_size, grey_limits
+from utils.report.profiles import RecentFrames, Recording
+from utils.report.writers import Writer
 
 WORST = 4  # sequences kept
-FRAMES = 3  # frames kept of each
+FRAMES = 3  # frames kept of each: the worst of each third of the sequence
 
 
 @dataclass(frozen=True)
@@ -18,22 +20,22 @@ class Profile:
     Attributes:
         sequence, row, column: which pixel.
         verdict: what became of the target in it: "missed in frame 7" or "found in frame 7".
-        levels: (N,) its grey levels.
-        scores: (N,) its scores.
-        on_target: (N,) true in frames where a target covers the pixel.
+        numbers: (n,) of the frames.
+        levels: (n,) its grey levels.
+        scores: (n,) its scores.
+        on_target: (n,) true in frames where a target covers the pixel.
         threshold: that a score must reach.
-        first_frame: number of the first frame.
     """
 
     sequence: str
     row: int
     column: int
     verdict: str
+    numbers: np.ndarray
     levels: np.ndarray
     scores: np.ndarray
     on_target: np.ndarray
     threshold: float
-    first_frame: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Strip:
         sequence: its name.
         numbers: of the frames.
         frames: (n, H, W) grey levels.
-        marks: a list of `utils.report.overlay.Mark` for each.
+        marks: a list of `utils.report.marks.Mark` for each.
         captions: for each, what it shows.
         limits: the grey levels that are drawn black and white.
         profiles: list of `Profile`: of a missed and of a found target, where there are such.
@@ -59,99 +61,179 @@ class Strip:
     profiles: list
 
 
-@dataclass
-class Highlights:
-    """Keeps the worst sequences: lowest Pd first, then highest Fa. Called with each in turn.
+class Highlights(Writer):
+    """Keeps the worst labelled sequences: lowest Pd first, then highest Fa.
 
     Args:
         threshold: a pixel is positive if its score is at least this.
-        hit, guard: the protocol.
-        first_frame: number of the first frame.
+        protocol: `utils.protocols.Protocol` by which targets are found and alarms are false.
 
     Attributes:
-        kept: list of (rank, `Strip`), the worst first.
+        kept: list of (rank, place in the list of sequences, `Strip`), the worst first.
     """
 
-    threshold: float
-    hit: int
-    guard: int
-    first_frame: int = 1
-    kept: list = field(default_factory=list)
+    def __init__(self, threshold, protocol):
+        self.threshold, self.protocol = threshold, protocol
+        self.kept = []
+        self.current, self.ended = None, 0
 
-    def __call__(self, sequence, scores):
-        if sequence.masks is None:
+    def add(self, block):
+        if block.centroids is None:
             return
-        verdict = judge(scores, sequence.centroids, self.threshold, self.hit, self.guard)
-        targets = verdict.targets.sum()
-        pd = 1 - verdict.missed.sum() / targets if targets else 1.0
-        rank = (pd, -verdict.alarm_pixels.sum() / max(scores.size, 1))
-        if len(self.kept) == WORST and rank >= self.kept[-1][0]:
-            return
-        self.merge([self.kept, [(rank, self._strip(sequence, scores, verdict))]])
+        if self.current is None:
+            self.current = Passing(block.sequence, self.threshold, self.protocol)
+        self.current.add(block)
 
-    def merge(self, parts):
-        """Keeps the worst of what several have kept."""
-        everything = [kept for part in parts for kept in part]
-        self.kept = sorted(everything, key=lambda kept: kept[0])[:WORST]
+    def end(self, sequence):
+        current, self.current = self.current, None
+        if current is not None:
+            rank = current.rank()
+            if len(self.kept) < WORST or rank < self.kept[-1][0]:
+                self._keep([*self.kept, (rank, self.ended, current.strip())])
+        self.ended += 1
+
+    def share(self, group):
+        # Of sequences that are equally bad the first stays, as if one process had seen them all.
+        placed = [
+            (rank, ended * group.size + group.rank, strip) for rank, ended, strip in self.kept
+        ]
+        self._keep(group.gather(placed))
 
     @property
     def strips(self):
         """The worst sequences, the worst first."""
-        return [strip for _, strip in self.kept]
+        return [strip for _, _, strip in self.kept]
 
-    def _strip(self, sequence, scores, verdict):
-        chosen = choose_frames(verdict)
-        frames = match_size(sequence.frames[chosen], scores.shape[1:])
+    def _keep(self, candidates):
+        self.kept = sorted(candidates, key=lambda kept: kept[:2])[:WORST]
+
+
+@dataclass(frozen=True)
+class ShownFrame:
+    """A frame that may be shown, and how bad it is."""
+
+    trouble: float
+    number: int
+    frame: np.ndarray
+    marks: list
+    caption: str
+
+
+@dataclass(frozen=True)
+class ShownTarget:
+    """A target whose profile may be shown: `key` is (found, best score of its pixels)."""
+
+    key: tuple
+    number: int
+    recording: Recording
+
+
+class Passing:
+    """One sequence as it passes: its counts, its worst frames, the profiles of two targets.
+
+    Args:
+        sequence: as its blocks name it.
+        threshold, protocol: as of `Highlights`.
+    """
+
+    def __init__(self, sequence, threshold, protocol):
+        self.sequence, self.threshold, self.protocol = sequence, threshold, protocol
+        self.targets = self.missed = self.alarm_pixels = self.pixels = 0
+        thirds = np.array_split(np.arange(len(sequence)), min(FRAMES, len(sequence)))
+        self.ends = [third[-1] for third in thirds]
+        self.worst = [None] * len(thirds)
+        self.recent = RecentFrames()
+        self.least = self.most = None  # the least and the most confidently scored target
+
+    def add(self, block):
+        """Takes the next block of the sequence, a `utils.evaluation.ScoredBlock`."""
+        marked = mark_frames(block, self.threshold, self.protocol)
+        self.targets += int(marked.targets.sum())
+        self.missed += int(marked.missed.sum())
+        self.alarm_pixels += int(marked.alarm_pixels.sum())
+        self.pixels += block.scores.size
+        self._add_frames(block, marked)
+        self._add_targets(block)
+
+    def rank(self):
+        """(Pd, -Fa): the least is the worst."""
+        pd = 1 - self.missed / self.targets if self.targets else 1.0
+        return pd, -self.alarm_pixels / max(self.pixels, 1)
+
+    def strip(self):
+        """The `Strip` of the sequence, once it has passed."""
+        shown = [frame for frame in self.worst if frame is not None]
+        frames = np.stack([frame.frame for frame in shown])
         return Strip(
-            sequence.name,
-            [self.first_frame + index for index in chosen],
+            self.sequence.name,
+            [frame.number for frame in shown],
             frames,
-            [verdict.marks[index] for index in chosen],
-            [_caption(verdict, index) for index in chosen],
+            [frame.marks for frame in shown],
+            [frame.caption for frame in shown],
             grey_limits(frames),
-            self._profiles(sequence, scores),
+            self._profiles(),
         )
 
-    def _profiles(self, sequence, scores):
-        """Profiles of the least and of the most confidently scored target."""
-        targets = find_targets(sequence.centroids)
+    def _add_frames(self, block, marked):
+        trouble = marked.missed * 1e9 + marked.alarm_pixels
+        thirds = np.searchsorted(self.ends, np.arange(block.start, block.stop))
+        numbers = list(block.numbers)
+        for third in np.unique(thirds):
+            inside = np.flatnonzero(thirds == third)
+            index = int(inside[trouble[inside].argmax()])
+            if self.worst[third] is None or trouble[index] > self.worst[third].trouble:
+                (frame,) = frames_at_score_size(block, [index])
+                self.worst[third] = ShownFrame(
+                    trouble[index],
+                    int(numbers[index]),
+                    frame,
+                    marked.marks[index],
+                    marked.caption(index),
+                )
+
+    def _add_targets(self, block):
+        for target in (self.least, self.most):
+            if target is not None:
+                target.recording.add(block)
+        self.recent.add(block)
+        targets = block.targets()
         if targets.count == 0:
-            return []
-        best = best_scores(scores, targets, self.hit)
-        order = np.argsort(best, kind="stable")
-        reached = best >= scores.dtype.type(self.threshold)
-        chosen = [order[0], order[-1]] if reached[order[0]] != reached[order[-1]] else [order[0]]
-        frames = match_size(sequence.frames, scores.shape[1:])
+            return
+        found = self.protocol.found(block, self.threshold)
+        best = np.full(targets.count, -np.inf)
+        np.maximum.at(best, targets.owner, block.scores[tuple(targets.pixels.T)])
+        keys = list(zip(found.tolist(), best.tolist(), strict=True))
+        least = min(range(len(keys)), key=keys.__getitem__)
+        most = max(range(len(keys)), key=keys.__getitem__)
+        if self.least is None or keys[least] < self.least.key:
+            self.least = self._follow(block, targets, least, keys[least])
+        if self.most is None or keys[most] > self.most.key:
+            self.most = self._follow(block, targets, most, keys[most])
+
+    def _follow(self, block, targets, target, key):
+        """Starts the profile of the best scored pixel of a target."""
+        pixels = targets.pixels[targets.owner == target]
+        frame, row, column = pixels[block.scores[tuple(pixels.T)].argmax()].tolist()
+        recording = self.recent.record(block.start + frame, row, column)
+        return ShownTarget(key, int(list(block.numbers)[frame]), recording)
+
+    def _profiles(self):
+        """Profiles of the least and, if it fared otherwise, of the most confident target."""
+        shown = [target for target in (self.least, self.most) if target is not None]
+        if len(shown) == 2 and self.least.key[0] == self.most.key[0]:
+            shown = [self.least]
         profiles = []
-        for target in chosen:
-            pixels = targets.pixels[targets.owner == target]
-            frame, row, column = pixels[scores[tuple(pixels.T)].argmax()].tolist()
-            verdict = "found" if reached[target] else "missed"
+        for target in shown:
+            recording = target.recording
+            verdict = f"target {'found' if target.key[0] else 'missed'} in frame {target.number}"
             profiles.append(
                 Profile(
-                    sequence.name,
-                    row,
-                    column,
-                    f"target {verdict} in frame {self.first_frame + frame}",
-                    frames[:, row, column].copy(),
-                    scores[:, row, column].copy(),
-                    sequence.centroids[:, row, column] > 0,
+                    self.sequence.name,
+                    recording.row,
+                    recording.column,
+                    verdict,
+                    *recording.profile(),
                     self.threshold,
-                    self.first_frame,
                 )
             )
         return profiles
-
-
-def choose_frames(verdict, count=FRAMES):
-    """Indices of the frames that show most of what went wrong, spread over the sequence."""
-    frames = len(verdict.targets)
-    trouble = verdict.missed * 1e9 + verdict.alarm_pixels
-    thirds = np.array_split(np.arange(frames), min(count, frames))
-    return [int(third[trouble[third].argmax()]) for third in thirds]
-
-
-def _caption(verdict, index):
-    targets, missed = verdict.targets[index], verdict.missed[index]
-    found = f"{targets - missed} of {targets} targets found" if targets else "no target"
-    return f"{found}, {verdict.alarm_pixels[index]} false-alarm pixels"

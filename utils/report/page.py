@@ -4,14 +4,16 @@ import base64
 from html import escape
 from pathlib import Path
 
-from utils.protocols import PROTOCOLS
-from utils.report.figures import OPERATING_POINT, draw_curves, draw_profile
-from utils.report.overlay import ALARM, COLOURS, DETECTION, FOUND, MISSED, draw_frame
-from utils.report.published import PROTOCOL_NOTE, comparison_note, published_rows
-from utils.report.results import STEPS
+from utils.protocols import MAIN, OPERATING_POINT, PROTOCOLS
+from utils.report.figures import draw_pd_fa, draw_profile
+from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
+from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, units
+from utils.report.overlay import COLOURS, draw_frame, report_scale
+from utils.report.published import PROTOCOL_NOTE, compare_targets, published_rows
 from utils.run_dir import make_folder
 
-SUBSETS = {"low_snr": "low SNR", "high_snr": "high SNR", "all": "all"}
+# The count behind a ratio, and its title: they stand left of it where a protocol has them.
+COUNTS = {"pd": ("found", "detected"), "fa": ("alarms", "false_alarm_pixels")}
 STYLE = """
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif;
   color: #22262c; background: #fff; margin: 0 auto; padding: 16px; max-width: 1160px; }
@@ -23,8 +25,9 @@ p { margin: 8px 0; max-width: 50rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0; }
 th, td { padding: 4px 10px; text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid #22262c; font-weight: 600; }
+th { border-bottom: 2px solid #22262c; font-weight: 600; vertical-align: top; }
 td { border-bottom: 1px solid #e4e7ec; }
+th small { display: block; font-weight: 400; font-size: .75rem; color: #5a626c; }
 th:first-child, td:first-child, .words { text-align: left; }
 tr.ours td { background: #eef4fb; font-weight: 600; }
 .grid { display: grid; gap: 16px;
@@ -40,15 +43,14 @@ figcaption { font-size: .875rem; color: #5a626c; }
 """
 
 
-def write_report(path, metrics, strips, protocol="hit1_guard4", threshold=0.5):
+def write_report(path, metrics, strips, protocol):
     """Writes the page, and beside it a folder of its name with the PNGs it is made of.
 
     Args:
         path: of the page.
         metrics: from `utils.report.results.summarise`.
         strips: from `utils.report.highlights.Highlights`.
-        protocol: under which the strips were judged.
-        threshold: at which they were judged.
+        protocol: `utils.protocols.Protocol` by which the strips were judged.
 
     Raises:
         OSError: a file could not be written.
@@ -61,10 +63,10 @@ def write_report(path, metrics, strips, protocol="hit1_guard4", threshold=0.5):
         _curves(metrics, folder),
         _published(metrics),
         _sequences(metrics),
-        _strips(strips, folder, protocol, threshold),
+        _strips(strips, folder, protocol, metrics["threshold_eval"]),
         _profiles(strips, folder),
         _timing(metrics),
-        _definitions(metrics),
+        _definitions(),
     ]
     title = escape(f"{metrics['model']} on {metrics['dataset']}")
     page = (
@@ -81,91 +83,118 @@ def write_report(path, metrics, strips, protocol="hit1_guard4", threshold=0.5):
 
 
 def _head(metrics):
-    counts = metrics["protocols"]["hit1_guard4"]
-    everything = counts["subsets"]["all"]
-    frames = sum(sequence["frames"] for sequence in counts["sequences"].values())
+    counted = metrics["protocols"][MAIN]
+    everything = counted["subsets"]["all"]
+    frames = sum(sequence["frames"] for sequence in counted["sequences"].values())
     return (
         f"<h1>{escape(metrics['model'])} on {escape(metrics['dataset'])}</h1>"
         f'<p class="quiet">Run {escape(metrics["run"])}, clips of {metrics["seqlen"]} frames</p>'
-        f"<p>{len(counts['sequences'])} sequences, {frames} frames, {everything['targets']} "
+        f"<p>{len(counted['sequences'])} sequences, {frames} frames, {everything['targets']} "
         f"targets. IoU of positive and mask pixels at threshold {metrics['threshold_eval']}: "
         f"{metrics['iou']:.4f}.</p>"
     )
 
 
 def _curves(metrics, folder):
+    """Pd over Fa under every protocol that has both over its thresholds."""
     figures = []
-    for protocol, counts in metrics["protocols"].items():
+    for name, counted in metrics["protocols"].items():
+        if not {"pd", "fa", "pixels"} <= counted["subsets"]["all"].keys():
+            continue
+        title = PROTOCOLS[name].title
         curves = {
-            f"{title} ({counts['subsets'][name]['targets']} targets)": counts["subsets"][name]
-            for name, title in reversed(SUBSETS.items())
-            if name in counts["subsets"]
+            f"{words} ({counted['subsets'][subset]['targets']} targets)": counted["subsets"][subset]
+            for subset, words in reversed(SUBSETS.items())
+            if subset in counted["subsets"]
         }
-        path = folder / f"pd_fa_{protocol}.png"
-        draw_curves(path, curves, f"Pd over Fa, {protocol_title(protocol)}")
-        figures.append(_figure(path, f"Pd over Fa under {protocol_title(protocol)}", ""))
+        path = folder / f"pd_fa_{name}.png"
+        draw_pd_fa(path, curves, counted["thresholds"], f"Pd over Fa, {title}")
+        figures.append(_figure(path, f"Pd over Fa under {title}", ""))
     return f'<h2>Pd over Fa</h2><div class="grid">{"".join(figures)}</div>'
 
 
 def _published(metrics):
-    """This run under both protocols, and the published rows of its data set, by subset."""
-    rows = []
-    subsets = metrics["protocols"]["hit1_guard4"]["subsets"]
-    for subset, title in ((name, title) for name, title in SUBSETS.items() if name in subsets):
-        for protocol, counts in metrics["protocols"].items():
-            cells = [title, f"this run, {metrics['model']}", protocol_title(protocol)]
-            rows.append(("ours", [*cells, *operating_point(counts["subsets"][subset])]))
-        for row in published_rows(metrics["dataset"], subset):
-            numbers = [f"{row.pd:.2f}", f"{row.fa:.2f}", f"{row.auc:.4f}"]
-            model = f"{row.model}, published"
-            rows.append(("", [title, model, protocol_title(row.protocol), *numbers]))
-    notes = [f"<p>Threshold 0.5; Pd in 1e-2, Fa in 1e-5. {escape(comparison_note(metrics))}</p>"]
+    """This run under all protocols, and the published rows of its data set, by subset.
+
+    Protocols whose figures have other columns than the published ones get a table of their own.
+    """
+    parts = [f"<p>{escape(compare_targets(metrics).note)}</p>"]
     if published_rows(metrics["dataset"], "all"):
-        notes.append(f"<p>{escape(PROTOCOL_NOTE)}</p>")
-    head = ["targets", "model", "protocol", "Pd", "Fa", "AUC"]
-    return "<h2>Beside the published rows</h2>" + "".join(notes) + _table(head, rows, words=(1, 2))
+        parts.append(f"<p>{escape(PROTOCOL_NOTE)}</p>")
+    alike = {}  # protocols by their columns
+    for name, counted in metrics["protocols"].items():
+        alike.setdefault(PROTOCOLS[name].columns, {})[name] = counted
+    for columns, protocols in alike.items():
+        rows = []
+        for subset, title in SUBSETS.items():
+            for name, counted in protocols.items():
+                if subset in counted["subsets"]:
+                    texts = column_texts(PROTOCOLS[name], counted, counted["subsets"][subset])
+                    words = [title, f"this run, {metrics['model']}", PROTOCOLS[name].title]
+                    rows.append(("ours", [*words, *(text for _, text in texts)]))
+            if columns == PROTOCOLS[MAIN].columns:
+                for row in published_rows(metrics["dataset"], subset):
+                    words = [title, f"{row.model}, published", PROTOCOLS[row.protocol].title]
+                    numbers = [f"{row.pd:.2f}", f"{row.fa:.2f}", f"{row.auc:.4f}"]
+                    rows.append(("", [*words, *numbers]))
+        head = ["targets", "model", "protocol", *(column[0] for column in columns)]
+        parts.append(f"<p>Threshold {OPERATING_POINT:g}; {units(columns)}.</p>")
+        parts.append(_table(head, rows, words=(1, 2)))
+    return "<h2>Beside the published rows</h2>" + "".join(parts)
 
 
 def _sequences(metrics):
     """Every sequence, sorted by Pd, then by Fa: the worst first."""
     protocols = metrics["protocols"]
-    names = sorted(protocols["hit1_guard4"]["sequences"], key=lambda name: _rank(metrics, name))
+    columns = [column for name in protocols for column in _sequence_columns(name, protocols[name])]
     rows = []
-    for name in names:
-        sequence = protocols["hit1_guard4"]["sequences"][name]
-        cells = [name, sequence["frames"], sequence["targets"]]
-        for counts in protocols.values():
-            cells += _sequence_cells(counts["sequences"][name])
+    for sequence in sorted(protocols[MAIN]["sequences"], key=lambda name: _rank(metrics, name)):
+        entry = protocols[MAIN]["sequences"][sequence]
+        cells = [sequence, entry["frames"], entry.get("targets", "-")]
+        for _, name, key, factor, digits in columns:
+            counted = protocols[name]
+            figure = figure_at(counted, counted["sequences"][sequence], key)
+            cells.append(figure_text(figure, factor, digits))
         rows.append(("", cells))
     head = ["sequence", "frames", "targets"]
-    for protocol in protocols:
-        hit, guard = PROTOCOLS[protocol]
-        head += ["found", f"Pd {hit}/{guard}", "alarms", f"Fa {hit}/{guard}"]
+    head += [(title, PROTOCOLS[name].title) for title, name, *_ in columns]
+    behind = {key for _, key in COUNTS.values()}
+    minor = [3 + index for index, (_, _, key, *_) in enumerate(columns) if key in behind]
+    scaled = dict.fromkeys(column for name in protocols for column in PROTOCOLS[name].columns)
     return (
-        "<h2>Sequences</h2><p>Threshold 0.5; lowest Pd first, then highest Fa, under hit 1, "
-        "guard 4. Pd in 1e-2, Fa in 1e-5; 1/4 and 2/5 are hit and guard. Found targets and alarm "
-        "pixels are left of the rates that they make.</p>"
-        + _table(head, rows, minor=(1, 3, 5, 7, 9))
+        f"<h2>Sequences</h2><p>Threshold {OPERATING_POINT:g}; lowest Pd first, then highest Fa, "
+        f"under {PROTOCOLS[MAIN].title}. {units(scaled)}. Found targets and alarm pixels are left "
+        "of the rates that they make.</p>" + _table(head, rows, minor=(1, *minor))
     )
 
 
-def _rank(metrics, name):
-    counts = metrics["protocols"]["hit1_guard4"]["sequences"][name]
-    pd = counts["detected"][OPERATING_POINT] / counts["targets"] if counts["targets"] else 1
-    return pd, -counts["false_alarm_pixels"][OPERATING_POINT] / counts["pixels"]
+def _sequence_columns(name, counted):
+    """(title, protocol, key, factor, digits) of what is shown of a sequence under a protocol.
+
+    Figures over all thresholds, such as the area under a curve, say little of one sequence.
+    """
+    everything, columns = counted["subsets"]["all"], []
+    for title, key, factor, digits in PROTOCOLS[name].columns:
+        if isinstance(everything[key], list):
+            behind, count = COUNTS.get(key, (None, None))
+            if count in everything:
+                columns.append((behind, name, count, 1, 0))
+            columns.append((title, name, key, factor, digits))
+    return columns
 
 
-def _sequence_cells(counts):
-    detected, alarms = (counts[key][OPERATING_POINT] for key in ("detected", "false_alarm_pixels"))
-    pd = f"{100 * detected / counts['targets']:.2f}" if counts["targets"] else "-"
-    return [detected, pd, alarms, f"{1e5 * alarms / counts['pixels']:.2f}"]
+def _rank(metrics, sequence):
+    counted = metrics["protocols"][MAIN]
+    entry = counted["sequences"][sequence]
+    pd, fa = figure_at(counted, entry, "pd"), figure_at(counted, entry, "fa")
+    return 1 if pd is None else pd, -(fa or 0)
 
 
 def _strips(strips, folder, protocol, threshold):
     parts = [
         "<h2>The worst sequences</h2>",
         f"<p>Frames with the most missed targets and false alarms of each part of the sequence, "
-        f"at threshold {threshold}, {protocol_title(protocol)}.</p>{_legend()}",
+        f"at threshold {threshold}, {protocol.title}.</p>{_legend()}",
     ]
     for strip in strips:
         figures = []
@@ -173,7 +202,7 @@ def _strips(strips, folder, protocol, threshold):
             strip.numbers, strip.frames, strip.marks, strip.captions, strict=True
         ):
             path = folder / f"frame_{strip.sequence}_{number:05d}.png"
-            draw_frame(frame, marks, strip.limits).save(path)
+            draw_frame(frame, marks, strip.limits, report_scale(*frame.shape)).save(path)
             figures.append(
                 _figure(path, f"{strip.sequence}, frame {number}", f"Frame {number}: {caption}")
             )
@@ -192,7 +221,8 @@ def _profiles(strips, folder):
         return ""
     return (
         "<h2>Temporal profiles</h2><p>The grey level of one target pixel over time and the score "
-        "that it got. Shaded: frames in which the target covers it. Dotted: the threshold.</p>"
+        "that it got. Shaded: frames in which the target covers it. Dotted: the threshold. Found "
+        "or missed is by the protocol, which may count none at the border of the image.</p>"
         f'<div class="grid">{"".join(figures)}</div>'
     )
 
@@ -212,7 +242,7 @@ def _timing(metrics):
     )
 
 
-def _definitions(metrics):
+def _definitions():
     return (
         '<h2>What the numbers mean</h2><p class="quiet">Targets are the 8-connected components of '
         "the centroid masks. A target is detected if a pixel with score &ge; threshold lies within "
@@ -224,27 +254,11 @@ def _definitions(metrics):
     )
 
 
-def protocol_title(protocol):
-    """A protocol in words: hit 1, guard 4."""
-    hit, guard = PROTOCOLS[protocol]
-    return f"hit {hit}, guard {guard}"
-
-
-def operating_point(counts):
-    """[Pd in 1e-2, Fa in 1e-5, AUC] of a subset at threshold 0.5, as text."""
-    pd, fa, auc = counts["pd"][OPERATING_POINT], counts["fa"][OPERATING_POINT], counts["auc"]
-    return [
-        "-" if pd is None else f"{100 * pd:.2f}",
-        "-" if fa is None else f"{1e5 * fa:.2f}",
-        "-" if auc is None else f"{auc:.4f}",
-    ]
-
-
 def _table(head, rows, words=(), minor=()):
     """An HTML table.
 
     Args:
-        head: its first row.
+        head: its first row; a pair is a title with a smaller line below it.
         rows: of (CSS class, cells).
         words: columns of text rather than numbers, beside the first.
         minor: columns that a narrow screen leaves out.
@@ -253,14 +267,23 @@ def _table(head, rows, words=(), minor=()):
         " ".join(name for name, columns in (("words", words), ("minor", minor)) if index in columns)
         for index in range(len(head))
     ]
-    lines = []
-    for name, tag, cells in [("", "th", head), *((name, "td", cells) for name, cells in rows)]:
-        row = "".join(
-            f'<{tag} class="{kind}">{escape(str(cell))}</{tag}>'
-            for kind, cell in zip(classes, cells, strict=True)
-        )
-        lines.append(f'<tr class="{name}">{row}</tr>')
+    lines = [_row("", "th", [_title(title) for title in head], classes)]
+    lines += [_row(name, "td", [escape(str(cell)) for cell in row], classes) for name, row in rows]
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+
+
+def _row(name, tag, cells, classes):
+    """A row of an HTML table, of the CSS class `name`."""
+    row = "".join(
+        f'<{tag} class="{kind}">{cell}</{tag}>' for kind, cell in zip(classes, cells, strict=True)
+    )
+    return f'<tr class="{name}">{row}</tr>'
+
+
+def _title(title):
+    if isinstance(title, str):
+        return escape(title)
+    return f"{escape(title[0])}<small>{escape(title[1])}</small>"
 
 
 def _figure(path, text, caption):

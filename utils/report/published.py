@@ -1,6 +1,10 @@
 """The published rows that a run can stand beside (paper, tables of results)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from utils.protocols import MAIN
+from utils.report.metrics_file import SUBSETS
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,28 @@ def published_row(dataset, subset, model):
     return next((row for row in rows if row.model == model), None)
 
 
-def comparison_note(metrics):
-    """Whether the published rows stand for the same targets as a metrics.json, in one sentence."""
+class Comparison(NamedTuple):
+    """Whether a run may stand beside the published rows, and why, in one sentence."""
+
+    comparable: bool
+    note: str
+
+
+def compare_targets(metrics):
+    """Whether a metrics.json counts the targets of the published rows: a `Comparison`."""
     dataset = metrics["dataset"]
-    subsets = metrics["protocols"]["hit1_guard4"]["subsets"]
+    subsets = metrics["protocols"][MAIN]["subsets"]
     if not published_rows(dataset, "all"):
-        return f"There are no published rows for {dataset}."
+        return Comparison(False, f"There are no published rows for {dataset}.")
     for subset, expected in PUBLISHED_TARGETS.items():
         found = subsets[subset]["targets"] if subset in subsets else expected
         if found != expected:
-            return (
+            return Comparison(
+                False,
                 f"Not comparable: the published rows are of {expected} targets "
-                f"({subset.replace('_', ' ')}), this run is of {found}: another data set."
+                f"({SUBSETS[subset]}), this run is of {found}: another data set.",
             )
-    return "Comparable are rows of the same protocol; the number of targets is the published one."
-
-
-def is_comparable(metrics):
-    """Whether a metrics.json counts the targets of the published rows."""
-    return comparison_note(metrics).startswith("Comparable")
+    return Comparison(
+        True,
+        "Comparable are rows of the same protocol; the number of targets is the published one.",
+    )

@@ -1,138 +1,166 @@
-"""What a test writes: eval.txt in the published format, metrics.json, the closing summary."""
+"""What a test writes: metrics.json, eval.txt in the published format, the closing summary."""
 
-import json
 import math
 from datetime import datetime
-from pathlib import Path
 
 from utils.files import write_text
-from utils.metrics import THRESHOLDS
-from utils.protocols import PROTOCOLS
-from utils.report.published import PROTOCOL_NOTE, comparison_note, is_comparable, published_row
+from utils.protocols import MAIN, OPERATING_POINT, PROTOCOLS
+from utils.report.metrics_file import STEPS, SUBSETS, column_texts, units, write_metrics
+from utils.report.page import write_report
+from utils.report.published import PROTOCOL_NOTE, compare_targets, published_row
 
-SUBSET_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}
-OPERATING_POINT = THRESHOLDS.index(0.5)
-STEPS = ("reading", "network", "scoring", "output")
+EVAL_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}  # as published
 
 
-def summarise(evaluation, subsets, run, model, dataset, seqlen, threshold_eval):
+def header(tested, dataset, threshold_eval):
+    """The first keys of metrics.json: what was tested, on what, at which threshold of the IoU.
+
+    Args:
+        tested: has `run`, `name` of the model, and `detector`.
+        dataset: its name.
+    """
+    return {
+        "run": tested.run,
+        "model": tested.name,
+        "dataset": dataset,
+        "seqlen": tested.detector.seqlen,
+        "threshold_eval": threshold_eval,
+    }
+
+
+def summarise(evaluation, subsets, about):
     """The contents of metrics.json.
 
     Args:
-        evaluation: `utils.evaluation.Evaluation`.
+        evaluation: `utils.evaluation.Evaluation`, of one sequence or more.
         subsets: {"low_snr": names, "high_snr": names}, or {}.
-        run, model, dataset, seqlen, threshold_eval: as the file records them.
+        about: from `header`.
 
     Returns:
-        A dict of plain values; counts are integers, arrays run over `thresholds`, a ratio
-        without denominator is None.
+        A dict of plain values; counts are integers, lists run over the protocol's `thresholds`,
+        a ratio without denominator is None.
     """
-    everything = [result.name for result in evaluation.sequences]
+    subsets = {**subsets, "all": [result.name for result in evaluation.sequences]}
     return {
-        "run": run,
-        "model": model,
-        "dataset": dataset,
-        "seqlen": seqlen,
-        "threshold_eval": threshold_eval,
-        "thresholds": list(THRESHOLDS),
+        **about,
+        "thresholds": list(PROTOCOLS[MAIN].thresholds),
         "iou": evaluation.iou(),
         "protocols": {
-            protocol: {
-                "sequences": {
-                    result.name: {"frames": result.frames, **_counts(result.curves[protocol])}
-                    for result in evaluation.sequences
-                },
-                "subsets": {
-                    subset: {
-                        "sequences": list(names),
-                        **_with_ratios(evaluation.curve(protocol, names)),
-                    }
-                    for subset, names in {**subsets, "all": everything}.items()
-                },
-            }
-            for protocol in PROTOCOLS
+            protocol.name: _summarise_protocol(evaluation, protocol, subsets)
+            for protocol in evaluation.protocols
         },
         "timing": timing_block(evaluation.timing),
     }
 
 
-def write_metrics(path, metrics):
-    """Writes metrics.json whole or not at all."""
-    write_text(path, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+def _summarise_protocol(evaluation, protocol, subsets):
+    def entry(counts):
+        return {**counts.as_dict(), **protocol.figures(counts)}
+
+    return {
+        "thresholds": list(protocol.thresholds),
+        "sequences": {
+            result.name: {"frames": result.frames, **entry(result.counts[protocol.name])}
+            for result in evaluation.sequences
+        },
+        "subsets": {
+            subset: {"sequences": list(names), **entry(evaluation.counts(protocol.name, names))}
+            for subset, names in subsets.items()
+        },
+    }
 
 
-def read_metrics(path):
-    """Reads a metrics.json.
+def write_results(output, suffix, metrics, strips, protocol):
+    """Writes eval<suffix>.txt, metrics<suffix>.json and report<suffix>.html; returns their paths.
 
-    Raises:
-        ValueError: it is not one.
+    Args:
+        output: the folder.
+        suffix: of their names.
+        metrics: from `summarise`.
+        strips: from `utils.report.highlights.Highlights`.
+        protocol: `utils.protocols.Protocol` of eval.txt, by which the strips were judged, too.
     """
-    try:
-        metrics = json.loads(Path(path).read_text("utf-8"))
-        metrics["protocols"], metrics["thresholds"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a metrics.json of test.py ({error})") from error
-    return metrics
+    kinds = (("eval", "txt"), ("metrics", "json"), ("report", "html"))
+    paths = [output / f"{stem}{suffix}.{kind}" for stem, kind in kinds]
+    write_eval(paths[0], metrics, protocol)
+    write_metrics(paths[1], metrics)
+    write_report(paths[2], metrics, strips, protocol)
+    return paths
 
 
 def write_eval(path, metrics, protocol):
-    """Writes eval.txt in the published format, under one protocol.
+    """Writes eval.txt, under one protocol: in the published format where it counts as published.
 
     Args:
         path: the file.
         metrics: from `summarise`.
-        protocol: a key of `PROTOCOLS`.
+        protocol: `utils.protocols.Protocol`.
     """
-    counts = metrics["protocols"][protocol]
+    counted = metrics["protocols"][protocol.name]
     lines = ["---- EVALUATION----"]
-    for name, sequence in counts["sequences"].items():
-        lines += [f"{name} results:\n", *_threshold_lines(sequence)]
-    for subset in ("low_snr", "high_snr", "all"):
-        if subset in counts["subsets"]:
-            summed = counts["subsets"][subset]
-            auc = math.nan if summed["auc"] is None else summed["auc"]
-            lines += [f"{SUBSET_TITLES[subset]} results:\tAUC:{auc:.5f}\n"]
-            lines += _threshold_lines(summed)
+    for name, sequence in counted["sequences"].items():
+        lines += [f"{name} results:\n", *_threshold_lines(protocol, sequence)]
+    for subset in (name for name in EVAL_TITLES if name in counted["subsets"]):
+        entry = counted["subsets"][subset]
+        single = [
+            f"\t{title}:{math.nan if entry[key] is None else entry[key]:.5f}"
+            for title, key, _, _ in protocol.columns
+            if not isinstance(entry[key], list)
+        ]
+        lines += [f"{EVAL_TITLES[subset]} results:{''.join(single)}\n"]
+        lines += _threshold_lines(protocol, entry)
     lines.append(f"Eval avg class IoU of prediction: {metrics['iou']:.6f}")
     stamp = f"{datetime.now():%Y-%m-%d %H:%M:%S,%f}"[:-3]
     write_text(path, "".join(f"{stamp} - Model - INFO - {line}\n" for line in lines))
 
 
+def _threshold_lines(protocol, entry):
+    """A line for each threshold: counts and ratios as published, of other protocols the figures."""
+    published = {"targets", "pixels", "detected", "false_alarm_pixels"} <= entry.keys()
+    lines = []
+    for index, threshold in enumerate(protocol.thresholds):
+        if published:
+            found, alarms = (entry[key][index] for key in ("detected", "false_alarm_pixels"))
+            targets, pixels = entry["targets"], entry["pixels"]
+            pd = found / targets if targets else math.nan
+            words = [f"PD:[{found}/{targets}, {pd:.5f}]", f"FA:[{alarms}, {alarms / pixels:e}]"]
+        else:
+            words = [
+                f"{title}:[{math.nan if entry[key][index] is None else entry[key][index]:e}]"
+                for title, key, _, _ in protocol.columns
+                if isinstance(entry[key], list)
+            ]
+        lines.append("\t".join([f"Th_Seg = {threshold:e}:", *words]) + "\n")
+    return lines
+
+
 def summary_lines(metrics):
-    """The closing summary for the terminal, at most nine lines: both protocols, published rows."""
+    """The closing summary for the terminal: a line for each protocol and subset, published rows."""
+    columns = dict.fromkeys(c for name in metrics["protocols"] for c in PROTOCOLS[name].columns)
     lines = [
-        f"{metrics['model']} on {metrics['dataset']}, threshold 0.5, "
-        f"IoU at {metrics['threshold_eval']}: {metrics['iou']:.4f}   (Pd in %, Fa in 1e-5)"
+        f"{metrics['model']} on {metrics['dataset']}, threshold {OPERATING_POINT:g}, "
+        f"IoU at {metrics['threshold_eval']}: {metrics['iou']:.4f}   ({units(columns)})"
     ]
-    comparable, compared = is_comparable(metrics), False
-    for protocol, counts in metrics["protocols"].items():
-        hit, guard = PROTOCOLS[protocol]
-        for subset in ("low_snr", "high_snr", "all"):
-            if subset not in counts["subsets"]:
-                continue
-            summed = counts["subsets"][subset]
-            line = (
-                f"  hit {hit}, guard {guard}  {subset.replace('_', ' '):8}  "
-                f"Pd {_scaled(summed['pd'], 100)}  Fa {_scaled(summed['fa'], 1e5)}  "
-                f"AUC {_number(summed['auc'], 4)}"
-            )
+    comparison, beside = compare_targets(metrics), False
+    for name, counted in metrics["protocols"].items():
+        protocol = PROTOCOLS[name]
+        for subset in (subset for subset in SUBSETS if subset in counted["subsets"]):
+            texts = column_texts(protocol, counted, counted["subsets"][subset])
+            figures = "  ".join(f"{title} {text}" for title, text in texts)
+            line = f"  {protocol.title}  {SUBSETS[subset]:8}  {figures}"
             row = published_row(metrics["dataset"], subset, metrics["model"])
-            if row is not None and row.protocol == protocol and comparable:
+            if row is not None and row.protocol == name and comparison.comparable:
                 line += f"   published: Pd {row.pd:.2f}  Fa {row.fa:.2f}  AUC {row.auc:.4f}"
-                compared = True
+                beside = True
             lines.append(line)
-    lines.append(f"  {PROTOCOL_NOTE if compared else comparison_note(metrics)}")
-    lines.append(f"  {timing_line(metrics['timing'])}")
+    lines.append(f"  {PROTOCOL_NOTE if beside else comparison.note}")
+    lines.append(f"  {_timing_words(metrics['timing'])}")
     return lines
 
 
 def timing_line(timing):
-    """Where the time went, in one line; `timing` is that of `summarise`."""
-    steps = (f"{step} {timing[f'{step}_seconds']:.1f} s" for step in STEPS)
-    return (
-        f"{timing['frames']} frames in {timing['total_seconds']:.1f} s, "
-        f"{timing['frames_per_second'] or 0:.1f} frames/s: {', '.join(steps)}, side by side"
-    )
+    """Where the time went, in one line, from `utils.evaluation.Timing`."""
+    return _timing_words(timing_block(timing))
 
 
 def timing_block(timing):
@@ -144,45 +172,9 @@ def timing_block(timing):
     }
 
 
-def _counts(curve):
-    return {
-        "pixels": int(curve.pixels),
-        "targets": int(curve.targets),
-        "detected": curve.detected.tolist(),
-        "false_alarm_pixels": curve.false_alarm_pixels.tolist(),
-    }
-
-
-def _with_ratios(curve):
-    return {
-        **_counts(curve),
-        "pd": [_finite(value) for value in curve.pd()],
-        "fa": [_finite(value) for value in curve.fa()],
-        "auc": _finite(curve.auc()),
-    }
-
-
-def _threshold_lines(counts):
-    targets, pixels = counts["targets"], counts["pixels"]
-    lines = []
-    rows = zip(THRESHOLDS, counts["detected"], counts["false_alarm_pixels"], strict=True)
-    for threshold, detected, alarms in rows:
-        pd = detected / targets if targets else math.nan
-        lines.append(
-            f"Th_Seg = {threshold:e}:\tPD:[{detected}/{targets}, {pd:.5f}]\t"
-            f"FA:[{alarms}, {alarms / pixels:e}]\n"
-        )
-    return lines
-
-
-def _finite(value):
-    return float(value) if math.isfinite(value) else None
-
-
-def _scaled(values, factor):
-    value = values[OPERATING_POINT]
-    return _number(None if value is None else value * factor, 2)
-
-
-def _number(value, digits):
-    return "-" if value is None else f"{value:.{digits}f}"
+def _timing_words(timing):
+    steps = (f"{step} {timing[f'{step}_seconds']:.1f} s" for step in STEPS)
+    return (
+        f"{timing['frames']} frames in {timing['total_seconds']:.1f} s, "
+        f"{timing['frames_per_second'] or 0:.1f} frames/s: {', '.join(steps)}, side by side"
+    )

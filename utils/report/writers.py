@@ -1,108 +1,211 @@
-"""What is written of each sequence as soon as it is scored: pictures, detections, exports.
+"""What is written of a test while its sequences pass by in blocks: pictures, detections, exports.
 
-Each is called with (sequence, scores), in the order of the sequences.
+However long a sequence is, a writer keeps a bounded part of it.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+import numpy as np
+from PIL import Image
 
-from utils.report.detections import DetectionTable, find_detections, write_centroids
-from utils.report.overlay import judge, match_size, write_overlay
-from utils.report.score_maps import write_score_maps
+from utils.report.aside import Aside
+from utils.report.detections import centroid_lines, find_detections, table_head, table_rows
+from utils.report.marks import mark_frames
+from utils.report.overlay import Overlay
 from utils.run_dir import make_folder
 
 EXPORTS = ("centroids",)
 
 
-@dataclass
-class Pictures:
-    """Writes `<folder>/<sequence>/<frame>.png`, the score maps, and `<folder>/<sequence>.gif`.
+class Writer:
+    """Base of the writers: what happens to them, in order."""
+
+    def add(self, block):
+        """Takes the next `utils.evaluation.ScoredBlock` of the sequence that is under way."""
+
+    def end(self, sequence):
+        """The sequence has no more blocks."""
+
+    def share(self, group):
+        """The test has no more sequences: the main process gets what all have collected.
+
+        Args:
+            group: the `utils.process.Group` whose processes shared the sequences.
+        """
+
+    def close(self):
+        """Puts files in their places that are there whole or not at all: the paths of what was
+        written. Comes last, and on the main process only.
+        """
+        return []
+
+
+class ScoreMaps(Writer):
+    """Writes `<folder>/<sequence>/<frame>.png`: 8-bit grey images, white for score 1.
+
+    Args:
+        folder: where to.
+        unlabelled_only: leave out sequences that have masks.
+
+    Attributes:
+        count: sequences that were written, of all processes once they have shared.
+    """
+
+    def __init__(self, folder, unlabelled_only=False):
+        self.folder, self.unlabelled_only = folder, unlabelled_only
+        self.count = 0
+
+    def add(self, block):
+        if self.unlabelled_only and block.sequence.labelled:
+            return
+        folder = self.folder / block.sequence.name
+        if block.start == 0:
+            make_folder(folder)
+        for number, scores in zip(block.numbers, block.scores, strict=True):
+            levels = np.rint(np.clip(scores, 0, 1) * 255).astype(np.uint8)
+            Image.fromarray(levels).save(folder / f"{number:05d}.png", compress_level=1)
+
+    def end(self, sequence):
+        self.count += not (self.unlabelled_only and sequence.labelled)
+
+    def share(self, group):
+        self.count = sum(group.gather([self.count]))
+
+    def close(self):
+        return [self.folder] if self.count else []
+
+
+class Overlays(Writer):
+    """Writes `<folder>/<sequence>.gif`: frames with marks; see `utils.report.overlay.Overlay`.
 
     Args:
         folder: where to.
         threshold: a pixel is positive if its score is at least this.
-        hit, guard: the protocol that tells false alarms from detections.
-        first_frame: number of the first frame.
+        protocol: `utils.protocols.Protocol` that tells false alarms from detections.
         unlabelled_only: leave out sequences that have masks.
+
+    Attributes:
+        count: sequences that were drawn, of all processes once they have shared.
     """
 
-    folder: Path
-    threshold: float
-    hit: int
-    guard: int
-    first_frame: int = 1
-    unlabelled_only: bool = False
-    count: int = 0
+    def __init__(self, folder, threshold, protocol, unlabelled_only=False):
+        self.folder, self.threshold, self.protocol = folder, threshold, protocol
+        self.unlabelled_only = unlabelled_only
+        self.overlay = None
+        self.count = 0
 
-    def __call__(self, sequence, scores):
-        if self.unlabelled_only and sequence.masks is not None:
+    def add(self, block):
+        if self.unlabelled_only and block.sequence.labelled:
             return
-        write_score_maps(self.folder / sequence.name, scores, self.first_frame)
-        verdict = judge(scores, sequence.centroids, self.threshold, self.hit, self.guard)
-        frames = match_size(sequence.frames, scores.shape[1:])
-        path = self.folder / f"{sequence.name}.gif"
-        write_overlay(path, sequence.name, frames, verdict, self.first_frame)
-        self.count += 1
+        if self.overlay is None:
+            path = make_folder(self.folder) / f"{block.sequence.name}.gif"
+            self.overlay = Overlay(path, block)
+        self.overlay.add(block, mark_frames(block, self.threshold, self.protocol))
+
+    def end(self, sequence):
+        if self.overlay is not None:
+            self.overlay.close()
+            self.overlay = None
+            self.count += 1
+
+    def share(self, group):
+        self.count = sum(group.gather([self.count]))
+
+    def close(self):
+        return [self.folder] if self.count else []
 
 
-class Detections:
+class Detections(Writer):
     """Writes detections.csv and, on request, a text file of centroids for each sequence.
 
     Args:
-        path: of detections.csv, or None.
+        table: path of detections.csv, or None.
         threshold: a pixel is positive if its score is at least this.
-        first_frame: number of the first frame.
         centroids: folder of the text files, or None.
-        order: a key of `utils.report.detections.COORDINATE_ORDERS`.
+        order: a key of `utils.report.detections.COORDINATE_ORDERS`, of the text files.
+
+    Attributes:
+        count: detections so far, of all processes once they have shared.
 
     Raises:
         OSError: a place cannot be written to; before any sequence.
     """
 
-    def __init__(self, path, threshold, first_frame=1, centroids=None, order="rowcol"):
-        self.table = None if path is None else DetectionTable(path)
-        self.threshold, self.first_frame, self.order = threshold, first_frame, order
-        self.centroids = None if centroids is None else make_folder(centroids)
+    def __init__(self, table, threshold, centroids=None, order="rowcol"):
+        self.threshold, self.order = threshold, order
+        self.path, self.table, self.centroids = table, None, None
+        if table is not None:
+            self.table = Aside(table)
+            self.table.write(table_head().encode())
+            self.ends = [self.table.size()]  # where the head and each sequence's rows end
+        if centroids is not None:
+            self.centroids = make_folder(centroids)
+        self.text = None
         self.count = 0
 
-    def __call__(self, sequence, scores):
+    def add(self, block):
         if self.table is None and self.centroids is None:
             return
-        try:
-            found = find_detections(scores, self.threshold, self.first_frame)
-        except ValueError as error:
-            raise ValueError(f"{sequence.name}: {error}") from error
+        found = find_detections(block, self.threshold)
         self.count += len(found)
         if self.table is not None:
-            self.table.add(sequence.name, found)
+            self.table.write(table_rows(block.sequence.name, found).encode())
         if self.centroids is not None:
-            numbers = range(self.first_frame, self.first_frame + len(scores))
-            path = self.centroids / f"{sequence.name}.txt"
-            write_centroids(path, found, numbers, self.order)
+            if self.text is None:
+                self.text = Aside(self.centroids / f"{block.sequence.name}.txt")
+            self.text.write(centroid_lines(found, block.numbers, self.order).encode())
+
+    def end(self, sequence):
+        if self.table is not None:
+            self.ends.append(self.table.size())
+        if self.text is not None:
+            self.text.keep()
+            self.text = None
+
+    def share(self, group):
+        self.count = sum(group.gather([self.count]))
+        if self.table is None or group.size == 1:
+            return
+        joined = Aside(self.path) if group.is_main else None
+        if joined is not None:
+            joined.write(table_head().encode())
+        # The processes took the sequences in turns; they show one each at a time, to keep few rows
+        # in memory.
+        for turn in range(max(group.gather([len(self.ends) - 1]))):
+            for rows in group.gather([self._rows(turn)]):
+                if joined is not None:
+                    joined.write(rows)
+        self.table.drop()
+        self.table = joined
+
+    def _rows(self, sequence):
+        """The rows of this process's n-th sequence, as bytes; none where there is none."""
+        if sequence + 1 >= len(self.ends):
+            return b""
+        return self.table.read(self.ends[sequence], self.ends[sequence + 1])
+
+    def close(self):
+        if self.table is not None:
+            self.table.keep()
+        return [path for path in (self.path, self.centroids) if path is not None]
 
 
-@dataclass
-class Normalisations:
-    """Remembers the mean and standard deviation that each sequence was normalised with.
+class Normalisations(Writer):
+    """Remembers the mean and standard deviation that each sequence was normalised with."""
 
-    Args:
-        sequences: has `normalisation(sequence)`.
-    """
+    def __init__(self):
+        self.found = {}
 
-    sequences: object
+    def end(self, sequence):
+        self.found[sequence.name] = sequence.normalisation
 
-    def __post_init__(self):
-        self.values = {}
-
-    def __call__(self, sequence, scores):
-        self.values[sequence.name] = self.sequences.normalisation(sequence)
+    def share(self, group):
+        self.found = dict(group.gather(list(self.found.items())))
 
     def line(self):
-        """The values in words: of the one, or the span of many."""
-        means, stds = zip(*self.values.values(), strict=True)
+        """The mean and deviation in words: of the one sequence, or the span of many."""
+        means, stds = zip(*self.found.values(), strict=True)
         return f"mean {_span(means)}, std {_span(stds)}"
 
 
-def _span(values):
-    low, high = min(values), max(values)
+def _span(numbers):
+    low, high = min(numbers), max(numbers)
     return f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}"

@@ -1,0 +1,156 @@
+"""Runs beside each other: the comparison with intervals, and the joint table."""
+
+import copy
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.report.scored import MAIN, evaluate_six
+from utils import compare
+from utils.command_line import run_command
+from utils.protocols import ALWAYS, PROTOCOLS, choose
+from utils.report.metrics_file import write_metrics
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """The metrics of two detectors; the second is the shyer one."""
+    return evaluate_six()[0], evaluate_six(limit=2.5)[0]
+
+
+@pytest.fixture
+def folders(runs, tmp_path):
+    paths = [tmp_path / "one", tmp_path / "two"]
+    for path, metrics in zip(paths, runs, strict=True):
+        path.mkdir()
+        write_metrics(path / "metrics.json", metrics)
+    return paths
+
+
+def lines_of(runs, threshold=0.5):
+    names = [f"run {number}" for number in range(1, len(runs) + 1)]
+    return compare.compare(runs, names, threshold, 200, seed=1)
+
+
+def refused(capsys, *words):
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: compare.main(compare.parse_args(map(str, words))))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_comparing_a_run_with_itself_shows_no_difference(folders, tmp_path, capsys):
+    arguments = [folders[0], folders[0] / "metrics.json", "--samples", 200]
+    arguments += ["--output", tmp_path / "x.png"]
+    compare.main(compare.parse_args(map(str, arguments)))
+    printed = capsys.readouterr().out
+    differences = [line for line in printed.splitlines() if "minus 1" in line]
+    assert len(differences) == 6
+    assert all(line.count("+0.00 [+0.00, +0.00]") == 2 for line in differences)
+    for protocol in ALWAYS:
+        with Image.open(tmp_path / f"x_{protocol}.png") as image:
+            image.load()
+
+
+def test_the_interval_holds_the_value_and_the_difference_is_paired(runs):
+    first, second = (compare.sequence_counts(run, MAIN.name, "all", 0.5) for run in runs)
+    alone = compare.bootstrap(second, 500, seed=1)
+    for value, low, high in alone.values():
+        assert low <= value <= high
+    paired = compare.bootstrap_difference(first, second, 500, seed=1)
+    base = compare.bootstrap(first, 500, seed=1)
+    assert paired["pd"][0] == pytest.approx(alone["pd"][0] - base["pd"][0])
+    assert paired["pd"][0] < 0
+    assert compare.bootstrap_difference(first, {"other": first["Sequence47"]}, 5, 1) is None
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.95])
+def test_thresholds_are_found_by_value_in_the_grid_of_each_protocol(runs, threshold):
+    shuffled = copy.deepcopy(runs[0])
+    counted = shuffled["protocols"][MAIN.name]
+    order = np.random.default_rng(1).permutation(len(counted["thresholds"]))
+    for entry in (counted, *counted["sequences"].values(), *counted["subsets"].values()):
+        for key in ("thresholds", "detected", "false_alarm_pixels", "pd", "fa"):
+            if key in entry:
+                entry[key] = [entry[key][index] for index in order]
+    assert lines_of([shuffled], threshold) == lines_of([runs[0]], threshold)
+
+
+def test_the_iou_is_told_at_the_threshold_that_it_was_computed_at_only(runs):
+    whole = [line for line in lines_of([runs[0]]) if "IoU" in line]
+    assert whole and all(line.endswith(f"IoU {runs[0]['iou']:.4f}") for line in whole)
+    at_another = [line for line in lines_of([runs[0]], threshold=0.1) if "IoU" in line]
+    assert at_another and all(line.endswith("IoU - (computed at 0.5)") for line in at_another)
+
+
+def test_one_sequence_has_no_interval_and_no_target_no_rate(runs):
+    single = copy.deepcopy(runs[0])
+    for counted in single["protocols"].values():
+        subset = counted["subsets"]["low_snr"]
+        subset["sequences"] = subset["sequences"][:1]
+        for name in counted["subsets"]["high_snr"]["sequences"]:
+            counted["sequences"][name]["targets"] = 0
+            counted["sequences"][name]["detected"] = [0] * 27
+        counted["subsets"]["high_snr"]["auc"] = None
+    lines = lines_of([single, single])
+    low = lines.index(f"{MAIN.title}, low SNR")
+    assert lines[low + 1].count("[-]") == 2 and lines[low + 3].count("+0.00 [-]") == 2
+    high = lines.index(f"{MAIN.title}, high SNR")
+    assert "Pd -  Fa " in lines[high + 1] and "AUC -" in lines[high + 1]
+    assert "Pd -  Fa +0.00" in lines[high + 3]
+    assert "nan" not in "\n".join(lines)
+
+
+def test_runs_of_other_data_or_protocols_are_told_apart(runs):
+    other = copy.deepcopy(runs[1])
+    other["dataset"] = "Mine"
+    for counted in other["protocols"].values():
+        counted["sequences"] = {f"x{name}": entry for name, entry in counted["sequences"].items()}
+        for subset in counted["subsets"].values():
+            subset["sequences"] = [f"x{name}" for name in subset["sequences"]]
+    del other["protocols"]["hit2_guard5"]
+    lines = lines_of([runs[0], other])
+    assert lines[1].startswith("Not comparable: run 2 is on Mine")
+    assert lines[2] == "Left out, not of all runs or not known here: hit2_guard5"
+    assert any("minus 1: other sequences, no paired difference" in line for line in lines)
+    assert not any(PROTOCOLS["hit2_guard5"].title in line for line in lines)
+
+
+def test_a_subset_of_which_the_sequences_are_not_told_has_figures_without_intervals(runs):
+    earlier = copy.deepcopy(runs[0])
+    for counted in earlier["protocols"].values():
+        del counted["subsets"]["low_snr"]["sequences"]
+    lines = lines_of([earlier, runs[1]])
+    line = lines[lines.index(f"{MAIN.title}, low SNR") + 1]
+    entry = earlier["protocols"][MAIN.name]["subsets"]["low_snr"]
+    pd = 100 * entry["pd"][earlier["thresholds"].index(0.5)]
+    assert line.startswith(f"  run 1: Pd {pd:.2f}  Fa ") and "[" not in line
+
+
+def test_the_joint_table_has_every_run_under_every_protocol(runs):
+    lines = compare.joint_table([*runs, runs[0]])
+    for name, protocol in ((p.name, p) for p in choose()):
+        top = lines.index(f"{protocol.title}, threshold 0.5: Pd in 1e-2, Fa in 1e-5")
+        assert lines[top + 2].split() == ["IoU", "at", "0.5", *3 * ("Pd", "Fa", "AUC")]
+        for row, run in zip(lines[top + 3 :], [*runs, runs[0]], strict=False):
+            at = run["thresholds"].index(0.5)
+            numbers = [f"{run['iou']:.4f}"]
+            for subset in ("low_snr", "high_snr", "all"):
+                entry = run["protocols"][name]["subsets"][subset]
+                numbers += [f"{100 * entry['pd'][at]:.2f}", f"{1e5 * entry['fa'][at]:.2f}"]
+                numbers += [f"{entry['auc']:.4f}"]
+            assert row.split()[2:] == numbers
+        assert len({len(row) for row in lines[top + 2 : top + 6]}) == 1
+
+
+def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, folders, capsys):
+    (tmp_path / "metrics.json").write_text("{}")
+    assert "no 'run'" in refused(capsys, tmp_path)
+    assert "no such file" in refused(capsys, tmp_path / "absent")
+    assert "expected one of" in refused(capsys, folders[0], "--threshold", 0.51)
+    assert "expected 1 or more" in refused(capsys, folders[0], "--samples", 0)
+    text = (folders[0] / "metrics.json").read_text()
+    (folders[0] / "metrics.json").write_text(text.replace("hit1_guard4", "x").replace("hit2", "y"))
+    assert "no protocol in common" in refused(capsys, *folders)

@@ -1,0 +1,79 @@
+"""The page of a report."""
+
+import re
+
+import pytest
+from PIL import Image
+
+from tests.report.scored import MAIN, evaluate_six
+from utils.protocols import ALWAYS, OPERATING_POINT, choose, operating_point
+from utils.report.results import write_results
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory):
+    """(metrics, folder) of a test of six sequences, with low and high SNR among them."""
+    metrics, strips = evaluate_six()
+    folder = tmp_path_factory.mktemp("report")
+    written = write_results(folder, "", metrics, strips, MAIN)
+    assert [path.name for path in written] == ["eval.txt", "metrics.json", "report.html"]
+    return metrics, folder
+
+
+def cells(page):
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page)
+    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
+
+
+def test_the_report_stands_alone_and_shows_every_picture_it_is_made_of(tested):
+    page = (tested[1] / "report.html").read_text()
+    links = re.findall(r'(?:src|href)="([^"]{0,40})', page)
+    assert links and all(link.startswith("data:image/png;base64,") for link in links)
+    assert "<script" not in page and "http" not in page
+    pictures = list((tested[1] / "report").glob("*.png"))
+    assert len(pictures) == len(links)
+    for path in pictures:
+        with Image.open(path) as image:
+            image.load()
+    kinds = {path.name.split("_")[0] for path in pictures}
+    assert kinds == {"pd", "frame", "profile"}
+
+
+def test_the_numbers_of_the_report_are_those_of_metrics_json(tested):
+    metrics, rows = tested[0], cells((tested[1] / "report.html").read_text())
+    index = operating_point(metrics["thresholds"])
+    titles = {"low_snr": "low SNR", "high_snr": "high SNR", "all": "all"}
+    for name, protocol in ((p.name, p) for p in choose()):
+        for subset, title in titles.items():
+            counts = metrics["protocols"][name]["subsets"][subset]
+            pd, fa = 100 * counts["pd"][index], 1e5 * counts["fa"][index]
+            numbers = [f"{pd:.2f}", f"{fa:.2f}", f"{counts['auc']:.4f}"]
+            assert [title, "this run, DeepPro", protocol.title, *numbers] in rows
+    sequences = metrics["protocols"][MAIN.name]["sequences"]
+    shown = [row for row in rows if row[0] in sequences]
+    assert len(shown) == len(sequences)
+    for row in shown:
+        counts = sequences[row[0]]
+        detected, alarms = (counts[key][index] for key in ("detected", "false_alarm_pixels"))
+        assert row[1:4] == [str(counts["frames"]), str(counts["targets"]), str(detected)]
+        assert row[4] == f"{100 * detected / counts['targets']:.2f}"
+        assert row[5:7] == [str(alarms), f"{1e5 * alarms / counts['pixels']:.2f}"]
+    assert [float(row[4]) for row in shown] == sorted(float(row[4]) for row in shown)
+
+
+def test_published_rows_are_called_comparable_only_on_the_published_targets(tested):
+    page = (tested[1] / "report.html").read_text()
+    assert "Not comparable: the published rows are of 1729 targets" in page
+    assert "scored with hit 2, guard 5" in page
+
+
+def test_pictures_of_the_report_before_do_not_stay(tested, tmp_path):
+    metrics, _ = tested
+    write_results(tmp_path, "", metrics, [], MAIN)
+    (tmp_path / "report" / "frame_of_another_test.png").write_bytes(b"")
+    write_results(tmp_path, "", metrics, [], MAIN)
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        f"pd_fa_{name}.png" for name in ALWAYS
+    }
+    assert "The worst sequences" not in (tmp_path / "report.html").read_text()
+    assert f"Threshold {OPERATING_POINT}" in (tmp_path / "report.html").read_text()

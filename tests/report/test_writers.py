@@ -1,0 +1,152 @@
+"""Writers: files whole or as they were, several processes, bounded memory."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.report.scored import (
+    MAIN,
+    Bright,
+    blocks_of,
+    feed,
+    in_processes,
+    sequence_of,
+)
+from utils.attribution.writer import Attributions
+from utils.report.highlights import Highlights
+from utils.report.writers import Detections, Normalisations, Overlays, ScoreMaps, Writer
+
+
+@pytest.fixture
+def scored(rng):
+    """Five sequences of other lengths with their scores."""
+    made = []
+    for count in (9, 4, 1, 12, 6):
+        scores = rng.random((count, 8, 9), np.float32)
+        made.append((sequence_of(f"of {count}", scores), scores))
+        made[-1][0].normalisation = 100.0 + count, 20.0
+    return made
+
+
+def test_score_maps_are_the_scores_in_grey(tmp_path, rng):
+    scores = rng.random((10, 5, 6), np.float32)
+    sequence = sequence_of("s", scores)
+    sequence.numbers = range(0, 10)
+    writer = ScoreMaps(tmp_path)
+    feed([writer], sequence, scores, size=4)
+    assert writer.close() == [tmp_path]
+    for number, frame in enumerate(scores):
+        with Image.open(tmp_path / f"s/{number:05d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), np.rint(255 * frame))
+
+
+def test_a_test_that_fails_leaves_the_files_of_the_one_before(tmp_path, scored):
+    def test_all(threshold, fail):
+        writers = [
+            Detections(tmp_path / "detections.csv", threshold, tmp_path / "centroids"),
+            Overlays(tmp_path / "visual", threshold, MAIN),
+        ]
+        for sequence, scores in scored[: 1 if fail else None]:
+            for block in blocks_of(sequence, scores, 4):
+                for writer in writers:
+                    writer.add(block)
+                if fail:
+                    return
+            for writer in writers:
+                writer.end(sequence)
+        for writer in writers:
+            writer.close()
+
+    def files():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    test_all(0.5, fail=False)
+    before = files()
+    assert len(before) == 1 + 2 * len(scored)
+    test_all(0.9, fail=True)
+    assert files() == before
+    test_all(0.9, fail=False)
+    assert files() != before and files().keys() == before.keys()
+
+
+def test_several_processes_write_the_table_of_one(tmp_path, scored):
+    def run(group):
+        path = tmp_path / f"of_{group.size}.csv"
+        detections, normalisations = Detections(path, 0.9), Normalisations()
+        maps = ScoreMaps(tmp_path / "maps")
+        writers = [detections, normalisations, maps]
+        for sequence, scores in group.shard(scored):
+            feed(writers, sequence, scores)
+        for writer in writers:
+            writer.share(group)
+        if group.is_main:
+            assert detections.close() == [path]
+        return detections.count, normalisations.line(), maps.count
+
+    alone = in_processes(1, run)[0]
+    assert alone[0] > 10 and alone[1:] == ("mean 101.0000 to 112.0000, std 20.0000", 5)
+    for size in (2, 3, 7):  # more than there are sequences, too
+        assert in_processes(size, run)[0] == alone
+        assert (tmp_path / f"of_{size}.csv").read_bytes() == (tmp_path / "of_1.csv").read_bytes()
+
+
+def test_a_writer_that_collects_nothing_needs_no_more_than_its_base():
+    writer = Writer()
+    assert writer.close() == [] and writer.add(None) is writer.end(None) is None
+
+
+def peak_of(writers, frames):
+    """Most memory that Python and numpy held while the writers took so many frames, bytes."""
+
+    class Long:
+        name, labelled, numbers, normalisation = "long", True, range(1, frames + 1), (100.0, 20.0)
+        masks = centroids = None
+        rng = np.random.default_rng(46)
+        frames_of_block = rng.integers(0, 255, (20, 32, 32), dtype=np.uint8)
+
+        def __len__(self):
+            return frames
+
+        def read(self, start, stop):
+            count = stop - start
+            return sequence_of("part", np.resize(self.frames_of_block, (count, 32, 32)) / 255)
+
+    sequence = Long()
+    scores = sequence.rng.random((20, 32, 32), np.float32)
+    centroids = (scores > 0.999).astype(np.uint8)
+    tracemalloc.start()
+    for start in range(0, frames, 20):
+        part = sequence_of("long", scores.copy(), centroids.copy(), sequence.frames_of_block.copy())
+        (block,) = blocks_of(part, scores.copy(), 20)
+        block.sequence, block.start, block.stop = sequence, start, start + 20
+        for writer in writers:
+            writer.add(block)
+    for writer in writers:
+        writer.end(sequence)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda folder: ScoreMaps(folder),
+        lambda folder: Overlays(folder, 0.999, MAIN),
+        lambda folder: Detections(folder / "detections.csv", 0.999, folder / "centroids"),
+        lambda folder: Highlights(0.999, MAIN),
+        lambda folder: Normalisations(),
+        lambda folder: Attributions(folder, Bright(), "cpu", 0.999),
+    ],
+    ids=["score maps", "overlays", "detections", "highlights", "normalisations", "attributions"],
+)
+def test_a_writer_keeps_no_more_of_a_long_sequence_than_of_a_short_one(
+    tmp_path, build, monkeypatch
+):
+    monkeypatch.setattr("utils.attribution.writer.draw_attribution", lambda path, found: None)
+    peak_of([build(tmp_path)], 60)  # what is loaded once
+    short, long = (peak_of([build(tmp_path)], frames) for frames in (300, 3000))
+    # Frames and scores of the 2,700 frames more are 13.8 MB.
+    assert long < short + 300_000

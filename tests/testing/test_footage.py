@@ -1,0 +1,193 @@
+"""Own footage at the command line: what is written, and what is refused."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import test as test_script
+from models import MODELS, build_model
+from models.detector import Detector
+from tests.builders import call_test, write_image
+from utils.checkpoint import save
+from utils.command_line import run_command
+from utils.report.detections import read_detections
+
+FRAMES = 9
+
+
+@pytest.fixture
+def frames(rng):
+    """A dim scene with one bright pixel that moves along the diagonal, (9, 19, 21) uint8."""
+    frames = rng.integers(60, 70, (FRAMES, 19, 21), dtype=np.uint8)
+    frames[np.arange(FRAMES), np.arange(FRAMES) + 5, np.arange(FRAMES) + 6] = 250
+    return frames
+
+
+def write_folder(folder, frames, pattern="{:05d}.png"):
+    for number, frame in enumerate(frames, start=1):
+        write_image(folder / pattern.format(number), frame)
+    return folder
+
+
+def write_pages(path, frames):
+    pages = [Image.fromarray(frame) for frame in frames]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return path
+
+
+class BrightPixels(Detector):
+    """Logits that are positive where a pixel is some deviations above the mean."""
+
+    seqlen = 8
+
+    def __init__(self, seqlen=None):
+        super().__init__(seqlen)
+        self.register_buffer("deviations", torch.tensor(3.0))
+
+    def detect(self, clip):
+        return 4 * (clip - self.deviations)
+
+
+@pytest.fixture
+def detect(tmp_path, monkeypatch):
+    """Runs test.py over footage with `BrightPixels`; gives what is in metrics.json, if anything."""
+    monkeypatch.setitem(MODELS, "BrightPixels", BrightPixels)
+    save(tmp_path / "bright.pth", BrightPixels().state_dict())
+
+    def run(path, *options):
+        words = f"--dataset Frames --datapath {path} --output {tmp_path / 'out'}"
+        call_test(words, f"--model BrightPixels --weights {tmp_path / 'bright.pth'}", *options)
+        results = tmp_path / "out" / "metrics.json"
+        return json.loads(results.read_text()) if results.is_file() else None
+
+    return run
+
+
+def test_frames_alone_give_detections_score_maps_and_overlays(detect, tmp_path, frames, capsys):
+    write_folder(tmp_path / "clip", frames)
+    assert detect(tmp_path / "clip") is None
+    printed = capsys.readouterr().out
+    assert f"mean {frames.mean():.4f}, std {frames.std():.4f}" in printed
+    with (tmp_path / "out/detections.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ["sequence", "frame", "row", "column", "pixels", "peak_score", "mean_score"]
+    assert list(rows[0]) == names
+    places = [(int(r["frame"]), float(r["row"]), float(r["column"])) for r in rows]
+    assert places == [(index + 1, index + 5, index + 6) for index in range(FRAMES)]
+    assert len(list((tmp_path / "out/visual/clip").glob("*.png"))) == FRAMES
+    with Image.open(tmp_path / "out/visual/clip.gif") as overlay:
+        assert overlay.n_frames == FRAMES and min(overlay.size) >= 400
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_frames_with_masks_are_scored(detect, tmp_path, frames):
+    write_folder(tmp_path / "clip" / "images", frames)
+    write_folder(tmp_path / "clip" / "masks", (frames == 250).astype(np.uint8) * 255)
+    metrics = detect(tmp_path / "clip", "--mean 65 --std 10")
+    counts = metrics["protocols"]["hit1_guard4"]["subsets"]["all"]
+    index = metrics["thresholds"].index(0.5)
+    assert counts["targets"] == FRAMES and counts["false_alarm_pixels"][index] == 0
+    assert counts["detected"][index] == FRAMES
+    assert (tmp_path / "out/report.html").is_file() and (tmp_path / "out/detections.csv").is_file()
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_few_frames_of_sixteen_bits_are_enough(detect, tmp_path, frames, count):
+    path = write_pages(tmp_path / "deep.tif", frames[:count].astype(np.uint16) * 100)
+    detect(path)
+    (found,) = read_detections(tmp_path / "out/detections.csv").values()
+    assert [detection.frame for detection in found] == list(range(1, count + 1))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of an untrained network for clips of 8 frames."""
+    folder = tmp_path / "log/sem_seg/x__SoftLoUloss_DeepPro_DataL8"
+    (folder / "checkpoints").mkdir(parents=True)
+    state = {"epoch": 0, "model_state_dict": build_model("DeepPro", 8).state_dict()}
+    save(folder / "checkpoints/best_model.pth", state)
+    return folder
+
+
+def refused(capsys, run, path, *words, extra=""):
+    """test.py on footage at `path` ends with status 2 and one line that has these words."""
+    words_given = f"--log_dir {run} --dataset Frames --seqlen 8 --gpu cpu {extra}".split()
+    words_given += ["--datapath", str(path)]
+    if "--output" not in words_given:
+        words_given += ["--output", str(run / "out")]
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: test_script.main(test_script.parse_args(words_given)))
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and error.startswith("error: ")
+    for word in words:
+        assert word in error
+
+
+def test_a_run_over_footage_at_the_command_line(run, tmp_path, frames, capsys):
+    write_folder(tmp_path / "clip", frames)
+    words = f"--log_dir {run} --dataset Frames --seqlen 8 --gpu cpu --output {tmp_path / 'out'}"
+    words += f" --datapath {tmp_path / 'clip'} --normalise-as NUDT-MIRSDT --attribution"
+    test_script.main(test_script.parse_args(words.split()))
+    assert "mean 105.4025, std 26.6452" in capsys.readouterr().out
+    assert (tmp_path / "out/detections.csv").is_file()
+
+
+def test_overlays_can_be_left_out(detect, tmp_path, frames):
+    write_folder(tmp_path / "clip", frames)
+    detect(tmp_path / "clip", "--no-overlay")
+    assert len(list((tmp_path / "out/visual/clip").glob("*.png"))) == FRAMES
+    assert not list((tmp_path / "out/visual").glob("*.gif"))
+
+
+def test_bad_footage_is_refused_in_one_line(run, tmp_path, frames, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    refused(capsys, run, tmp_path / "empty", "empty", "no readable frame", "multi-page TIFF")
+    refused(capsys, run, tmp_path / "absent", "absent", "no such file")
+    sizes = write_folder(tmp_path / "sizes", frames[:3])
+    write_image(sizes / "00004.png", frames[0, :5])
+    refused(capsys, run, sizes, "00004.png: 5x21 pixels", "19x21")
+    gif = write_pages(tmp_path / "film.gif", frames)
+    gif.write_bytes(gif.read_bytes()[:400])
+    refused(capsys, run, gif, "film.gif", "cannot be read")
+    (tmp_path / "no.gif").write_bytes(b"not a picture")
+    refused(capsys, run, tmp_path / "no.gif", "no.gif", "cannot be read after 0 frames")
+    np.save(tmp_path / "nan.npy", np.full((3, 4, 5), np.nan, np.float32))
+    refused(capsys, run, tmp_path / "nan.npy", "nan: a grey level is NaN")
+    np.save(tmp_path / "line.npy", np.zeros(5))
+    refused(capsys, run, tmp_path / "line.npy", "shape (5,)", "(frames, height, width)")
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    write_pages(pages / "a.tif", frames)
+    refused(capsys, run, pages, "a.tif", "9 frames in one file")
+    half = write_folder(tmp_path / "half" / "images", frames).parent
+    write_folder(half / "masks", frames[:4])
+    refused(capsys, run, half, "9 frames but 4 masks")
+    (tmp_path / "film.mp4").touch()
+    monkeypatch.setitem(sys.modules, "av", None)
+    refused(capsys, run, tmp_path / "film.mp4", "no decoder", "pip install av")
+
+
+def test_bad_options_are_refused_before_the_network_runs(run, tmp_path, frames, capsys):
+    clip = write_folder(tmp_path / "clip", frames)
+    refused(capsys, run, clip, "--mean without --std", extra="--mean 100")
+    refused(capsys, run, clip, "--std without --mean", extra="--std 100")
+    refused(capsys, run, clip, "std above 0", extra="--mean 1 --std 0")
+    refused(capsys, run, clip, "no mean and std", extra="--normalise-as Frames")
+    refused(capsys, run, clip, "one or the other", extra="--mean 1 --std 2 --normalise-as RGB-T")
+    (tmp_path / "file").touch()
+    refused(capsys, run, clip, "cannot be made", extra=f"--output {tmp_path / 'file' / 'x'}")
+
+
+def test_scores_that_are_not_numbers_are_refused(run, tmp_path, frames, capsys):
+    clip = write_folder(tmp_path / "clip", frames)
+    model = build_model("DeepPro", 8)
+    for parameter in model.parameters():
+        parameter.data.fill_(float("nan"))
+    state = {"epoch": 0, "model_state_dict": model.state_dict()}
+    save(run / "checkpoints/best_model.pth", state)
+    refused(capsys, run, clip, "clip: a score is NaN")

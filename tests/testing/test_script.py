@@ -1,0 +1,191 @@
+"""test.py as a user calls it, on small data."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import test as test_script
+import train as train_script
+from data.specs import DATASETS
+from data.synthetic.plans import Preset
+from data.synthetic.writing import write_synthetic
+from tests.builders import call, random_sequence, write_image, write_list, write_nudt_sequence
+from tests.conftest import REPOSITORY
+from tests.training.runs import evaluate, refused
+from utils.run_dir import INCLUDED
+
+
+def test_testing_a_run_gives_the_numbers_of_its_training_again(run, dataset, tmp_path):
+    assert evaluate(run, dataset, tmp_path / "again") == 0
+    first, again = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (run, tmp_path / "again")
+    )
+    del first["timing"], again["timing"]
+    assert first == again
+
+
+def test_numbered_checkpoints_are_tested_by_epoch(run, dataset, tmp_path):
+    assert evaluate(run, dataset, tmp_path, "--epoch 5") == 0
+    assert (tmp_path / "eval_epoch-5.txt").is_file()
+    args = f"--log_dir {run.name} --logpath {run.parent.parent} --epoch 5".split()
+    (tested,) = test_script.open_tested(test_script.parse_args(args))
+    saved = torch.load(run / "checkpoints/epoch_5_model.pth")["model_state_dict"]
+    weights = tested.detector.state_dict()
+    assert all(torch.equal(tensor, saved[key]) for key, tensor in weights.items())
+
+
+def test_eval_txt_and_iou_follow_protocol_and_threshold(run, dataset, tmp_path):
+    for protocol in ("hit1_guard4", "hit2_guard5"):
+        extra = f"--protocol {protocol} --threshold_eval 0.01"
+        assert evaluate(run, dataset, tmp_path, extra) == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        alarms = metrics["protocols"][protocol]["subsets"]["all"]["false_alarm_pixels"][0]
+        assert f"FA:[{alarms}, " in (tmp_path / "eval.txt").read_text()
+        assert set(metrics["protocols"][protocol]["subsets"]) == {"all", "low_snr", "high_snr"}
+    first = json.loads((run / "metrics.json").read_text())
+    assert metrics["threshold_eval"] == 0.01 and metrics["iou"] != first["iou"]
+
+
+def test_both_engines_give_the_same_counts(run, dataset, tmp_path):
+    counts = []
+    for engine in ("fast", "reference"):
+        assert evaluate(run, dataset, tmp_path, f"--engine {engine}") == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        subset = metrics["protocols"]["hit1_guard4"]["subsets"]["all"]
+        counts.append([subset["detected"][4:-1], subset["false_alarm_pixels"][4:-1]])
+    assert np.abs(np.array(counts[0]) - np.array(counts[1])).max() <= 1
+
+
+def test_without_a_run_the_included_one_is_tested(tmp_path):
+    data, logs = tmp_path / "data", tmp_path / "log"
+    preset = Preset(1, 0, 3, 1, frames=45, heights=(64, 70), widths=(64, 70))
+    write_synthetic(data, preset, progress=False)
+    given = f"--dataset Synthetic --datapath {data} --logpath {logs} --gpu cpu"
+    assert call(test_script, given) == 0
+    written = {path.name for path in (logs / "tests/Synthetic").iterdir()}
+    assert written >= {"eval.txt", "metrics.json", "report.html"}
+    metrics = json.loads((logs / "tests/Synthetic/metrics.json").read_text())
+    assert metrics["run"] == INCLUDED["Synthetic"]
+
+
+def test_visual_writes_a_score_map_for_each_frame(run, dataset, tmp_path):
+    assert evaluate(run, dataset, tmp_path, "--visual --engine reference") == 0
+    maps = sorted(path.name for path in (tmp_path / "visual/Sequence47").glob("*.png"))
+    assert maps == [f"{number:05d}.png" for number in range(1, 21)]
+
+
+def test_both_noise_runs_evaluate_on_a_hino_style_layout(shared, tmp_path, rng):
+    images, masks = random_sequence(rng, 12, 16, 18)
+    write_nudt_sequence(tmp_path / "NUDT-MIRSDT", "Sequence47", images, masks)
+    noisy = tmp_path / "NUDT-MIRSDT-HiNo"
+    for number, image in enumerate(images, start=1):
+        write_image(noisy / "Sequence47/images" / f"{number:05d}.png", image)
+    write_list(noisy / "test.txt", ["Sequence47"])
+    runs = sorted((shared / "released/sem_seg").glob("NUDT-MIRSDT-Noise*"))
+    assert len(runs) == 2
+    for run in runs:
+        output = tmp_path / run.name[-18:]
+        status = call(
+            test_script,
+            f"--log_dir {run.name} --logpath {shared}/released/ --dataset NUDT-MIRSDT-HiNo",
+            f"--datapath {noisy} --output {output} --gpu cpu",
+        )
+        metrics = json.loads((output / "metrics.json").read_text())
+        counts = metrics["protocols"]["hit1_guard4"]["subsets"]
+        assert status == 0 and set(counts) == {"all", "low_snr"}
+        assert counts["all"]["targets"] == 12 and counts["low_snr"]["targets"] == 12
+
+
+# --- bad input: one line on stderr, exit status 2 ---------------------------------------------
+
+
+@pytest.mark.parametrize("script", [train_script, test_script])
+def test_a_missing_data_path_says_where_the_data_come_from(script, run, tmp_path, capsys):
+    arguments = f"--datapath {tmp_path / 'absent'} --seqlen 8"
+    if script is test_script:
+        arguments += f" --log_dir {run.name} --logpath {run.parent.parent}"
+    else:
+        arguments += f" --savepath {tmp_path}"
+    refused(capsys, call(script, arguments), "absent", "comes from", "--dataset Synthetic")
+
+
+def test_a_truncated_png_is_named(run, dataset, tmp_path, rng, capsys):
+    root = tmp_path / "NUDT-MIRSDT"
+    write_nudt_sequence(root, "Sequence47", *random_sequence(rng, 9, 8, 10))
+    write_list(root / "test.txt", ["Sequence47"])
+    path = root / "Sequence47/images/00004.png"
+    path.write_bytes(path.read_bytes()[:70])
+    refused(capsys, evaluate(run, root, tmp_path / "out"), "00004.png", "cannot be read")
+
+
+def test_a_checkpoint_of_another_model_or_clip_length_is_refused(run, dataset, tmp_path, capsys):
+    status = evaluate(run, dataset, tmp_path, "--seqlen 9")
+    refused(capsys, status, "clips of 8 frames", "--seqlen 8")
+    state = torch.load(run / "checkpoints/best_model.pth")
+    state["args"] = {"model": "DeepPro-Plus"}
+    other = tmp_path / "sem_seg" / "other"
+    (other / "checkpoints").mkdir(parents=True)
+    torch.save(state, other / "checkpoints/best_model.pth")
+    status = evaluate(other, dataset, tmp_path)
+    refused(capsys, status, "weights of another network", "DeepPro-Plus")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(dataset, tmp_path, capsys):
+    folder = tmp_path / "sem_seg/x__SoftLoUloss_DeepPro_DataL8/checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "best_model.pth").write_bytes(b"not a checkpoint")
+    refused(capsys, evaluate(folder.parent, dataset, tmp_path), "best_model.pth")
+
+
+def test_a_missing_run_is_refused(dataset, tmp_path, capsys):
+    refused(capsys, evaluate(tmp_path / "sem_seg/absent", dataset, tmp_path), "no such run")
+
+
+def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
+    status = call(test_script, f"--datapath {dataset} --output {tmp_path}")
+    refused(capsys, status, "--log_dir is missing", "--dataset Synthetic")
+
+
+def test_an_output_that_cannot_be_written_is_refused(run, dataset, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    refused(capsys, evaluate(run, dataset, tmp_path / "file"), "cannot be made")
+
+
+def test_from_the_shell_an_error_is_one_line_and_status_2(tmp_path):
+    command = [sys.executable, "test.py", "--log_dir", "absent", "--logpath", str(tmp_path)]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1 and ended.stderr.startswith("error: ")
+
+
+def test_from_the_shell_a_warning_is_one_line():
+    program = "import warnings; from utils.command_line import run_command; "
+    program += "run_command(lambda: warnings.warn('using fp32'))"
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stderr == "warning: using fp32\n"
+
+
+def test_published_flags_have_their_published_defaults():
+    args = vars(test_script.parse_args(["--log_dir", "run"]))
+    expected = {
+        "batch_size": 1,
+        "epoch": None,
+        "gpu": "0",
+        "seqlen": None,
+        "datapath": "./datasets/NUDT-MIRSDT",
+        "dataset": "NUDT-MIRSDT",
+        "logpath": "./log/",
+        "visual": False,
+        "threshold_eval": 0.5,
+    }
+    assert {key: args[key] for key in expected} == expected
+
+
+def test_frames_are_numbered_from_1_and_from_0_for_rgb_t():
+    starts = {name: spec.first_frame for name, spec in DATASETS.items()}
+    assert starts.pop("RGB-T") == 0 and set(starts.values()) == {1}

@@ -1,0 +1,100 @@
+"""Two processes (gloo, on the CPU) against one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import train as train_script
+from data.lists import find_sequences
+from data.sequences import open_sequences
+from data.specs import get_spec
+from losses import build_loss
+from models import build_model
+from models.fused import fuse
+from tests.builders import call
+from tests.conftest import REPOSITORY
+from tests.training import two_ranks
+from tests.training.runs import TRAINING, evaluate, rows, run_folder
+from utils.checkpoint import load, load_weights
+from utils.evaluation import validate
+from utils.process import Group
+from utils.run_dir import RunDir
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*command, "--nproc_per_node=2", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_first_losses_differ_only_by_batchnorm(dataset, tmp_path):
+    ended = torchrun(REPOSITORY / "tests/training/two_ranks.py", dataset, tmp_path / "two.json")
+    assert ended.returncode == 0, ended.stderr[-9000:]
+    two = json.loads((tmp_path / "two.json").read_text())
+    one = two_ranks.first_losses(Group(), dataset)
+    # The same running statistics on both sides: the same losses.
+    assert two["eval"] == pytest.approx(one["eval"], abs=2e-6)
+    # So are a recurrence's, which is unrolled within the module that exchanges gradients.
+    assert two["recurrent"] == pytest.approx(one["recurrent"], abs=2e-6)
+    # Each rank normalises by its own clips: close, not equal.
+    assert two["train"] == pytest.approx(one["train"], abs=0.05)
+    assert two["train"] != pytest.approx(one["train"], abs=2e-6)
+
+
+def test_two_processes_train_and_their_metrics_are_those_of_one(dataset, tmp_path):
+    command = [sys.executable, "train.py", "--model", "DeepPro", "--epoch", "1", "--ema", "0.9"]
+    command += ["--learning_rate", "0.03"]
+    options = f"--datapath {dataset} --savepath {tmp_path} {TRAINING} --gpu_num 2"
+    ended = subprocess.run(
+        [*command, *options.split()],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr[-9000:]
+    folder = run_folder(tmp_path)
+    assert len(list((tmp_path / "sem_seg").iterdir())) == 1 and len(rows(folder)) == 1
+    assert evaluate(folder, dataset, tmp_path / "one") == 0
+    two, one = (json.loads((f / "metrics.json").read_text()) for f in (folder, tmp_path / "one"))
+    for key in ("protocols", "iou", "thresholds"):
+        assert one[key] == two[key]
+    assert (folder / "eval.txt").read_text().count("results:") > 2
+    # Validation, too, of the weights that the first process saved.
+    model, path = build_model("DeepPro", 8), RunDir(folder).checkpoint(1)
+    load_weights(model, load(path), "DeepPro", path)
+    spec = get_spec("NUDT-MIRSDT")
+    sequences = open_sequences(find_sequences(spec, spec.test, dataset), (spec.mean, spec.std))
+    results = validate(model, fuse(model), build_loss("SoftIoU"), sequences, 0.5, "cpu")
+    loss = np.mean([loss for losses, _ in results for loss in losses])
+    assert loss == pytest.approx(rows(folder)[0]["val_loss"], abs=1e-12)
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_error(dataset, tmp_path):
+    options = f"--datapath {dataset} --savepath {tmp_path} --model DeepPro --batch_size 3"
+    ended = torchrun("train.py", *options.split(), "--gpu", "cpu", "--seqlen", "8")
+    assert ended.returncode != 0
+    assert "--batch_size 3 does not split among 2 processes" in ended.stderr
+
+
+def test_heldout_selection_takes_no_test_sequence(dataset, tmp_path, capsys):
+    options = f"--datapath {dataset} --savepath {tmp_path} --model DeepPro --epoch 1"
+    assert call(train_script, options, TRAINING, "--select heldout") == 0
+    folder = run_folder(tmp_path)
+    assert "The number of test data is: 1 sequences" in (folder / "logs/DeepPro.txt").read_text()
+    capsys.readouterr()
+    assert evaluate(folder, dataset, tmp_path / "again") == 0
+    assert "held-out training sequences" in capsys.readouterr().out

@@ -1,0 +1,209 @@
+"""A training that was killed and continued is the training that was not."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import train as train_script
+from tests.builders import call
+from tests.conftest import REPOSITORY
+from tests.training.runs import TRAINING, proceed, refused, rows, run_folder
+from utils.checkpoint import load, save, strip
+from utils.run_dir import find_run
+
+OPTIONS = f"--model DeepPro --epoch 4 --loss HAM --ema 0.9 --flips {TRAINING} --cache disk"
+
+# Runs a training again and again from a warm interpreter: argv of the training follow. Every
+# attempt but the last is killed, half of them between the writing of a checkpoint and its renaming.
+KILLER = """
+import os, pathlib, random, signal, sys, time
+import torch
+torch.set_num_threads(1)
+import train
+
+def attempt(argv, kill_after=None, kill_in_write=None):
+    child = os.fork()
+    if child == 0:
+        writes = 0
+        synced = os.fsync
+        def fsync(file):
+            nonlocal writes
+            writes += 1
+            if writes == kill_in_write:
+                os.ftruncate(file, os.fstat(file).st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            synced(file)
+        os.fsync = fsync
+        try:
+            train.main(train.parse_args(argv))
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(3)
+        os._exit(0)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+kills, savepath, *argv = sys.argv[1:]
+start = time.time()
+assert attempt([*argv, "--savepath", savepath + "/whole"]) == 0
+lasted = time.time() - start
+rng = random.Random(46)
+argv += ["--savepath", savepath + "/killed"]
+killed = 0
+while killed < int(kills):
+    runs = list(pathlib.Path(savepath, "killed/sem_seg").glob("*/checkpoints/last_model.pth"))
+    continued = ["--log_dir", runs[0].parent.parent.name] if runs else []
+    if killed % 2:
+        status = attempt(argv + continued, kill_in_write=rng.randrange(1, 3))
+    else:
+        status = attempt(argv + continued, kill_after=rng.uniform(0.03, 0.2) * lasted)
+    print("attempt ended with", status, bool(runs), flush=True)
+    killed += status == signal.SIGKILL
+    if status == 0:
+        break
+print("kills", killed)
+runs = list(pathlib.Path(savepath, "killed/sem_seg").glob("*/checkpoints/last_model.pth"))
+assert attempt([*argv, "--log_dir", runs[0].parent.parent.name]) == 0
+"""
+
+
+def same(first, second):
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def assert_same_training(first, second):
+    states = [load(folder / "checkpoints/last_model.pth") for folder in (first, second)]
+    for key in ("epoch", "best_iou", "model_state_dict", "optimizer_state_dict", "average"):
+        assert same(*(state.get(key) for state in states)), key
+    best = [load(folder / "checkpoints/best_model.pth") for folder in (first, second)]
+    assert same(*(state["model_state_dict"] for state in best))
+    assert rows(first) == rows(second)
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (first, second)]
+    assert metrics[0]["protocols"] == metrics[1]["protocols"]
+    logs = [(folder / "logs/DeepPro.txt").read_text() for folder in (first, second)]
+    for word in ("Training mean loss", "Eval mean loss", "Best mIoU_mid", "**** Epoch"):
+        lines = [
+            [line.split(" - INFO - ")[1] for line in log.splitlines() if word in line]
+            for log in logs
+        ]
+        assert lines[0] == lines[1]
+
+
+def test_ten_kills_change_neither_weights_nor_numbers(dataset, tmp_path):
+    arguments = f"{OPTIONS} --datapath {dataset} --cache_dir {tmp_path / 'frames'}".split()
+    command = [sys.executable, "-c", KILLER, "10", str(tmp_path), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    assert "kills 10" in ended.stdout, ended.stdout[-3000:]
+    assert_same_training(run_folder(tmp_path / "whole"), run_folder(tmp_path / "killed"))
+
+
+def test_sigterm_within_an_epoch_loses_no_step(dataset, tmp_path, monkeypatch, capsys):
+    arguments = f"--datapath {dataset} {OPTIONS} --epoch 2"
+    assert call(train_script, arguments, f"--savepath {tmp_path / 'whole'}") == 0
+    step = train_script.Trainer.step
+    steps = []
+
+    def stopped(self, batch):
+        steps.append(1)
+        if len(steps) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(train_script.Trainer, "step", stopped)
+    status = call(train_script, arguments, f"--savepath {tmp_path / 'cut'}")
+    assert status == 128 + signal.SIGTERM
+    assert "--log_dir" in capsys.readouterr().out.splitlines()[-1]
+    folder = run_folder(tmp_path / "cut")
+    position = load(folder / "checkpoints/last_model.pth")["position"]
+    before = len(steps)
+    assert position["step"] > 0 or before == 6
+    # Everything but the run's place is remembered.
+    assert proceed(folder) == 0
+    assert_same_training(run_folder(tmp_path / "whole"), folder)
+
+
+def test_a_finished_run_says_so_and_keeps_its_weights(dataset, tmp_path, capsys):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
+    assert call(train_script, arguments, "--epoch 1") == 0
+    folder = run_folder(tmp_path)
+    before = load(folder / "checkpoints/last_model.pth")
+    capsys.readouterr()
+    assert proceed(folder) == 0
+    assert "has finished its 1 epochs" in capsys.readouterr().out
+    assert same(before, load(folder / "checkpoints/last_model.pth"))
+
+
+def test_results_older_than_the_best_checkpoint_are_made_anew(dataset, tmp_path):
+    """As an interruption between the last epoch and its test leaves them."""
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
+    assert call(train_script, arguments, "--epoch 1") == 0
+    results = run_folder(tmp_path) / "metrics.json"
+    expected = json.loads(results.read_text())["protocols"]
+    results.write_text("{}")
+    assert proceed(results.parent) == 0 and results.read_text() == "{}"
+    os.utime(results, (0, 0))
+    assert proceed(results.parent) == 0
+    assert json.loads(results.read_text())["protocols"] == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("--select test", "--select heldout"),
+        ("--optimizer Adam", "--optimizer SGD"),
+        ("--select heldout", "--seed 7"),
+    ],
+)
+def test_what_a_run_cannot_change_is_refused(dataset, tmp_path, capsys, before, now):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
+    assert call(train_script, f"{arguments} {before}") == 0
+    status = proceed(run_folder(tmp_path), f"--epoch 2 {now}")
+    refused(capsys, status, "cannot go on with", now.split()[1])
+
+
+def test_a_checkpoint_without_optimiser_state_tests_but_is_not_continued(
+    dataset,
+    tmp_path,
+    capsys,
+):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
+    assert call(train_script, arguments, "--epoch 1") == 0
+    run = find_run(tmp_path, run_folder(tmp_path).name)
+    for which in ("best", "last"):
+        size = run.checkpoint(which).stat().st_size
+        strip(run.checkpoint(which))
+        assert run.checkpoint(which).stat().st_size < size / 2
+    capsys.readouterr()
+    refused(capsys, proceed(run.path, "--epoch 2"), "cannot be continued", "optimiser")
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last_model.pth"
+    save(path, {"epoch": 0, "model_state_dict": {"w": torch.ones(3)}})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"last_model.pth: .*No space left"):
+        save(path, {"epoch": 1, "model_state_dict": {"w": torch.zeros(3)}})
+    assert load(path)["epoch"] == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["last_model.pth"]

@@ -1,0 +1,87 @@
+"""Run folders and how a run's model is found."""
+
+from datetime import datetime
+
+import pytest
+
+from models import MODELS
+from utils.run_dir import LOG_FORMAT, RunDir, RunLog, find_model_name, find_run, new_run, run_name
+
+WHEN = datetime(2024, 12, 28, 16, 21)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_names_are_those_of_the_released_runs(model, tmp_path):
+    name = run_name("NUDT-MIRSDT", WHEN, "SoftIoU", model, 40)
+    assert name == f"NUDT-MIRSDT__2024-12-28_16-21__SoftLoUloss_{model}_DataL40"
+    assert find_model_name(new_run(tmp_path, name), None, MODELS) == model
+
+
+def test_a_second_run_of_the_same_minute_gets_its_own_folder(tmp_path):
+    first = new_run(tmp_path, "run")
+    second = new_run(tmp_path, "run")
+    assert first.path != second.path and (second.path / "checkpoints").is_dir()
+
+
+def test_the_model_is_found_in_args_then_in_logs_then_in_the_name(tmp_path):
+    name = run_name("Synthetic", WHEN, "SoftIoU", "DeepPro", 40)
+    run = new_run(tmp_path, name)
+    assert find_model_name(run, None, MODELS) == "DeepPro"
+    (run.path / "logs" / "DeepPro-Plus.txt").touch()
+    assert find_model_name(run, None, MODELS) == "DeepPro-Plus"
+    other = {"model": "DeepPro-Plus_forMovingScenes"}
+    assert find_model_name(run, other, MODELS) == "DeepPro-Plus_forMovingScenes"
+
+
+def test_an_unnamed_run_without_logs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="tells the model"):
+        find_model_name(RunDir(tmp_path), {}, MODELS)
+
+
+def test_a_missing_run_is_refused_with_the_runs_there_are(tmp_path):
+    new_run(tmp_path, "there")
+    with pytest.raises(FileNotFoundError, match="no such run.*there"):
+        find_run(tmp_path, "absent")
+
+
+def test_a_run_may_be_given_by_its_path(tmp_path):
+    run = new_run(tmp_path, "there")
+    assert find_run("elsewhere", str(run.path)).path == run.path
+
+
+def test_log_lines_have_the_published_form_and_are_printed(tmp_path, capsys):
+    log = RunLog(tmp_path / "DeepPro.txt")
+    log("Learning rate:0.001000")
+    log.close()
+    line = (tmp_path / "DeepPro.txt").read_text().rstrip("\n")
+    stamp, _, rest = line.partition(" - ")
+    assert rest == "Model - INFO - Learning rate:0.001000"
+    datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f")
+    assert "asctime" in LOG_FORMAT
+    assert capsys.readouterr().out == "Learning rate:0.001000\n"
+
+
+def test_a_log_that_is_continued_loses_what_an_unfinished_epoch_left(tmp_path):
+    log = RunLog(tmp_path / "DeepPro.txt")
+    log("kept")
+    size = log.size()
+    log("dropped")
+    log.close()
+    log = RunLog(tmp_path / "DeepPro.txt", size)
+    log("new")
+    log.close()
+    text = (tmp_path / "DeepPro.txt").read_text()
+    assert "kept" in text and "new" in text and "dropped" not in text
+
+
+def test_an_inactive_log_writes_and_prints_nothing(tmp_path, capsys):
+    log = RunLog(tmp_path / "DeepPro.txt", active=False)
+    log("a line")
+    log.close()
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file.*cannot be made"):
+        new_run(tmp_path / "file", "run")

@@ -1,0 +1,118 @@
+"""metrics.json: its form, and how figures are looked up in it."""
+
+import json
+import math
+from pathlib import Path
+
+from utils.files import write_text
+from utils.protocols import OPERATING_POINT
+
+SUBSETS = {"low_snr": "low SNR", "high_snr": "high SNR", "all": "all"}
+STEPS = ("reading", "network", "scoring", "output")
+# What a metrics.json must have to be read: keys and types.
+FORM = {
+    "run": str,
+    "model": str,
+    "dataset": str,
+    "seqlen": int,
+    "threshold_eval": (int, float),
+    "thresholds": list,
+    "iou": (int, float),
+    "protocols": dict,
+}
+
+
+def write_metrics(path, metrics):
+    """Writes metrics.json whole or not at all."""
+    write_text(path, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+
+
+def read_metrics(path):
+    """Reads a metrics.json: its form is checked here, once, for all who use it.
+
+    In a file of an earlier version the thresholds of a protocol are those of the whole file.
+
+    Raises:
+        ValueError: it is not one, or not whole.
+    """
+    try:
+        metrics = json.loads(Path(path).read_text("utf-8"))
+        check_metrics(metrics)
+    except ValueError as error:  # JSON and UTF-8 that are broken, too
+        raise ValueError(f"{path}: not a metrics.json of test.py: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    return metrics
+
+
+def check_metrics(metrics):
+    """Checks the form of a metrics.json and fills in the thresholds of its protocols.
+
+    Raises:
+        ValueError: something is missing or of another type; the message names it.
+    """
+    _check_keys(metrics, "", FORM)
+    if not metrics["protocols"]:
+        raise ValueError("no protocol in 'protocols'")
+    for name, counted in metrics["protocols"].items():
+        _check_keys(counted, f"of protocol {name}: ", {"sequences": dict, "subsets": dict})
+        counted.setdefault("thresholds", metrics["thresholds"])
+        if "all" not in counted["subsets"]:
+            raise ValueError(f"of protocol {name}: no subset 'all'")
+        for part in ("sequences", "subsets"):
+            for entry, numbers in counted[part].items():
+                _check_keys(numbers, f"of {entry} in protocol {name}: ", {})
+                for key, each in numbers.items():
+                    grid = isinstance(each, list) and key != "sequences"
+                    if grid and len(each) != len(counted["thresholds"]):
+                        raise ValueError(
+                            f"of {entry} in protocol {name}: {len(each)} numbers in {key!r} for "
+                            f"{len(counted['thresholds'])} thresholds"
+                        )
+
+
+def _check_keys(found, where, form):
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}{type(found).__name__}, expected an object")
+    for key, kind in form.items():
+        if not isinstance(found.get(key), kind):
+            raise ValueError(f"{where}no {key!r}" if key not in found else f"{where}bad {key!r}")
+
+
+def figure_at(counted, entry, key, threshold=OPERATING_POINT):
+    """A figure of a sequence or subset; of one that runs over thresholds, that at `threshold`.
+
+    Args:
+        counted: `protocols.<name>` of a metrics.json.
+        entry: of its `sequences` or `subsets`.
+        key: of the figure, or of a count.
+
+    Returns:
+        A number; None where it is undefined, absent, or not known at this threshold.
+    """
+    figure = entry.get(key)
+    if not isinstance(figure, list):
+        return figure
+    thresholds = counted["thresholds"]
+    return figure[thresholds.index(threshold)] if threshold in thresholds else None
+
+
+def figure_text(figure, factor=1, digits=2, sign=""):
+    """A figure times a factor, with that many digits; "-" for None or NaN."""
+    if figure is None or math.isnan(figure):
+        return "-"
+    return f"{figure * factor:{sign}.{digits}f}"
+
+
+def column_texts(protocol, counted, entry):
+    """[(title, text)] of a protocol's columns for a sequence or subset, at threshold 0.5."""
+    return [
+        (title, figure_text(figure_at(counted, entry, key), factor, digits))
+        for title, key, factor, digits in protocol.columns
+    ]
+
+
+def units(columns):
+    """What the numbers of some columns are in: Pd in 1e-2, Fa in 1e-5."""
+    scaled = [(title, factor) for title, _, factor, _ in columns if factor != 1]
+    return ", ".join(f"{title} in 1e-{math.log10(factor):.0f}" for title, factor in scaled)
