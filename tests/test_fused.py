@@ -17,7 +17,7 @@ from torch.nn import functional
 from models import build_model
 from models.engine import onednn
 from models.engine.budget import parse_memory
-from models.engine.folding import fold
+from models.folding import fold
 from models.engine.merge import Interpolation
 from models.engine.packed import PackedTemporalNetwork
 from models.engine.program import Numbers
