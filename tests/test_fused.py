@@ -17,12 +17,12 @@ from torch.nn import functional
 from models import build_model
 from models.engine import onednn
 from models.engine.budget import parse_memory
-from models.folding import fold
 from models.engine.merge import Interpolation
 from models.engine.packed import PackedTemporalNetwork
 from models.engine.program import Numbers
 from models.engine.rows import RowConv, RowLevel, sums_in_pieces
 from models.engine.workers import Workers
+from models.folding import fold
 from models.fused import fuse
 from tests.builders import STAGED, perturbed
 from tests.conftest import REPOSITORY
