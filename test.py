@@ -259,7 +259,7 @@ def run_test(args, spec, tested, sequences, device, group):
 
     evaluator = Evaluator(
         open_scan(detector, network, device, args.batch_size),
-        choose([args.protocol]),
+        choose(args.protocol),
         args.threshold_eval,
         writers,
     )

@@ -9,7 +9,7 @@ from data.formats.pages import PAGE_SUFFIXES, Pages
 from data.formats.video import VIDEO_SUFFIXES, VideoFrames
 from data.frames import ImageFiles
 from data.images import read_frame, read_mask
-from data.pairing import is_image, list_images, named, pair, printable, visible
+from data.pairing import first_names, is_image, list_images, pair, printable, visible
 from data.remarks import Remarks
 from data.sequences import TestSequence, TestSequences
 
@@ -81,7 +81,7 @@ class Finder:
             raise ValueError(f"{path}: {labels[0].name} but no frames beside it; expected images/")
         rest = [child for child, sequence in found if sequence is None]
         if sequences and rest:
-            self.remarks.make("ignored", f"{path}: {named(rest)} ignored, without frames")
+            self.remarks.make("ignored", f"{path}: {first_names(rest)} ignored, without frames")
         return sequences
 
     def sequence(self, path):
@@ -101,7 +101,7 @@ class Finder:
             rest = [c for c in children if c != named_so and not _is_for_labels(c)]
             if rest:
                 self.remarks.make(
-                    "ignored", f"{path}: {named(rest)} beside {named_so.name}/ ignored"
+                    "ignored", f"{path}: {first_names(rest)} beside {named_so.name}/ ignored"
                 )
             return self._images(named_so, path, _name_of(path))
         images = [child for child in children if is_image(child)]
@@ -110,8 +110,8 @@ class Finder:
         others = [child for child in children if _is_sequence(child)]
         if others:
             raise ValueError(
-                f"{path}: {named(images)} beside {named(others)}; expected the frames of one "
-                "sequence, or sequences, in a folder"
+                f"{path}: {first_names(images)} beside {first_names(others)}; expected the frames "
+                "of one sequence, or sequences, in a folder"
             )
         beside = path
         if path.name.casefold() in FRAME_FOLDERS:
@@ -166,7 +166,7 @@ def _only(folder, children, names):
     """The one child that is a folder of one of these names; None if there is none."""
     found = [child for child in children if child.name.casefold() in names and child.is_dir()]
     if len(found) > 1:
-        raise ValueError(f"{folder}: {named(found)}; expected one of them")
+        raise ValueError(f"{folder}: {first_names(found)}; expected one of them")
     return found[0] if found else None
 
 

@@ -35,7 +35,7 @@ def read_frame(path, size=None, remarks=None):
     with _reading(path, "an image"):
         picture = _picture(path)
         pixels = grey_levels(picture if picture.ndim == 2 else picture[..., 0])
-    check_numbers(pixels, path, remarks)
+    check_numbers(pixels, path, "the frame", remarks)
     if remarks is not None and picture.ndim == 3 and is_false_colour(picture):
         remarks.make(
             "colours",

@@ -47,7 +47,7 @@ def list_images(folder, remarks):
     images = tuple(path for path in paths if is_image(path))
     rest = [path for path in paths if not is_image(path)]
     if images and rest:
-        remarks.make("ignored", f"{folder}: {named(rest)} ignored, which are no images")
+        remarks.make("ignored", f"{folder}: {first_names(rest)} ignored, which are no images")
     check_names(folder, images)
     return images
 
@@ -204,7 +204,7 @@ def _left_over(name, images, others, what):
     return f"{message}; expected one for each frame, with its name or number"
 
 
-def named(paths):
+def first_names(paths):
     """The first names of some paths, in a message."""
     names = [printable(path.name) for path in paths[:NAMED]]
     more = len(paths) - len(names)

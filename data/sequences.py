@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 
-from data.formats.levels import check_size
+from data.formats.levels import check_numbers, check_size
 from data.frames import ImageFiles
 from data.images import read_frame, read_mask, resize
 from data.lists import find_sequences, prepare
@@ -163,6 +163,8 @@ class TestSequence:
         frames = source.read(start, stop)
         if not len(frames):
             return None
+        for index, frame in enumerate(frames, start):
+            check_numbers(frame, self.name, self._frames.place(index), self._remarks)
         if self._given:
             self._remarks.check_levels(frames, *self._normalisation, self._frames.place(start))
         masks = centroids = None

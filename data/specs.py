@@ -5,6 +5,7 @@ from functools import partial
 
 from data.footage import open_footage
 from data.noise.writing import write_noisy_beside
+from data.record import open_recorded
 from data.sequences import open_test_list
 from data.synthetic.writing import write_synthetic
 
@@ -40,8 +41,8 @@ class DatasetSpec:
 
     Attributes:
         name: as given on the command line and in the names of run folders.
-        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those of each
-            sequence itself.
+        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those recorded in
+            the data set's folder, or, without lists, those of each sequence itself.
         train, test: the two splits; None where there are no lists.
         sample_rate: share of the training candidates that makes an epoch.
         first_frame: number of the first frame in what is written.
@@ -164,6 +165,16 @@ DATASETS = {
         ),
         _SYNTHETIC,
         _noise_version(_SYNTHETIC, "Synthetic-HiNo", partial(write_noisy_beside, _SYNTHETIC)),
+        # What python -m data.convert writes; mean and std are recorded in its folder.
+        DatasetSpec(
+            name="Converted",
+            mean=None,
+            std=None,
+            train=_nudt_split("train.txt"),
+            test=_nudt_split("test.txt"),
+            open=open_recorded,
+            source="python -m data.convert",
+        ),
         # Own footage: whatever is found at the path.
         DatasetSpec(
             name="Frames",

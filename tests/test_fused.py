@@ -14,23 +14,23 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from models import MODELS, build_model
+from models import build_model
 from models.engine import onednn
 from models.engine.budget import parse_memory
-from models.folding import fold
 from models.engine.merge import Interpolation
 from models.engine.packed import PackedTemporalNetwork
 from models.engine.program import Numbers
 from models.engine.rows import RowConv, RowLevel, sums_in_pieces
 from models.engine.workers import Workers
+from models.folding import fold
 from models.fused import fuse
-from tests.builders import perturbed
+from tests.builders import STAGED, perturbed
 from tests.conftest import REPOSITORY
 
 GOLDEN = ["deeppro_nudt", "deeppro_noise", "deeppro_plus_nudt", "deeppro_plus_noise"]
 
 
-PERTURBED = {name: perturbed(name) for name in MODELS}
+PERTURBED = {name: perturbed(name) for name in STAGED}
 
 
 def without_onednn(monkeypatch):
@@ -40,7 +40,7 @@ def without_onednn(monkeypatch):
     monkeypatch.setattr("models.engine.onednn.has_convolution", lambda dtype: False)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("in_pieces", [True, False])
 @pytest.mark.parametrize("seqlen", [1, 2, 5, 40])
 def test_fold_and_fuse_equal_the_network(monkeypatch, name, in_pieces, seqlen):
@@ -54,7 +54,7 @@ def test_fold_and_fuse_equal_the_network(monkeypatch, name, in_pieces, seqlen):
     torch.testing.assert_close(fuse(model)(clip), logits, atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @settings(max_examples=8, deadline=None)
 @given(
     height=st.integers(8, 30), width=st.integers(8, 30), share=st.floats(0, 1), side=st.integers()
@@ -76,7 +76,7 @@ def smallest_budget(model, clip, precision="fp32"):
     return int(str(refusal.value).split(" need ")[1].split()[0])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_folding_in_double_precision_is_exact(name):
     model = copy.deepcopy(PERTURBED[name]).double()
     clip = torch.randn(1, 1, 5, 13, 18, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_folding_in_double_precision_is_exact(name):
         torch.testing.assert_close(fold(model)(clip), model(clip), atol=1e-13, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_small_bands_are_used_and_change_nothing(name):
     model = PERTURBED[name]
     clip = torch.randn(1, 1, 5, 37, 21)
@@ -97,7 +97,7 @@ def test_small_bands_are_used_and_change_nothing(name):
         fuse(model, memory=smallest - 1)(clip)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_smallest_images(name):
     model = PERTURBED[name]
     for height, width in [(4, 4), (5, 4), (4, 300), (7, 6)]:
@@ -136,7 +136,7 @@ def test_wide_images_are_upsampled_in_tiles(name):
         torch.testing.assert_close(fuse(model)(clip), model(clip), atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_the_model_is_left_as_it_was(name):
     model = copy.deepcopy(PERTURBED[name]).train()
     before = copy.deepcopy(model.state_dict())
@@ -155,7 +155,7 @@ def test_a_wrong_clip_is_refused_as_by_the_network():
 
 def test_a_clip_that_is_a_view_gives_the_same():
     clip = torch.randn(1, 1, 20, 12, 30)[:, :, 3:13:2, :, 4:27]
-    for name in MODELS:
+    for name in STAGED:
         fast = fuse(PERTURBED[name])
         torch.testing.assert_close(fast(clip), fast(clip.contiguous()))
 
@@ -315,7 +315,7 @@ def test_packed_layers_round_no_more_than_products_in_the_same_type(seqlen, monk
     assert error.mean() <= 1.2 * other.mean() and error.max() <= 1.5 * other.max()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("has_onednn", [True, False])
 def test_half_precision_is_close_and_gives_float32_logits(monkeypatch, name, precision, has_onednn):
@@ -345,7 +345,7 @@ def test_half_precision_falls_back_with_one_warning(monkeypatch):
     assert torch.equal(fast(clip), fuse(PERTURBED["DeepPro"])(clip))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_one_detector_takes_clips_of_changing_sizes_and_batches(name):
     model = PERTURBED[name]
     fast = fuse(model)
@@ -355,7 +355,7 @@ def test_one_detector_takes_clips_of_changing_sizes_and_batches(name):
             torch.testing.assert_close(fast(clip), model(clip), atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_copy_of_a_used_detector_works_by_itself(name, precision):
     clip = torch.randn(1, 1, 5, 21, 27)
@@ -367,7 +367,7 @@ def test_a_copy_of_a_used_detector_works_by_itself(name, precision):
     assert torch.equal(copied(clip), expected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_threads_may_share_a_detector(name):
     fast = fuse(PERTURBED[name])
     clips = [torch.randn(1, 1, 5, *size) for size in ((21, 27), (40, 33), (33, 20))] * 4
@@ -377,7 +377,7 @@ def test_threads_may_share_a_detector(name):
             torch.testing.assert_close(found, logits, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_autocast_and_inference_mode_change_nothing(name):
     fast, clip = fuse(PERTURBED[name]), torch.randn(1, 1, 5, 12, 16)
     expected = fast(clip)
@@ -439,7 +439,7 @@ print(budget, status("VmHWM") - before - logits.numel() * 4)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured as on Linux")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("threads", [2, 8])
 @pytest.mark.parametrize("case", [(40, 320, 1), (200, 100, 0)])
 def test_the_budget_is_kept(name, threads, case):

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from models import MODELS, build_model
+from models import build_model
 from models.blocks import STDResBlock
 from models.engine.training import FastTraining, moments
+from tests.builders import STAGED
 from tests.test_models import biases_before_batchnorm
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("shape", [(2, 5, 6), (1, 13, 9)])
 def test_output_gradients_and_statistics_are_those_of_the_plain_pass(name, shape):
     batch, height, width = shape

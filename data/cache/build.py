@@ -102,10 +102,10 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
                         yield builds[-1]
 
                 kept = []
-                for build in progress(ahead(begin(), 2 * workers)):
+                for build in progress(begun_early(begin(), 2 * workers)):
                     build.wait()
                     kept.append(syncing.submit(build.store.finish))
-                    if len(kept) > workers:  # decoding does not run ahead of a slow disk
+                    if len(kept) > workers:  # decoding does not run begun_early of a slow disk
                         kept[-1 - workers].result()
                 arrays = [future.result() for future in kept]
             except BaseException:
@@ -117,7 +117,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
     return Frames(sequences, size, mode, arrays)
 
 
-def ahead(items, count):
+def begun_early(items, count):
     """Yields the items, each after the `count` next ones were taken from the iterator."""
     items = iter(items)
     taken = deque(itertools.islice(items, count))

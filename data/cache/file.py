@@ -57,7 +57,7 @@ class CacheFile:
     """
 
     def __init__(self, files, size, folder):
-        place, self.sources = describe(files, size)
+        place, self.sources = digests_of(files, size)
         self.path = folder / f"{printable(files.name)[:NAME]}-{place}.cache"
         self.aside = self.path.with_name(f".{self.path.name}.{os.getpid()}-{next(_written)}.part")
         self.file = None  # open while it is written
@@ -142,7 +142,7 @@ class CacheFile:
             self.file = None
 
 
-def describe(files, size):
+def digests_of(files, size):
     """Two digests: which sequence at which size, and the state of its source images."""
     where = json.dumps([str(files.images[0].parent.absolute()), size])
     sources = []

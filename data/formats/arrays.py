@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.formats.levels import check_labels, check_numbers, grey_levels
+from data.formats.levels import check_labels, grey_levels
 
 ARRAY_SUFFIXES = {".npy", ".npz"}
 FRAME_NAMES = ("frames", "images", "imgs", "img")
@@ -43,8 +43,6 @@ class ArrayFrames:
             frames = grey_levels(np.array(self.frames[start:stop]))
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
-        for index, frame in enumerate(frames, start):
-            check_numbers(frame, self.place(index))
         return frames
 
 

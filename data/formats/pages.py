@@ -4,7 +4,7 @@ from threading import Lock
 
 import numpy as np
 
-from data.formats.levels import check_numbers, check_size, check_type, grey_levels
+from data.formats.levels import check_size, check_type, grey_levels
 from data.formats.library import LibraryPages
 from data.formats.tiff import TiffPages, is_tiff
 
@@ -64,7 +64,6 @@ class Pages:
             for index in range(start, min(stop, count)):
                 frames.append(self._read(index, lambda file, index=index: _levels(file, index)))
                 first = frames[0]
-                check_numbers(frames[-1], self.place(index))
                 check_size(frames[-1].shape, self.place(index), first.shape, self.place(start))
                 check_type(frames[-1].dtype, self.place(index), first.dtype, self.place(start))
         return np.stack(frames) if frames else np.empty((0, 0, 0), np.uint8)
