@@ -50,7 +50,7 @@ def spatial_stem():
     return Stem(SpatialDifferenceConv3d(1, 4, (3, 3, 3), padding=1))
 
 
-# Name: (trunk, levels, is it temporal, is there an engine).
+# What each is described by: its trunk, and the pools and blocks of its levels.
 NETWORKS = {
     "one level": lambda: ([temporal_stem()], [[TDResBlock(4, 8)]]),
     "a pooled level alone": lambda: ([temporal_stem()], [[pool(), TDResBlock(4, 8)]]),
@@ -97,10 +97,10 @@ def deeppro_plus_for_moving_scenes(net, clip):
     return net.final(net.conv_out2(levels))
 
 
-@pytest.mark.parametrize(
-    ("name", "definition"),
-    zip(STAGED, (deeppro, deeppro_plus, deeppro_plus_for_moving_scenes), strict=True),
-)
+DEFINITIONS = deeppro, deeppro_plus, deeppro_plus_for_moving_scenes
+
+
+@pytest.mark.parametrize(("name", "definition"), [*zip(STAGED, DEFINITIONS, strict=True)])
 def test_the_forward_pass_is_the_papers_bit_by_bit(name, definition):
     model = perturbed(name)
     clip = torch.randn(2, 1, 5, 9, 14)
