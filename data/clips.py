@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from data.cache.build import Frames
 
 TARGET_CENTRED_SHARE = 0.75
-EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
+CHECKED = 8  # sequences whose grey levels are looked at before a training
+NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,24 @@ class TrainClips(Dataset):
         """Chooses the epoch (0-based) whose clips the items are."""
         self.epoch = epoch
 
+    def check(self):
+        """Looks at the set as a whole, once before a training.
+
+        Remarks on grey levels that lie far from the mean and std in use.
+
+        Raises:
+            ValueError: no mask has a target.
+        """
+        for index in range(0, len(self.sequences), max(len(self.sequences) // CHECKED, 1)):
+            files = self.sequences[index]
+            frames, _ = self.frames.read(index, 0, 1)
+            files.remarks.check_levels(frames, self.mean, self.std, files.images[0])
+        if not self.frames.any_target():
+            raise ValueError(
+                f"{self.sequences[0].masks[0].parent}: no target in any mask of the "
+                f"{len(self.sequences)} training sequences; expected pixels above 0"
+            )
+
     def __getitem__(self, index):
         crop = self.draw(index)
         frames, masks = (
@@ -135,7 +154,7 @@ class TrainClips(Dataset):
         )
         place = self._place(frames.shape, crop.pad_end)
         clip = self._blank(frames.shape, place, np.float32)
-        normalise(frames, self.mean, self.std, out=clip[place])
+        normalise_into(frames, self.mean, self.std, out=clip[place])
         # Only the few rows that hold targets are read and copied.
         found = self.frames.target_rows(crop.sequence, crop.start, crop.stop)[:, crop.rows]
         moments, rows = np.divmod(np.flatnonzero(found), frames.shape[1])
@@ -216,7 +235,7 @@ def middle_frame(frames, seqlen, pad_end):
     return seqlen - math.ceil(frames / 2) - (seqlen - frames)
 
 
-def normalise(frames, mean, std, out=None):
+def normalise_into(frames, mean, std, out=None):
     """(x - mean) / std in float32, into `out` if given; any real pixel type in."""
     out = np.empty(frames.shape, np.float32) if out is None else out
     np.subtract(frames, np.float32(mean), out=out, dtype=np.float32, casting="unsafe")
@@ -231,7 +250,7 @@ def centres(mask):
         return []
     # Labelled in the rows that hold components: the same labels, sooner.
     top = found[0]
-    labels, _ = ndimage.label(mask[top : found[-1] + 1], EIGHT_CONNECTED)
+    labels, _ = ndimage.label(mask[top : found[-1] + 1], NEIGHBOURS)
     rows, columns = np.nonzero(labels)
     numbers = labels[rows, columns]
     sums = (np.bincount(numbers, weights=at)[1:] for at in (rows + top, columns))

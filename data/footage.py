@@ -1,22 +1,26 @@
 """Own footage: frames from folders, TIFF, GIF, arrays and video, with or without masks."""
 
 import os
+from functools import partial
 from pathlib import Path
-
-from PIL import Image
 
 from data.formats.arrays import ARRAY_SUFFIXES, open_arrays
 from data.formats.pages import PAGE_SUFFIXES, Pages
 from data.formats.video import VIDEO_SUFFIXES, VideoFrames
 from data.frames import ImageFiles
-from data.images import read_mask
-from data.lists import list_images, natural_order, pair
+from data.images import read_frame, read_mask
+from data.pairing import first_names, is_image, list_images, pair, printable, visible
+from data.remarks import Remarks
 from data.sequences import TestSequence, TestSequences
 
+FRAME_FOLDERS = ("images", "img", "frames", "imgs")
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "gt")
+CENTROID_FOLDERS = ("masks_centroid", "centroids")
 FORMS = (
     "a folder of images, a folder of such folders, a multi-page TIFF, a GIF, a .npy or .npz array "
     "(T, H, W), or a video"
 )
+DEPTH = 4  # folders below each other in which frames are looked for, for a message
 
 
 def open_footage(spec, root, normalisation=None):
@@ -24,80 +28,178 @@ def open_footage(spec, root, normalisation=None):
 
     Args:
         spec: the row of own footage.
-        root: a folder of frames, or with `images/` and optionally `masks/` and `masks_centroid/`;
-            a folder of such folders or of the following; a multi-page TIFF or GIF; a `.npy` or
-            `.npz` array (T, H, W); a video.
+        root: a folder of frames, or with frames in `images/` and optionally masks in `masks/` and
+            `masks_centroid/`; a folder of such folders or of the following; a multi-page TIFF or
+            GIF; a `.npy` or `.npz` array (T, H, W); a video. For other names of the folders see
+            `FRAME_FOLDERS` and those after it.
         normalisation: (mean, std) of the grey levels; each sequence's own if None.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
-        ValueError: there are no frames in it, or frames and masks do not pair.
+        ValueError: there are no frames in it, it would have to be guessed which are the frames, or
+            frames and masks do not pair.
     """
-    path = Path(root)
+    path, finder = Path(root), Finder(normalisation)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; expected {FORMS}")
-    sequence = _sequence(path, normalisation)
-    if sequence is not None:
-        return TestSequences([sequence])
-    children = sorted(path.iterdir(), key=natural_order) if path.is_dir() else []
-    sequences = [_sequence(child, normalisation) for child in children]
-    sequences = TestSequences(sequence for sequence in sequences if sequence is not None)
-    if not len(sequences):
-        raise ValueError(f"{path}: no readable frame; expected {FORMS}")
-    for name in sequences.names:
-        if sequences.names.count(name) > 1:
+    sequences = finder.sequences(path)
+    if not sequences:
+        deeper = _deeper(path) if path.is_dir() else None
+        hint = f"; there are images in {deeper}" if deeper else ""
+        raise ValueError(f"{path}: no readable frame; expected {FORMS}{hint}")
+    names = [sequence.name for sequence in sequences]
+    for name in names:
+        if names.count(name) > 1:
             raise ValueError(f"{path}: two sequences are named {name}; expected different names")
-    return sequences
+    return TestSequences(sequences, finder.remarks)
 
 
-def _sequence(path, normalisation):
-    """The sequence at a path, or None if there is none."""
-    if path.is_dir():
-        return _folder(path, normalisation)
-    for suffixes, open_file in _OPENERS:
-        if path.suffix.lower() in suffixes:
-            return TestSequence(path.stem, *open_file(path), normalisation, first_number=None)
-    return None
+class Finder:
+    """Finds sequences; what is left out on the way is said.
 
+    Args:
+        normalisation: (mean, std) of the grey levels; each sequence's own if None.
 
-def _folder(path, normalisation):
-    images = next((each for each in (path / "images", path) if _images(each)), None)
-    if images is None:
+    Attributes:
+        remarks: `data.remarks.Remarks` about all that is found.
+    """
+
+    def __init__(self, normalisation):
+        self.normalisation = normalisation
+        self.remarks = Remarks()
+
+    def sequences(self, path):
+        """The sequence at a path, or those of a folder of sequences; an empty list: none."""
+        one = self.sequence(path)
+        if one is not None or not path.is_dir():
+            return [] if one is None else [one]
+        children = visible(path)
+        found = [(child, self.sequence(child)) for child in children]
+        sequences = [sequence for _, sequence in found if sequence is not None]
+        labels = [child for child, sequence in found if sequence and _is_for_labels(child)]
+        if labels:
+            raise ValueError(f"{path}: {labels[0].name} but no frames beside it; expected images/")
+        rest = [child for child, sequence in found if sequence is None]
+        if sequences and rest:
+            self.remarks.make("ignored", f"{path}: {first_names(rest)} ignored, without frames")
+        return sequences
+
+    def sequence(self, path):
+        """The one sequence at a path; None where there is none, or several."""
+        if path.is_dir():
+            return self._folder(path)
+        for suffixes, open_file in _OPENERS:
+            if path.suffix.lower() in suffixes:
+                frames, *labels = open_file(path, self.remarks)
+                return self._make(printable(path.stem), frames, labels)
         return None
-    folder = Path(os.path.abspath(path))  # a linked folder keeps the name of the link
-    name = folder.parent.name if folder.name == "images" else folder.name
-    frames = _images(images)
-    for file in frames:
-        _refuse_pages(file)
-    labels = []
-    for folder, what in ((path / "masks", "masks"), (path / "masks_centroid", "centroid masks")):
-        files = _images(folder)
-        paired = pair(name, frames, files, what) if files else None
-        labels.append(None if paired is None else ImageFiles(paired, read_mask))
-    return TestSequence(name, ImageFiles(frames), *labels, normalisation, first_number=None)
+
+    def _folder(self, path):
+        children = visible(path)
+        named_so = _only(path, children, FRAME_FOLDERS)
+        if named_so is not None and any(map(is_image, visible(named_so))):
+            rest = [c for c in children if c != named_so and not _is_for_labels(c)]
+            if rest:
+                self.remarks.make(
+                    "ignored", f"{path}: {first_names(rest)} beside {named_so.name}/ ignored"
+                )
+            return self._images(named_so, path, _name_of(path))
+        images = [child for child in children if is_image(child)]
+        if not images or _has_pages(images[0]):
+            return self._stacks(path, children, images)
+        others = [child for child in children if _is_sequence(child)]
+        if others:
+            raise ValueError(
+                f"{path}: {first_names(images)} beside {first_names(others)}; expected the frames "
+                "of one sequence, or sequences, in a folder"
+            )
+        beside = path
+        if path.name.casefold() in FRAME_FOLDERS:
+            beside = Path(os.path.abspath(path)).parent
+        return self._images(path, beside, _name_of(path))
+
+    def _stacks(self, path, children, images):
+        """No sequence: a folder of other things, where single images have no place."""
+        single = [image for image in images if not _has_pages(image)]
+        if single:
+            raise ValueError(
+                f"{path}: {single[0].name} beside {images[0].name}, which has several frames; "
+                "expected one frame a file, or files of several frames"
+            )
+        return None
+
+    def _images(self, folder, beside, name):
+        frames = list_images(folder, self.remarks)
+        labels = []
+        for names, what in ((MASK_FOLDERS, "masks"), (CENTROID_FOLDERS, "centroid masks")):
+            place = _only(beside, visible(beside), names)
+            files = () if place is None else list_images(place, self.remarks)
+            if place is not None and not files:
+                self.remarks.make("ignored", f"{place}: no image in it; {name} has no {what}")
+            paired = pair(name, frames, files, what, self.remarks) if files else None
+            read = partial(read_mask, remarks=self.remarks)
+            labels.append(None if paired is None else ImageFiles(paired, read))
+        read = partial(read_frame, remarks=self.remarks)
+        return self._make(name, ImageFiles(frames, read), labels)
+
+    def _make(self, name, frames, labels):
+        return TestSequence(
+            name, frames, labels, self.normalisation, first_number=None, remarks=self.remarks
+        )
 
 
 _OPENERS = (
-    (PAGE_SUFFIXES, lambda path: (Pages(path), None, None)),
+    (PAGE_SUFFIXES, lambda path, _: (Pages(path), None, None)),
     (ARRAY_SUFFIXES, open_arrays),
-    (VIDEO_SUFFIXES, lambda path: (VideoFrames(path), None, None)),
+    (VIDEO_SUFFIXES, lambda path, remarks: (VideoFrames(path, remarks), None, None)),
 )
 
 
-def _images(folder):
-    return list_images(folder) if folder.is_dir() else ()
+def _name_of(folder):
+    """A folder's name as it was given: a link keeps its own. That of `images` is its parent's."""
+    folder = Path(os.path.abspath(folder))
+    named_so = folder.name.casefold() in FRAME_FOLDERS
+    return printable((folder.parent if named_so else folder).name)
 
 
-def _refuse_pages(path):
+def _only(folder, children, names):
+    """The one child that is a folder of one of these names; None if there is none."""
+    found = [child for child in children if child.name.casefold() in names and child.is_dir()]
+    if len(found) > 1:
+        raise ValueError(f"{folder}: {first_names(found)}; expected one of them")
+    return found[0] if found else None
+
+
+def _is_for_labels(path):
+    return path.name.casefold() in MASK_FOLDERS + CENTROID_FOLDERS
+
+
+def _is_sequence(path):
+    """Whether a path that lies beside images looks like a sequence of its own."""
+    if path.is_dir():
+        return not _is_for_labels(path) and _deeper(path, 2) is not None
+    return path.suffix.lower() in ARRAY_SUFFIXES | VIDEO_SUFFIXES
+
+
+def _has_pages(path):
+    """Whether an image is a TIFF or GIF of several frames."""
     if path.suffix.lower() not in PAGE_SUFFIXES:
-        return
+        return False
     try:
-        with Image.open(path) as image:
-            pages = getattr(image, "n_frames", 1)
-    except (OSError, SyntaxError, ValueError, EOFError):
-        return  # reading it will tell
-    if pages > 1:
-        raise ValueError(
-            f"{path}: {pages} frames in one file among the frames of a folder; expected one frame "
-            "a file, or the path of this file alone"
-        )
+        return len(Pages(path)) > 1
+    except ValueError:
+        return False  # reading it will tell
+
+
+def _deeper(folder, depth=DEPTH):
+    """The first folder with images, this one or one below it; None if there is none."""
+    try:
+        children = visible(folder)
+    except OSError:
+        return None
+    if any(map(is_image, children)):
+        return folder
+    for child in children:
+        if depth and child.is_dir() and (found := _deeper(child, depth - 1)) is not None:
+            return found
+    return None

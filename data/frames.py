@@ -3,7 +3,8 @@
 import numpy as np
 
 from data import images
-from data.images import check_size, resize, resize_mask
+from data.formats.levels import check_size, check_type
+from data.images import resize, resize_mask
 
 
 class ImageFiles:
@@ -14,7 +15,7 @@ class ImageFiles:
 
     Args:
         paths: as above.
-        read_one: `data.images.read_frame` or `read_mask`.
+        read_one: reads one, as `data.images.read_frame` or `read_mask`.
     """
 
     def __init__(self, paths, read_one=images.read_frame):
@@ -32,6 +33,9 @@ class ImageFiles:
     def fresh(self):
         """One of its own for another reader; nothing is open here, so the same."""
         return self
+
+    def close(self):
+        """Nothing is open between calls."""
 
     def size(self):
         """(height, width) of the first frame."""
@@ -54,15 +58,6 @@ class ImageFiles:
             check_type(pixels.dtype, path, stacked.dtype, self.paths[start])
             stacked[index] = pixels
         return np.empty((0, 0, 0), np.uint8) if stacked is None else stacked
-
-
-def check_type(dtype, path, expected, expected_path):
-    """Refuses frames whose grey levels have another depth than those of the same sequence."""
-    if dtype != expected:
-        raise ValueError(
-            f"{path}: grey levels of type {dtype}, but {expected_path} has {expected}; "
-            "expected one depth in a sequence"
-        )
 
 
 class FrameArrays:
@@ -109,9 +104,9 @@ def decode_window(files, start, stop, size=None):
     """Yields the pairs of `read_window`; types are not compared."""
     first, expected = files.images[0], images.read_size(files.images[0])
     for image, path in zip(files.images[start:stop], files.masks[start:stop], strict=True):
-        frame = images.read_frame(image)
+        frame = images.read_frame(image, None, files.remarks)
         check_size(frame.shape, image, expected, first)
-        labels = images.read_labels(path)
+        labels = images.read_labels(path, files.remarks)
         check_size(labels.shape, path, expected, first)
         yield frame if size is None else resize(frame, size), resize_mask(labels, size)
 

@@ -1,7 +1,7 @@
 """One image file to an array: grey levels of a frame, or a mask.
 
-What a file holds decides the type of the array, never what its grey levels happen to be: uint8,
-uint16, or float32 for all other kinds.
+Levels keep the depth of the file, whatever its format: see `data.formats.levels`. What would have
+to be guessed is refused.
 """
 
 import os
@@ -10,45 +10,76 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from data.formats import grey_png
+from data.formats import netpbm, png, tiff
+from data.formats.levels import check_labels, check_numbers, grey_levels, is_false_colour
+from data.formats.library import LibraryPages
 
 READ_BYTES = 1 << 18  # asked of a file at first: more than most images have
-DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")  # of the image library; files may be of 16 or 32 bits
+LOSSY_TARGET = 128  # level of a mask's pixel that belongs to a target, where levels are inexact
 
 
-def read_frame(path, size=None):
+def read_frame(path, size=None, remarks=None):
     """Grey levels of an image, the first channel of a colour one.
 
     Args:
         path: an image file.
         size: (height, width) to resize to (bicubic), or None.
+        remarks: `data.remarks.Remarks` that hear of colours, or None.
 
     Returns:
         (H, W) array: uint8, uint16 for 16-bit images, float32 for signed and floating-point ones.
 
     Raises:
-        ValueError: the file cannot be read as an image.
+        ValueError: the file cannot be read as an image, or holds several.
     """
-    pixels = _decode(path, "an image", palette_to="RGB")
+    with _reading(path, "an image"):
+        picture = _picture(path)
+        pixels = grey_levels(picture if picture.ndim == 2 else picture[..., 0])
+    check_numbers(pixels, path, "the frame", remarks)
+    if remarks is not None and picture.ndim == 3 and is_false_colour(picture):
+        remarks.make(
+            "colours",
+            f"{path}: a picture in colours, of which the first channel is read; the colours of a "
+            "palette are no grey levels",
+        )
     return pixels if size is None else resize(pixels, size)
 
 
-def read_mask(path, size=None):
-    """A mask (H, W), uint8 in {0, 1}: 1 where the first channel (or palette index) is above 0.
+def read_mask(path, size=None, remarks=None):
+    """A mask (H, W), uint8 in {0, 1}: 1 where a colour is above 0, and not transparent.
+
+    Where all pixels have one colour, the opaque ones are the targets. A JPEG's levels are inexact:
+    there 1 is where they reach 128.
 
     Args:
         path: an image file.
         size: (height, width) to resize to (bicubic, then > 0), or None.
+        remarks: `data.remarks.Remarks` that hear of masks that look like something else, or None.
 
     Raises:
-        ValueError: the file cannot be read as an image.
+        ValueError: the file cannot be read as an image, or holds several.
     """
-    return resize_mask(read_labels(path), size)
+    return resize_mask(read_labels(path, remarks), size)
 
 
-def read_labels(path):
+def read_labels(path, remarks=None):
     """What a mask file holds (H, W): above 0 where there is a target; see `read_mask`."""
-    return _decode(path, "a mask")
+    with _reading(path, "a mask"):
+        content = _read_file(path)
+        picture = _picture(path, content)
+        labels = picture if picture.ndim == 2 else _labels_of(picture)
+        if _is_lossy(content):
+            labels = _exact_labels(labels)
+            if remarks is not None:
+                remarks.make(
+                    "inexact masks",
+                    f"{path}: a mask saved with loss; pixels of {LOSSY_TARGET} and above count as "
+                    "target, PNG would be exact",
+                )
+        labels = labels.view(np.uint8) if labels.dtype == bool else labels
+    if remarks is not None:
+        check_labels(labels, path, remarks)
+    return labels
 
 
 def read_size(path):
@@ -58,22 +89,8 @@ def read_size(path):
         ValueError: the file cannot be read as an image.
     """
     with _reading(path, "an image"):
-        size = grey_png.size_of(_read_file(path, grey_png.HEADER))
-        if size is None:
-            with Image.open(path) as image:
-                image.load()  # only then is a TIFF turned as its orientation says
-                size = image.size[::-1]
-    return size
-
-
-def check_size(size, path, expected, expected_path):
-    """Refuses a (height, width) that is not the expected one."""
-    if tuple(size) != tuple(expected):
-        (height, width), (rows, columns) = size, expected
-        raise ValueError(
-            f"{path}: {height}x{width} pixels, but {expected_path} has {rows}x{columns}; "
-            "expected one size in a sequence, for frames and masks"
-        )
+        size = png.size_of(_read_file(path, png.HEADER))
+        return _picture(path).shape[:2] if size is None else size
 
 
 def resize(pixels, size):
@@ -101,48 +118,50 @@ def resize_mask(pixels, size=None):
     return (pixels > 0).view(np.uint8)
 
 
-def grey_levels(pixels):
-    """Pixels of any real type as uint8, uint16 (native byte order) or float32."""
-    if pixels.dtype == bool:
-        return pixels.view(np.uint8)
-    if pixels.dtype == np.uint8:
+def _picture(path, content=None):
+    """All channels of the one picture in a file: (H, W), or (H, W, C), see `LibraryPages`."""
+    content = _read_file(path) if content is None else content
+    pixels = png.decode_grey(content)
+    if pixels is not None:
         return pixels
-    kind = np.uint16 if pixels.dtype.newbyteorder("=") == np.uint16 else np.float32
-    return pixels.astype(kind)
+    if png.is_deep_colour(content):
+        pixels = png.decode_deep_colour(content)
+        if pixels is None:
+            raise ValueError("16-bit colour, interlaced or damaged: save it as grey")
+        return pixels
+    if netpbm.is_netpbm(content):
+        return netpbm.decode(content)
+    pages = tiff.TiffPages(path) if tiff.is_tiff(content) else LibraryPages(path)
+    try:
+        if pages.count > 1:
+            raise ValueError(f"{pages.count} frames in one file, where one is expected")
+        return pages.picture(0)
+    finally:
+        pages.close()
 
 
-def image_levels(image, palette_to="RGB"):
-    """Grey levels (H, W) of an open image of the image library, the first channel of a colour one.
-
-    Args:
-        image: the image, at the page that is wanted.
-        palette_to: mode that palette images are converted to; None reads their indices.
-    """
-    if _deep_colour(image):
-        raise ValueError("16-bit colour, of which 8 bits would be lost: save it as grey")
-    if image.mode in ("P", "PA") and palette_to is not None:
-        image = image.convert(palette_to)
-    pixels = np.asarray(image)
-    pixels = pixels if pixels.ndim == 2 else pixels[..., 0]
-    if image.mode in DEEP_MODES and pixels.min() >= 0 and pixels.max() <= 65535:
-        return pixels.astype(np.uint16)
-    return grey_levels(pixels)
+def _labels_of(picture):
+    """Colours and transparency (H, W, C) of a mask as one: above 0 where there is a target."""
+    if picture.shape[2] not in (2, 4):
+        return picture.max(axis=2)
+    alpha, colours = picture[..., -1], picture[..., :-1].max(axis=2)
+    if (alpha == alpha.flat[0]).all():
+        return colours
+    if (picture[..., :-1] == picture[0, 0, :-1]).all():
+        return alpha
+    return np.where(alpha > 0, colours, 0)
 
 
-def _decode(path, what, palette_to=None):
-    """Pixels (H, W) of an image file, the first channel of a colour one.
+def _is_lossy(content):
+    """Whether a file's levels are not exactly those that were saved: JPEG, or WebP like it."""
+    return content.startswith(b"\xff\xd8\xff") or content[8:16] == b"WEBPVP8 "
 
-    Args:
-        path: the file.
-        what: for the message if it cannot be read.
-        palette_to: mode that palette images are converted to; None reads their indices.
-    """
-    with _reading(path, what):
-        pixels = grey_png.decode(_read_file(path))
-        if pixels is not None:
-            return pixels
-        with Image.open(path) as image:
-            return image_levels(image, palette_to)
+
+def _exact_labels(labels):
+    brightest = int(labels.max())
+    if 0 < brightest < LOSSY_TARGET:
+        raise ValueError(f"its levels are inexact, the highest is {brightest}: save masks as PNG")
+    return np.where(labels >= LOSSY_TARGET, np.uint8(255), np.uint8(0))
 
 
 def _read_file(path, size=None):
@@ -162,14 +181,8 @@ def _reading(path, what):
     """Names the file that could not be read."""
     try:
         yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a decoder may meet damage with any
         raise ValueError(
-            f"{path}: cannot be read as {what} ({error}); expected a whole image file"
+            f"{path}: cannot be read as {what} ({error or type(error).__name__}); "
+            "expected a whole image file"
         ) from error
-
-
-def _deep_colour(image):
-    """Whether a PNG holds 16-bit colour, which the image library would cut to 8 bits."""
-    if image.format != "PNG" or image.mode in ("I;16", "I", "L", "1", "P"):
-        return False
-    return any(str(arguments).find(";16") >= 0 for *_, arguments in image.tile)

@@ -1,17 +1,15 @@
-"""Which frames a data set has: split lists, folders, and the mask that belongs to each frame.
-
-One lister and one pairing for labelled data sets and own footage.
-"""
+"""Which sequences a labelled data set has: split lists, and the files of each sequence."""
 
 import csv
 import os
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-IMAGE_SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".pgm"}
+from data.pairing import list_images, pair
+from data.remarks import Remarks
+
 LOW_SNR_LIMIT = 3.0
 
 
@@ -24,12 +22,14 @@ class SequenceFiles:
         images: N paths.
         masks: N paths.
         centroids: N paths, or None where targets are the components of the masks.
+        remarks: what is said about the data set that the sequence belongs to.
     """
 
     name: str
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
     centroids: tuple[Path, ...] | None
+    remarks: Remarks = field(default_factory=Remarks, compare=False, repr=False)
 
     def __len__(self):
         return len(self.images)
@@ -76,16 +76,27 @@ def list_sequences(spec, split, root):
             f"{path}: no such list; expected a text file with one <sequence> or "
             f"<sequence>/<frame> a line, as it comes with {spec.name}"
         )
+    names = list(_read_list(path))
+    if not names:
+        raise ValueError(f"{path}: the list is empty; expected one sequence a line")
+    return names
+
+
+def _read_list(path):
+    """{name of a sequence: what follows it, of each line}, in the order of a list."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a UTF-8 text; save the list as UTF-8") from error
-    entries = [[part for part in re.split(r"[/\\]", line.strip()) if part != "."] for line in lines]
-    names = list(dict.fromkeys(next(filter(None, entry), "") for entry in entries))
-    names = [name for name in names if name]
-    if not names:
-        raise ValueError(f"{path}: the list is empty; expected one sequence a line")
-    return names
+    root, entries = path.parent.absolute().as_posix(), {}
+    for line in lines:
+        words = line.strip().replace("\\", "/").removeprefix(root)
+        parts = [part for part in words.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise ValueError(f"{path}: {line.strip()}; expected sequences below the list's folder")
+        if parts:
+            entries.setdefault(parts[0], set()).add("/".join(parts[1:]))
+    return entries
 
 
 def find_sequences(spec, split, root, names=None):
@@ -101,19 +112,51 @@ def find_sequences(spec, split, root, names=None):
             "see --dataset"
         )
     names = list_sequences(spec, split, root) if names is None else names
-    return [find_sequence(spec, split, root, name) for name in names]
+    remarks = Remarks()
+    sequences = [find_sequence(spec, split, root, name, remarks) for name in names]
+    _check_list(Path(root) / split.list_file, sequences, remarks)
+    if split is spec.train and spec.test is not None:
+        both = set(names) & set(_names_if_any(spec, spec.test, root))
+        if both and split != spec.test:
+            remarks.make(
+                "both lists",
+                f"{Path(root) / split.list_file}: {len(both)} of its sequences are in the test "
+                f"list, too, {min(both)} for one",
+            )
+    return sequences
 
 
-def find_sequence(spec, split, root, name):
+def _check_list(path, sequences, remarks):
+    """Remarks on a list that names some frames of a sequence: all of them are taken."""
+    listed = _read_list(path) if path.is_file() else {}
+    for files in sequences:
+        entries = listed.get(files.name, {""})
+        count = len(entries)
+        if 1 < count < len(files) and "" not in entries:
+            remarks.make(
+                "frames of a list",
+                f"{path}: names {count} of the {len(files)} frames of {files.name}; whole "
+                "sequences are taken",
+            )
+
+
+def _names_if_any(spec, split, root):
+    try:
+        return list_sequences(spec, split, root)
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def find_sequence(spec, split, root, name, remarks=None):
     """Files of one sequence; see `find_sequences`."""
-    root = Path(root)
+    root, remarks = Path(root), remarks or Remarks()
     folder = root / split.images.format(name)
     if not folder.is_dir() and not (root / split.list_file).is_file():
         raise FileNotFoundError(
             f"{name}: no folder {folder}; without {root / split.list_file} the published split of "
             f"{spec.name} is expected: add the list, or the sequences"
         )
-    images = _expect_images(folder, name)
+    images = _expect_images(folder, name, remarks)
     # A folder's neighbour is looked for beside its name first, then where a link leads.
     roots = [
         base
@@ -124,13 +167,14 @@ def find_sequence(spec, split, root, name):
     if mask_folder is None:
         looked = ", ".join(str(place / split.masks.format(name)) for place in roots)
         raise FileNotFoundError(f"{name}: no folder of masks; expected one of {looked}")
-    masks = pair(name, images, _expect_images(mask_folder, name), "masks")
+    masks = pair(name, images, _expect_images(mask_folder, name, remarks), "masks", remarks)
     centroids = None
     if split.centroids is not None:
         folder = _first_folder(roots, split.centroids.format(name))
         if folder is not None:
-            centroids = pair(name, images, _expect_images(folder, name), "centroid masks")
-    return SequenceFiles(name, images, masks, centroids)
+            others = _expect_images(folder, name, remarks)
+            centroids = pair(name, images, others, "centroid masks", remarks)
+    return SequenceFiles(name, images, masks, centroids, remarks)
 
 
 def hold_out(sequences, seed, share=0.1):
@@ -173,73 +217,12 @@ def read_snr(spec, root, names):
     return {subset: members for subset, members in subsets.items() if members}
 
 
-def list_images(folder):
-    """The images of a folder in their natural order: frame2 before frame10; none: an empty tuple.
-
-    Hidden files, as a Mac leaves them beside images, are none.
-    """
-    paths = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
-    return tuple(sorted(paths, key=natural_order))
-
-
-def natural_order(path):
-    """A sorting key by which text and numbers of a name compare in turn."""
-    parts = re.split(r"(\d+)", path.name.casefold())
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
-
-
-def frame_numbers(paths):
-    """The last number of each name where they are distinct and ascend; else 1, 2, ..."""
-    numbers = last_numbers(paths)
-    if None not in numbers and all(a < b for a, b in zip(numbers, numbers[1:], strict=False)):
-        return tuple(numbers)
-    return tuple(range(1, len(paths) + 1))
-
-
-def last_numbers(paths):
-    """The last number in each file's name, without its suffix; None where there is none."""
-    digits = [re.findall(r"\d+", path.stem) for path in paths]
-    return [int(found[-1]) if found else None for found in digits]
-
-
-def pair(name, images, others, what):
-    """The mask of every image, in the order of the images.
-
-    Args:
-        name: of the sequence, for messages.
-        images, others: paths; `others` are `what`, such as "masks".
-
-    Raises:
-        ValueError: they differ in number, or names tell that they belong to other images.
-    """
-    folder = others[0].parent
-    if len(images) != len(others):
-        raise ValueError(
-            f"{name}: {len(images)} frames but {len(others)} {what} in {folder}; "
-            "expected one for each frame"
-        )
-    if not all(path.stem.isdecimal() for path in (*images, *others)):
-        return others
-    shifts = [int(b.stem) - int(a.stem) for a, b in zip(images, others, strict=True)]
-    odd = next((i for i, shift in enumerate(shifts) if shift != shifts[0]), None)
-    if odd is not None:
-        raise ValueError(
-            f"{name}: {images[odd].name} would be paired with {others[odd].name} of {folder}; "
-            f"expected {what} numbered as the frames are"
-        )
-    return others
-
-
-def _expect_images(folder, name):
+def _expect_images(folder, name, remarks):
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{name}: no folder {folder}; expected one for each sequence of the list"
         )
-    paths = list_images(folder)
+    paths = list_images(folder, remarks)
     if not paths:
         raise ValueError(f"{name}: no image in {folder}; expected its frames")
     return paths

@@ -3,12 +3,17 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from scipy import ndimage
 
+from data.formats.levels import check_numbers, check_size
 from data.frames import ImageFiles
-from data.images import check_size, read_mask, resize
-from data.lists import find_sequences, frame_numbers, prepare
+from data.images import read_frame, read_mask, resize
+from data.lists import find_sequences, prepare
+from data.pairing import frame_numbers, printable
+from data.remarks import Remarks
 
 STATISTICS_BLOCK = 16  # frames at a time of which the mean and std are added up
 
@@ -41,38 +46,46 @@ class TestSequence:
         name: of the sequence.
         labelled: whether it has masks.
         reading_seconds: spent on decoding so far.
+        target_seen: whether a mask that was read had a target.
+        read_whole: whether `blocks` came to its end.
 
     Args:
         name: as above.
         frames: `ImageFiles` or one of `data.formats`, which has `len`, `read(start, stop)`,
-            `place(index)`, `fresh()` and `paths`.
-        masks: the masks likewise; None: the centroids are the masks.
-        centroids: likewise; None: the masks are the centroids. Without both it is not labelled.
+            `place(index)`, `fresh()`, `close()` and `paths`.
+        labels: (masks, centroids) likewise, either of which may be None: then the other stands for
+            it. Without both the sequence is not labelled.
         normalisation: (mean, std) of the grey levels; None: those of the sequence itself.
         size: (height, width) that frames, not masks, are resized to, or None.
         first_number: number of the first frame; None: as the files are numbered, see
-            `data.lists.frame_numbers`.
+            `data.pairing.frame_numbers`.
+        remarks: `data.remarks.Remarks` about the data set.
     """
 
     __test__ = False  # no test of its own, whatever the name says to pytest
+    earlier = None  # (n, H, W) frames before the first one, where a data set has them
 
     def __init__(
         self,
         name,
         frames,
-        masks=None,
-        centroids=None,
+        labels=(None, None),
         normalisation=None,
         size=None,
         first_number=1,
+        remarks=None,
     ):
         self.name = name
+        masks, centroids = labels
         self.labelled = masks is not None or centroids is not None
+        self.target_seen = self.read_whole = False
         self.reading_seconds = 0.0
         self._frames = frames
         self._masks = centroids if masks is None else masks
         self._centroids = masks if centroids is None else centroids
         self._normalisation, self._size, self._first = normalisation, size, first_number
+        self._given = normalisation is not None
+        self._remarks = Remarks() if remarks is None else remarks
 
     def __len__(self):
         return len(self._frames)
@@ -81,7 +94,7 @@ class TestSequence:
     def file_names(self):
         """The names of the frames' files, a tuple; None where frames have no files of their own."""
         paths = self._frames.paths
-        return None if paths is None else tuple(path.name for path in paths)
+        return None if paths is None else tuple(printable(path.name) for path in paths)
 
     @property
     def numbers(self):
@@ -134,25 +147,34 @@ class TestSequence:
                 start += size
                 following = reader.submit(read, start)
                 yield block
+        self.read_whole = True
+        frames.close()
+        self._frames.close()
 
     def _unlabelled_blocks(self):
         frames, start = self._frames.fresh(), 0
         while (block := self._read(frames, start, start + STATISTICS_BLOCK, False)) is not None:
             yield block
             start += STATISTICS_BLOCK
+        frames.close()
 
     def _read(self, source, start, stop, labelled=True):
         """A `FrameBlock` from this source of frames, without labels on request; None: no frames."""
         frames = source.read(start, stop)
         if not len(frames):
             return None
-        self._check_numbers(frames, start)
+        for index, frame in enumerate(frames, start):
+            check_numbers(frame, self.name, self._frames.place(index), self._remarks)
+        if self._given:
+            self._remarks.check_levels(frames, *self._normalisation, self._frames.place(start))
         masks = centroids = None
         if labelled and self.labelled:
             masks = self._labels(self._masks, "masks", frames, start)
             centroids = masks
             if self._centroids is not self._masks:
                 centroids = self._labels(self._centroids, "centroid masks", frames, start)
+                self._compare(masks, centroids, start)
+            self.target_seen |= bool(centroids.any())
         if self._size is not None:
             frames = np.stack([resize(frame, self._size) for frame in frames])
         return FrameBlock(start, frames, masks, centroids)
@@ -167,14 +189,20 @@ class TestSequence:
         check_size(labels.shape[1:], source.place(start), frames.shape[1:], self._frames.place(0))
         return labels
 
-    def _check_numbers(self, frames, start):
-        if frames.dtype != np.float32:
-            return
-        for index, frame in enumerate(frames, start):
-            if not np.isfinite(frame.sum(dtype=np.float64)):
-                raise ValueError(
-                    f"{self.name}: a grey level is NaN or infinite in {self._frames.place(index)}; "
-                    "expected numbers"
+    def _compare(self, masks, centroids, start):
+        """Remarks on centroid masks that do not go with the masks."""
+        for index, (mask, centroid) in enumerate(zip(masks, centroids, strict=True), start):
+            if not centroid.any() and mask.any():
+                self._remarks.make(
+                    "centroids",
+                    f"{self._centroids.place(index)}: no centroid, though "
+                    f"{self._masks.place(index)} has a target; targets are counted by centroids",
+                )
+            elif (centroid > mask).any() and (centroid > ndimage.maximum_filter(mask, 3)).any():
+                self._remarks.make(
+                    "centroids",
+                    f"{self._centroids.place(index)}: a centroid where {self._masks.place(index)} "
+                    "has no target; targets are counted by centroids",
                 )
 
 
@@ -183,18 +211,24 @@ class TestSequences:
 
     Args:
         sequences: list of `TestSequence`.
+        remarks: `data.remarks.Remarks` about the data set; None: nobody hears of the whole.
     """
 
     __test__ = False  # no test of its own, whatever the name says to pytest
 
-    def __init__(self, sequences):
+    def __init__(self, sequences, remarks=None):
         self.sequences = list(sequences)
+        self.remarks = remarks
 
     def __len__(self):
         return len(self.sequences)
 
     def __iter__(self):
-        return iter(self.sequences)
+        yield from self.sequences
+        labelled = [sequence for sequence in self.sequences if sequence.labelled]
+        whole = labelled and all(each.read_whole for each in labelled)
+        if whole and self.remarks and not any(each.target_seen for each in labelled):
+            self.remarks.make("no target", f"{labelled[0].name}: no target in any mask of the test")
 
     @property
     def names(self):
@@ -206,7 +240,7 @@ class TestSequences:
         return sum(sequence.reading_seconds for sequence in self.sequences)
 
     def share(self, take):
-        """The same for some of the sequences, those that `take` leaves of their list."""
+        """Some of the sequences, those that `take` leaves of their list."""
         return TestSequences(take(self.sequences))
 
 
@@ -234,18 +268,20 @@ def open_sequences(sequences, normalisation, size=None, first_number=1):
         size: (height, width) that frames, not masks, are resized to, or None.
         first_number: number of the first frame in what is written.
     """
-    return TestSequences(
-        TestSequence(
-            files.name,
-            ImageFiles(files.images),
-            ImageFiles(files.masks, read_mask),
-            None if files.centroids is None else ImageFiles(files.centroids, read_mask),
-            normalisation,
-            size,
-            first_number,
+    remarks = sequences[0].remarks if sequences else Remarks()
+    read_label = partial(read_mask, remarks=remarks)
+    opened = []
+    for files in sequences:
+        labels = [
+            None if paths is None else ImageFiles(paths, read_label)
+            for paths in (files.masks, files.centroids)
+        ]
+        frames = ImageFiles(files.images, partial(read_frame, remarks=remarks))
+        name = printable(files.name)
+        opened.append(
+            TestSequence(name, frames, labels, normalisation, size, first_number, remarks)
         )
-        for files in sequences
-    )
+    return TestSequences(opened, remarks)
 
 
 def mean_std(blocks):

@@ -14,8 +14,9 @@ from threading import Lock
 
 from data.cache.file import CacheFile, make_cache_folder
 from data.cores import usable_cores
-from data.frames import FrameArrays, any_in_row, check_type, decode_window, read_window
-from data.images import read_frame
+from data.formats.levels import check_type
+from data.frames import FrameArrays, any_in_row, decode_window, read_window
+from data.images import read_frame, read_mask
 
 MODES = ("auto", "memory", "disk", "none")
 MEMORY_LIMIT = 4 << 30  # bytes that "auto" takes of the memory at most, and half of what is free
@@ -45,6 +46,12 @@ class Frames:
             return self._last[1]
         frames, masks = self.arrays[index]
         return frames[start:stop], masks[start:stop]
+
+    def any_target(self):
+        """Whether any mask has a target; without kept frames masks are read up to the first."""
+        if self.arrays:
+            return any(masks.any() for _, masks in self.arrays)
+        return any(read_mask(path).any() for files in self.sequences for path in files.masks)
 
     def target_rows(self, index, start, stop):
         """Which rows of the masks [start, stop) hold a target: (n, H) bool."""
@@ -95,10 +102,10 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
                         yield builds[-1]
 
                 kept = []
-                for build in progress(ahead(begin(), 2 * workers)):
+                for build in progress(begun_early(begin(), 2 * workers)):
                     build.wait()
                     kept.append(syncing.submit(build.store.finish))
-                    if len(kept) > workers:  # decoding does not run ahead of a slow disk
+                    if len(kept) > workers:  # decoding does not run begun_early of a slow disk
                         kept[-1 - workers].result()
                 arrays = [future.result() for future in kept]
             except BaseException:
@@ -110,7 +117,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
     return Frames(sequences, size, mode, arrays)
 
 
-def ahead(items, count):
+def begun_early(items, count):
     """Yields the items, each after the `count` next ones were taken from the iterator."""
     items = iter(items)
     taken = deque(itertools.islice(items, count))

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 from data.frames import target_band
+from data.pairing import printable
 
 VERSION = 1
+NAME = 48  # characters of a sequence's name in that of its file
 END = b"end of cache\n"
 STALE_SECONDS = 24 * 3600  # age at which a file that was being written is one left behind
 _written = itertools.count()  # numbers the files that this process writes
@@ -55,8 +57,8 @@ class CacheFile:
     """
 
     def __init__(self, files, size, folder):
-        place, self.sources = describe(files, size)
-        self.path = folder / f"{files.name}-{place}.cache"
+        place, self.sources = digests_of(files, size)
+        self.path = folder / f"{printable(files.name)[:NAME]}-{place}.cache"
         self.aside = self.path.with_name(f".{self.path.name}.{os.getpid()}-{next(_written)}.part")
         self.file = None  # open while it is written
         self.seeking = Lock()  # where the system has no way to write at a place
@@ -140,7 +142,7 @@ class CacheFile:
             self.file = None
 
 
-def describe(files, size):
+def digests_of(files, size):
     """Two digests: which sequence at which size, and the state of its source images."""
     where = json.dumps([str(files.images[0].parent.absolute()), size])
     sources = []

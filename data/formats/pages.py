@@ -3,34 +3,35 @@
 from threading import Lock
 
 import numpy as np
-from PIL import Image
 
-from data.images import check_size, image_levels
+from data.formats.levels import check_size, check_type, grey_levels
+from data.formats.library import LibraryPages
+from data.formats.tiff import TiffPages, is_tiff
 
 PAGE_SUFFIXES = {".tif", ".tiff", ".gif"}
 
 
 class Pages:
-    """The pages of a file by range; one page is decoded at a time.
+    """The frames of a file by range; one is decoded at a time.
 
     Args:
         path: of a TIFF or GIF file.
 
     Raises:
-        ValueError: by any use: the file cannot be read to its end, or its pages differ.
+        ValueError: by any use: the file cannot be read to its end, or its frames differ.
     """
 
     paths = None  # its frames have no files of their own
 
     def __init__(self, path):
         self.path = path
-        self._image, self._lock = None, Lock()
+        self._file, self._lock = None, Lock()
         self._count = None
 
     def __len__(self):
         if self._count is None:
             with self._lock:
-                self._count = self._reading(0, lambda image: getattr(image, "n_frames", 1))
+                self._count = self._read(0, lambda file: file.count)
         return self._count
 
     def place(self, index):
@@ -41,6 +42,16 @@ class Pages:
         """The same frames for another reader, with its own place in the file."""
         return Pages(self.path)
 
+    def close(self):
+        """Closes the file, which another use opens again."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def __del__(self):
+        self.close()
+
     def read(self, start, stop):
         """Frames [start, stop), as far as there are any: (n, H, W), the first channel of colours.
 
@@ -48,27 +59,33 @@ class Pages:
             ValueError: see the class.
         """
         count = len(self)
-        pages = []
+        frames = []
         with self._lock:
             for index in range(start, min(stop, count)):
-                pages.append(self._reading(index, self._page(index)))
-                check_size(pages[-1].shape, self.place(index), pages[0].shape, self.place(start))
-        return np.stack(pages) if pages else np.empty((0, 0, 0), np.uint8)
+                frames.append(self._read(index, lambda file, index=index: _levels(file, index)))
+                first = frames[0]
+                check_size(frames[-1].shape, self.place(index), first.shape, self.place(start))
+                check_type(frames[-1].dtype, self.place(index), first.dtype, self.place(start))
+        return np.stack(frames) if frames else np.empty((0, 0, 0), np.uint8)
 
-    def _page(self, index):
-        def levels(image):
-            image.seek(index)
-            return image_levels(image)
-
-        return levels
-
-    def _reading(self, index, take):
+    def _read(self, index, take):
         try:
-            if self._image is None:
-                self._image = Image.open(self.path)
-            return take(self._image)
-        except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError) as error:
+            if self._file is None:
+                self._file = _open(self.path)
+            return take(self._file)
+        except Exception as error:  # a decoder may meet damage with any
             raise ValueError(
-                f"{self.path}: cannot be read after {index} frames ({error}); "
+                f"{self.path}: cannot be read after {index} frames ({error or type(error)}); "
                 "expected a whole TIFF or GIF file"
             ) from error
+
+
+def _open(path):
+    with path.open("rb") as file:
+        kind = TiffPages if is_tiff(file.read(4)) else LibraryPages
+    return kind(path)
+
+
+def _levels(file, index):
+    picture = file.picture(index)
+    return grey_levels(picture if picture.ndim == 2 else picture[..., 0])

@@ -1,23 +1,28 @@
-"""Frames of a video, decoded forward, block by block."""
+"""Frames of a video, decoded forward, block by block, at the depth that the video has."""
 
-import re
 from threading import Lock
 
 import numpy as np
 
-from data.images import check_size
+from data.formats.levels import check_size, is_false_colour
 
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
+VIDEO_SUFFIXES = {
+    *(".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"),
+    *(".ts", ".mts", ".m2ts", ".flv", ".3gp", ".ogv", ".y4m"),
+}
 DECODER = "pip install av"
 
 
 class VideoFrames:
     """Frames of a video as grey levels by range: 8-bit, or 16-bit where it has more.
 
+    Of red, green and blue the first is read, otherwise the brightness.
+
     A range that begins before the last one ended is decoded from the video's start.
 
     Args:
         path: of the video.
+        remarks: `data.remarks.Remarks`.
 
     Raises:
         ValueError: by any use: there is no decoder, or it cannot read the file.
@@ -25,8 +30,8 @@ class VideoFrames:
 
     paths = None  # its frames have no files of their own
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, remarks):
+        self.path, self.remarks = path, remarks
         self._frames, self._next = None, 0
         self._count = None
         self._lock = Lock()
@@ -42,7 +47,12 @@ class VideoFrames:
 
     def fresh(self):
         """The same frames for another reader, with its own place in the file."""
-        return VideoFrames(self.path)
+        return VideoFrames(self.path, self.remarks)
+
+    def close(self):
+        """Closes the file, which another use opens again."""
+        with self._lock:
+            self._frames = None
 
     def read(self, start, stop):
         """Frames [start, stop), as far as there are any: (n, H, W) uint8 or uint16.
@@ -77,15 +87,56 @@ class VideoFrames:
         count = 0
         try:
             with av.open(str(self.path)) as video:
+                promised = video.streams.video[0].frames  # 0: the container does not say
                 for frame in video.decode(video=0):
+                    if count == 0:
+                        self._look_at(frame)
                     count += 1
                     yield frame
-        except (OSError, ValueError, IndexError, av.FFmpegError) as error:
-            raise ValueError(f"{self.path}: cannot be read as a video ({error})") from error
+        except Exception as error:  # a decoder may meet damage with any
+            raise ValueError(
+                f"{self.path}: cannot be read as a video after {count} frames ({error})"
+            ) from error
         if not count:
             raise ValueError(f"{self.path}: a video without frames")
+        if count < promised:
+            self.remarks.make(
+                "short video", f"{self.path}: {count} frames, but its header promises {promised}"
+            )
+
+    def _look_at(self, frame):
+        """Remarks on a video that is not what it seems, from its first frame.
+
+        Raises:
+            ValueError: its pixels are no grey levels.
+        """
+        bits = frame.format.components[0].bits
+        if bits < 8 and not frame.format.has_palette:
+            raise ValueError(
+                f"pixels of kind {frame.format.name}; 16-bit grey levels in an AVI are mistaken "
+                "for them: save them as FFV1 or as images"
+            )
+        if frame.rotation:
+            self.remarks.make(
+                "rotation", f"{self.path}: is to be shown turned, and is read as it is stored"
+            )
+        if is_false_colour(frame.to_ndarray(format="rgb24")):
+            what = "the first channel" if _has_colours(frame) else "the brightness"
+            self.remarks.make(
+                "colours",
+                f"{self.path}: a video in colours, of which {what} is read; the colours of a "
+                "palette are no grey levels",
+            )
+
+
+def _has_colours(frame):
+    """Whether pixels are red, green and blue, rather than grey or brightness and colour."""
+    return frame.format.is_rgb or frame.format.has_palette
 
 
 def _levels(frame):
-    deep = re.match(r"gray(9|1\d)", frame.format.name)
+    """Grey levels (H, W) of a frame, uint8, or uint16 where it has more than 8 bits."""
+    deep = frame.format.components[0].bits > 8
+    if _has_colours(frame):
+        return frame.to_ndarray(format="rgb48le" if deep else "rgb24")[..., 0]
     return frame.to_ndarray(format="gray16le" if deep else "gray")

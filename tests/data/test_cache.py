@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from data.batches import DeviceClips
 from data.cache import build as cache
 from data.cache.build import choose_mode, open_frames
 from data.cache.file import CacheFile
 from data.clips import ClipOptions, TrainClips
-from data.device_clips import DeviceClips
 from data.frames import read_window
 from data.lists import find_sequences
 from data.specs import get_spec

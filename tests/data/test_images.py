@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data import images as images_module
-from data.formats import grey_png
+from data.formats import png
 from data.images import read_frame, read_mask, resize_mask
 from tests.builders import random_sequence, write_image
 
@@ -18,7 +18,7 @@ def test_the_first_channel_of_colour_images_is_read(tmp_path, rng):
     colour = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
     write_image(tmp_path / "colour.png", colour)
     assert np.array_equal(read_frame(tmp_path / "colour.png"), colour[..., 0])
-    assert np.array_equal(read_mask(tmp_path / "colour.png"), colour[..., 0] > 0)
+    assert np.array_equal(read_mask(tmp_path / "colour.png"), colour.any(axis=2))
 
 
 def test_16_bit_images_keep_their_range(tmp_path, rng):
@@ -29,23 +29,42 @@ def test_16_bit_images_keep_their_range(tmp_path, rng):
         assert frame.dtype == np.uint16 and np.array_equal(frame, deep)
 
 
-def test_16_bit_colour_is_refused_not_cut_to_8_bits(tmp_path):
-    (tmp_path / "deep.png").write_bytes(png_of_16_bit_colour())
-    with pytest.raises(ValueError, match="deep.png.*16-bit colour"):
-        read_frame(tmp_path / "deep.png")
+@pytest.mark.parametrize("filters", [0, 1, 2, 3, 4, None])
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bit_colour_pngs_are_read_at_their_depth(tmp_path, rng, filters, kind, channels):
+    pixels = rng.integers(0, 65536, (7, 5, channels)).astype(">u2")
+    rows = rng.integers(0, 5, 7) if filters is None else np.full(7, filters)
+    lines = filtered(rows, pixels.view(np.uint8).reshape(7, -1), 2 * channels)
+    write_png(tmp_path / "deep.png", (7, 5), 16, kind, np.column_stack([rows, lines]))
+    frame = read_frame(tmp_path / "deep.png")
+    assert frame.dtype == np.uint16 and np.array_equal(frame, pixels[..., 0])
 
 
-def png_of_16_bit_colour():
-    def chunk(kind, data):
+def filtered(filters, rows, step):
+    """Rows of bytes (H, W) as a PNG holds them; the neighbour of a byte is `step` bytes away."""
+    left, up, corner = np.zeros((3, *rows.shape), int)
+    left[:, step:], up[1:], corner[1:, step:] = rows[:, :-step], rows[:-1], rows[:-1, :-step]
+    estimates = left + up - corner
+    distances = np.abs([estimates - left, estimates - up, estimates - corner])
+    paeth = np.choose(distances.argmin(axis=0), [left, up, corner])
+    guesses = np.stack([0 * left, left, up, (left + up) // 2, paeth])
+    return (rows - guesses[filters, np.arange(len(rows))]).astype(np.uint8)
+
+
+def write_png(path, size, bits, kind, lines, pieces=1):
+    """Writes a PNG with these lines (H, 1 + bytes of a row), the filters before the rows."""
+
+    def chunk(name, data):
         return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         )
 
-    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)  # 2 x 1 pixels, 16 bits, RGB
-    pixels = zlib.compress(b"\0" + struct.pack(">6H", 3000, 1, 2, 6000, 3, 4))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(kind, data) for kind, data in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
-    )
+    height, width = size
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    packed = zlib.compress(lines.astype(np.uint8).tobytes())
+    cuts = np.linspace(0, len(packed), pieces + 1).astype(int)
+    data = [chunk(b"IDAT", packed[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + b"".join(data) + chunk(b"IEND", b""))
 
 
 def test_a_header_that_claims_a_huge_image_is_refused(tmp_path):
@@ -88,18 +107,7 @@ def test_labels_0_and_1_are_resized_as_0_and_255():
 
 def write_filtered_png(path, filters, lines, pieces=2):
     """Writes an 8-bit grey PNG with these filters of rows and filtered rows (H, W)."""
-    height, width = lines.shape
-
-    def chunk(name, data):
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    packed = zlib.compress(np.column_stack([filters, lines]).astype(np.uint8).tobytes())
-    cuts = np.linspace(0, len(packed), pieces + 1).astype(int)
-    data = [chunk(b"IDAT", packed[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + b"".join(data) + chunk(b"IEND", b""))
+    write_png(path, lines.shape, 8, 0, np.column_stack([filters, lines]), pieces)
 
 
 @pytest.mark.parametrize("highest", [0, 1, 2, 4])
@@ -116,8 +124,8 @@ def test_masks_are_what_the_image_library_reads(tmp_path, rng, highest, share, s
             assert np.array_equal(read_frame(path), np.asarray(image))
         if highest <= 2 and share == 0:
             content = path.read_bytes()
-            lines = grey_png._inflate(content, grey_png.size_of(content))
-            assert grey_png._unfilter(lines[:, 0], lines[:, 1:]) is not None
+            lines = png._inflate(content, *png.size_of(content))
+            assert png._unfilter_few(lines[:, 0], lines[:, 1:]) is not None
 
 
 @pytest.mark.parametrize("rest", [-1, 0, 1, 5000])
@@ -135,7 +143,7 @@ def test_no_byte_of_a_png_changes_what_is_read_unseen(tmp_path, rng, highest):
     path = tmp_path / "image.png"
     write_filtered_png(path, rng.integers(0, highest + 1, 5), image, pieces=2)
     whole = path.read_bytes()
-    assert grey_png.decode(whole) is not None
+    assert png.decode_grey(whole) is not None
     damaged = [whole[:place] for place in range(len(whole))]
     for place in range(len(whole)):
         for change in (1, 32, 128):
@@ -143,7 +151,7 @@ def test_no_byte_of_a_png_changes_what_is_read_unseen(tmp_path, rng, highest):
             damaged[-1][place] ^= change
     compared = 0
     for content in map(bytes, damaged):
-        pixels = grey_png.decode(content)
+        pixels = png.decode_grey(content)
         if pixels is not None:
             with Image.open(io.BytesIO(content)) as expected:
                 assert np.array_equal(pixels, np.asarray(expected))

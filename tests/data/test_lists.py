@@ -221,7 +221,7 @@ def test_frames_and_masks_are_paired_by_number(nudt):
     (nudt / "Sequence47/masks/00007.png").unlink()
     (nudt / "Sequence47/masks_centroid/00003.png").unlink()
     spec = get_spec("NUDT-MIRSDT")
-    with pytest.raises(ValueError, match="00004.png would be paired with 00003.png"):
+    with pytest.raises(ValueError, match="00007.png has none; 00003.png there has no frame"):
         find_sequences(spec, spec.test, nudt)
 
 

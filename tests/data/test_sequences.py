@@ -159,7 +159,9 @@ def test_grey_levels_that_are_no_numbers_are_named(tmp_path, rng):
     frames[6, 2, 2] = np.nan
     np.save(tmp_path / "x.npy", frames)
     for use in (lambda s: s.normalisation, lambda s: s.read(5, 9), lambda s: list(s.blocks(4))):
-        with pytest.raises(ValueError, match="x: a grey level is NaN or infinite in .*, frame 7;"):
+        with pytest.raises(
+            ValueError, match="x: a grey level is NaN or infinite, in 1 pixels of .*x.npy, frame 7"
+        ):
             use(open_one(tmp_path / "x.npy"))
     assert len(open_one(tmp_path / "x.npy", (0, 1)).read(0, 6)) == 6
 
@@ -189,6 +191,6 @@ def test_centroids_alone_are_the_masks_too():
             return len(self.array)
 
     centroids = np.eye(4, dtype=np.uint8)[None]
-    sequence = TestSequence("s", Source(centroids * 9), None, Source(centroids))
+    sequence = TestSequence("s", Source(centroids * 9), (None, Source(centroids)))
     block = sequence.read(0, 1)
     assert sequence.labelled and block.masks is block.centroids

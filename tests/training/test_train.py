@@ -16,8 +16,8 @@ from data.lists import find_sequences
 from data.sequences import open_sequences
 from data.specs import get_spec
 from losses import build_loss
-from models import MODELS, build_model
-from tests.builders import call, random_sequence, write_list, write_nudt_sequence
+from models import build_model
+from tests.builders import STAGED, call, random_sequence, write_list, write_nudt_sequence
 from tests.training.runs import TRAINING, history, refused, rows, train
 from utils.checkpoint import load, load_weights
 from utils.evaluation import add_up, validate
@@ -60,7 +60,7 @@ def test_a_compiled_training_is_the_plain_one_within_rounding(
         torch.testing.assert_close(weights[key], weight, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", STAGED)
 def test_training_ends_with_a_tested_checkpoint_and_a_log_in_the_published_form(
     dataset, tmp_path, model, capsys
 ):

@@ -1,0 +1,204 @@
+"""TIFFs at their own depth: 8 to 64 bits, signed, floating-point, colour, tiles, big files.
+
+Structure and pixels are read by tifffile, which comes with scikit-image: the image library cuts
+16-bit colour to 8 bits, wraps signed bytes, takes thumbnails for frames and knows nothing of
+stacks that have one directory for all frames. What tifffile cannot decompress without a package of
+its own (LZW, JPEG, fax) the library does, where its pixels have the depth of the file.
+"""
+
+import logging
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from data.formats.library import picture_of
+
+MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE = 0, 1, 2, 3
+REDUCED, MASK = 1, 4  # bits of the tag that says what a page is for
+ORIENTATION = 274  # the tag
+# What undoes each orientation: transpose, then the axes to flip.
+_TURNS = {
+    1: (False, ()),
+    2: (False, (1,)),
+    3: (False, (0, 1)),
+    4: (False, (0,)),
+    5: (True, ()),
+    6: (True, (1,)),
+    7: (True, (0, 1)),
+    8: (True, (0,)),
+}
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is raised here, in words
+
+
+def is_tiff(content):
+    """Whether a file that begins so is a TIFF."""
+    return content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class TiffPages:
+    """The frames of a TIFF file; pages of reduced size and masks of transparency are none.
+
+    Attributes:
+        count: of the frames.
+        no_data: the level that marks pixels without data, as the file itself says; or None.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: fewer frames are there than its description promises, or it would have to be
+            guessed what is a frame.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.file = tifffile.TiffFile(path)
+        try:
+            self._find_frames()
+        except BaseException:
+            self.close()
+            raise
+
+    def _find_frames(self):
+        pages = self.file.pages
+        self.pages = [
+            index for index in range(len(pages)) if not pages[index].subfiletype & (REDUCED | MASK)
+        ]
+        if not self.pages:
+            raise ValueError("no page of full size")
+        first = pages[self.pages[0]]
+        if len(self.pages) == 1 and first.planarconfig == 2 and first.samplesperpixel > 1:
+            raise ValueError(
+                f"one page of {first.samplesperpixel} planes, which may be that many frames or one "
+                "colour picture; save a page for each frame, or the colours of a pixel together"
+            )
+        self.no_data = _no_data(first)
+        self.joined = None  # (N, H, W), mapped, where one directory stands for all frames
+        self.count = len(self.pages)
+        promised = self._promised(first)
+        if promised > self.count:
+            if self.count > 1 or not first.is_contiguous or first.samplesperpixel > 1:
+                raise ValueError(f"{self.count} frames, but its description promises {promised}")
+            self.joined = self._join(first, promised)
+            self.count = promised
+
+    def _promised(self, first):
+        """How many frames the file's own description speaks of; 0: it has none."""
+        if self.file.is_imagej:
+            return int((self.file.imagej_metadata or {}).get("images", 0))
+        if not (self.file.is_shaped or self.file.is_ome):
+            return 0
+        with tifffile.TiffFile(self.path) as file:  # series turn its pages into something else
+            shape = file.series[0].shape
+        return int(np.prod(shape)) // max(int(np.prod(first.shape)), 1)
+
+    def _join(self, page, count):
+        """The frames that follow the first without directories of their own."""
+        height, width = page.shape
+        dtype = np.dtype(self.file.byteorder + page.dtype.char)
+        needed = count * height * width * dtype.itemsize
+        offset = page.dataoffsets[0]
+        if offset + needed > self.file.filehandle.size:
+            raise ValueError(f"1 frame, but its description promises {count}")
+        return np.memmap(self.path, dtype, "r", offset, (count, height, width))
+
+    def picture(self, index):
+        """Frame `index`: (H, W), or (H, W, C) with C = 2 (grey, alpha), 3 (colour), 4 (and alpha).
+
+        Raises:
+            ValueError: its pixels have no grey levels or no data, or the page is damaged.
+        """
+        page = self.file.pages[self.pages[0 if self.joined is not None else index]]
+        if page.photometric == MIN_IS_WHITE and page.dtype is not None and page.dtype.kind != "u":
+            raise ValueError(f"white is the least of pixels of type {page.dtype}")
+        if self.joined is not None:
+            pixels = _levels(page, np.array(self.joined[index]))
+        else:
+            _check_page(page, self.file.filehandle.size)
+            pixels = self._decode(page, index)
+        if self.no_data is not None and (pixels == self.no_data).any():
+            count = int((pixels == self.no_data).sum())
+            raise ValueError(
+                f"{count} pixels of {self.no_data:g}, which the file names as no data; fill them"
+            )
+        return pixels
+
+    def _decode(self, page, index):
+        """The pixels of a page, by tifffile or, where it cannot, by the image library."""
+        reason = f"its colours are of kind {int(page.photometric)}"
+        if page.photometric in (MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE):
+            try:
+                return _turned(page, _levels(page, page.asarray()))
+            except (NotImplementedError, ValueError) as error:
+                if "imagecodecs" not in str(error):
+                    raise
+                reason = str(error)
+        if not _library_keeps(page):
+            raise ValueError(f"{reason}; `pip install imagecodecs` reads most such files")
+        with Image.open(self.path) as image:
+            image.seek(self.pages[index])
+            pixels = picture_of(image)  # turned by the library
+        inverted = page.photometric == MIN_IS_WHITE and pixels.dtype == np.uint16
+        return 65535 - pixels if inverted else pixels
+
+    def close(self):
+        self.file.close()
+
+
+def _levels(page, pixels):
+    """Pixels with the darkest at the least level, and colours instead of a palette's indices."""
+    if page.photometric == PALETTE:
+        colours = page.colormap.T  # (2^bits, 3) uint16
+        if (colours % 257 == 0).all() or (colours % 256 == 0).all():
+            colours = (colours >> 8).astype(np.uint8)
+        return colours[pixels]
+    if page.planarconfig == 2 and page.samplesperpixel > 1:
+        pixels = np.moveaxis(pixels, 0, -1)
+    if page.photometric == MIN_IS_WHITE:
+        if pixels.dtype == bool:
+            return ~pixels
+        pixels = ((1 << page.bitspersample) - 1 - pixels.astype(np.int64)).astype(pixels.dtype)
+    return pixels
+
+
+def _turned(page, pixels):
+    """Pixels (H, W) or (H, W, C) with the top of the picture in the first row."""
+    turned, flipped = _TURNS.get(_tag(page, ORIENTATION, 1), (False, ()))
+    pixels = pixels.swapaxes(0, 1) if turned else pixels
+    return np.flip(pixels, flipped)
+
+
+def _check_page(page, file_size):
+    """Refuses pages whose data are not all there, and pictures too large for the memory."""
+    most = Image.MAX_IMAGE_PIXELS
+    if page.dtype is None or page.imagedepth > 1:
+        raise ValueError("pixels of an unknown type")
+    if page.imagelength * page.imagewidth * page.samplesperpixel <= 0:
+        raise ValueError("a page without pixels")
+    if most and page.imagelength * page.imagewidth > 2 * most:
+        raise ValueError(f"{page.imagelength}x{page.imagewidth} pixels")
+    segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    whole = all(o > 0 and c > 0 and o + c <= file_size for o, c in segments)
+    if len(segments) < int(np.prod(page.chunked)) or not whole:
+        raise ValueError("pixels that are missing in the file")
+
+
+def _library_keeps(page):
+    """Whether the image library gives these pixels at their full depth."""
+    bits, kind = page.bitspersample, page.sampleformat
+    deep = bits == 16 and page.samplesperpixel == 1
+    return kind == 1 and page.planarconfig == 1 and (bits in (1, 8) or deep)
+
+
+def _no_data(page):
+    text = str(_tag(page, 42113, "")).strip("\0 ")  # as GDAL writes it
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _tag(page, code, default):
+    tag = page.tags.get(code)
+    return default if tag is None else tag.value
