@@ -18,7 +18,7 @@ from utils.command_line import CommandParser, fraction, positive, run_command
 from utils.compare import joint_table
 from utils.evaluation import Evaluator
 from utils.process import choose_device, joined_group, keep_freed_memory
-from utils.protocols import MAIN, PROTOCOLS
+from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
 from utils.report.results import header, summarise, summary_lines, timing_line, write_results
@@ -69,9 +69,12 @@ def parse_args(argv=None):
     )
     add(
         "--protocol",
+        nargs="+",
         choices=PROTOCOLS,
-        default=MAIN,
-        help="protocol of eval.txt and pictures",
+        default=[MAIN],
+        metavar="NAME",
+        help="protocols to count by, beside the two published ones; the first is that of eval.txt "
+        f"and pictures. One of: {', '.join(PROTOCOLS)}",
     )
     add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
@@ -239,7 +242,7 @@ def run_test(args, spec, tested, sequences, device, group):
     output = make_folder(tested.folder)
     detector = tested.detector.to(device)
     network = ENGINES[args.engine](detector, args.precision, args.memory)
-    protocol = PROTOCOLS[args.protocol]
+    protocol = PROTOCOLS[args.protocol[0]]
     table = output / f"detections{suffix}.csv" if spec.lists_detections else None
     centroids = output / f"centroids{suffix}" if args.export == "centroids" else None
     detections = Detections(table, args.threshold_eval, centroids, args.coordinate_order)
@@ -256,7 +259,7 @@ def run_test(args, spec, tested, sequences, device, group):
 
     evaluator = Evaluator(
         open_scan(detector, network, device, args.batch_size),
-        PROTOCOLS.values(),
+        choose(args.protocol),
         args.threshold_eval,
         writers,
     )

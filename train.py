@@ -161,7 +161,7 @@ def train(args, group):
                 stop_run(stop, run, log)
             recorder.save_numbered(last=epoch + 1 == args.epoch)
             row |= validate_epoch(args, trainer, sequences, log, epoch)
-            recorder.save_best(row["val_iou"])
+            row["best_iou"] = recorder.save_best(row["val_iou"])
             recorder.end_epoch(row | trainer.speed(args.epoch - epoch - 1))
             if stop.signal is not None:
                 stop_run(stop, run, log)

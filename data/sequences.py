@@ -63,6 +63,7 @@ class TestSequence:
     """
 
     __test__ = False  # no test of its own, whatever the name says to pytest
+    earlier = None  # (n, H, W) frames before the first one, where a data set has them
 
     def __init__(
         self,

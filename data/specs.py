@@ -1,8 +1,11 @@
 """The data sets: what differs between them, as rows of one table (FACTS: paper, section V)."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from data.footage import open_footage
+from data.noise.writing import write_noisy_beside
+from data.record import open_recorded
 from data.sequences import open_test_list
 from data.synthetic.writing import write_synthetic
 
@@ -38,8 +41,8 @@ class DatasetSpec:
 
     Attributes:
         name: as given on the command line and in the names of run folders.
-        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those of each
-            sequence itself.
+        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those recorded in
+            the data set's folder, or, without lists, those of each sequence itself.
         train, test: the two splits; None where there are no lists.
         sample_rate: share of the training candidates that makes an epoch.
         first_frame: number of the first frame in what is written.
@@ -88,12 +91,33 @@ _NUDT = DatasetSpec(
     source="github.com/TinaLRJ/Multi-frame-infrared-small-target-detection-DTUM",
 )
 
-# Masks and centroids are those of the clean data set, beside the folder or beside its parent.
+_SYNTHETIC = DatasetSpec(
+    name="Synthetic",
+    mean=105.4025,
+    std=26.6452,
+    train=_nudt_split("train.txt"),
+    test=_nudt_split("test.txt"),
+    snr_file="snr.csv",
+    generate=write_synthetic,
+    source="python -m data.synthetic",
+)
+
+
+def _noise_version(clean, name, generate=None):
+    """The row of a noise version: masks are the clean set's, beside it or beside its parent."""
+    return replace(
+        clean,
+        name=name,
+        mask_roots=(f"../{clean.name}", f"../../{clean.name}", "."),
+        generate=generate,
+        source=f"python -m data.noise --dataset {clean.name}",
+    )
+
+
 _NUDT_NOISE = replace(
-    _NUDT,
-    name="NUDT-MIRSDT-HiNo",
-    mask_roots=("../NUDT-MIRSDT", "../../NUDT-MIRSDT", "."),
-    source="github.com/TinaLRJ/DeepPro, with NUDT-MIRSDT beside it for the masks",
+    _noise_version(_NUDT, "NUDT-MIRSDT-HiNo"),
+    source="github.com/TinaLRJ/DeepPro, with NUDT-MIRSDT beside it for the masks, "
+    "or from python -m data.noise --dataset NUDT-MIRSDT",
 )
 
 DATASETS = {
@@ -139,15 +163,17 @@ DATASETS = {
             test_size=(512, 512),
             source="the IRSatVideo-LEO data set",
         ),
+        _SYNTHETIC,
+        _noise_version(_SYNTHETIC, "Synthetic-HiNo", partial(write_noisy_beside, _SYNTHETIC)),
+        # What python -m data.convert writes; mean and std are recorded in its folder.
         DatasetSpec(
-            name="Synthetic",
-            mean=105.4025,
-            std=26.6452,
+            name="Converted",
+            mean=None,
+            std=None,
             train=_nudt_split("train.txt"),
             test=_nudt_split("test.txt"),
-            snr_file="snr.csv",
-            generate=write_synthetic,
-            source="python -m data.synthetic",
+            open=open_recorded,
+            source="python -m data.convert",
         ),
         # Own footage: whatever is found at the path.
         DatasetSpec(
@@ -167,16 +193,22 @@ DATASETS = {
 def get_spec(name):
     """The row of a data set.
 
-    A name that contains NUDT-MIRSDT but is not it is a noise version of it.
+    A name that contains NUDT-MIRSDT but is not it is a noise version of it; one that begins with
+    the name of another data set with lists, then -Noise or -HiNo, is a noise version of that.
 
     Raises:
         ValueError: no data set has this name.
     """
     if name in DATASETS:
         return DATASETS[name]
-    if "NUDT-MIRSDT" in name:
+    if _NUDT.name in name:
         return replace(_NUDT_NOISE, name=name)
+    for clean in DATASETS.values():
+        if clean.test is not None and name.startswith(
+            (f"{clean.name}-Noise", f"{clean.name}-HiNo")
+        ):
+            return _noise_version(clean, name)
     raise ValueError(
-        f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, "
-        "or a name that contains NUDT-MIRSDT for a noise version of it"
+        f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, a name that contains "
+        f"{_NUDT.name} for a noise version of it, or NAME-Noise... for one of another"
     )

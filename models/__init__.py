@@ -1,5 +1,9 @@
 """The detectors by their command-line names."""
 
+from models.baselines.dtum import ResUNetDTUM
+from models.baselines.filters import TemporalZScore, TopHat
+from models.baselines.rfr import ResURFR
+from models.baselines.stdmanet import STDMANet
 from models.deeppro import DeepPro
 from models.deeppro_plus import DeepProPlus, DeepProPlusMovingScenes
 
@@ -7,6 +11,11 @@ MODELS = {
     "DeepPro": DeepPro,
     "DeepPro-Plus": DeepProPlus,
     "DeepPro-Plus_forMovingScenes": DeepProPlusMovingScenes,
+    "Res-UNet+DTUM": ResUNetDTUM,
+    "Res-U+RFR": ResURFR,
+    "STDMANet": STDMANet,  # a reconstruction
+    "TopHat": TopHat,
+    "TemporalZScore": TemporalZScore,
 }
 
 
@@ -15,8 +24,8 @@ def build_model(name, seqlen=None):
     for DeepPro; see `models.detector.Detector` for what it promises.
 
     Raises:
-        ValueError: no detector has this name.
+        ValueError: no detector has this name, or it takes no clips of this length.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: expected one of {', '.join(MODELS)}")
-    return MODELS[name]() if seqlen is None else MODELS[name](seqlen)
+    return MODELS[name](seqlen)

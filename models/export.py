@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from models.engine.folding import fold
+from models.folding import fold
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
 

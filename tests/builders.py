@@ -8,10 +8,12 @@ from torch import nn
 
 from data import images
 from data.sequences import FrameBlock
-from models import build_model
+from models import MODELS, build_model
 from utils.command_line import run_command
 
 NUDT_NORMALISATION = (105.4025, 26.6452)
+# The detectors that are described as stages: with a fast engine, fast training, export.
+STAGED = [name for name in MODELS if build_model(name).stages() is not None]
 
 
 def write_image(path, pixels):
@@ -52,6 +54,7 @@ class ArraySequence:
         self.centroids = masks if centroids is None else centroids
         self.labelled = masks is not None
         self.numbers, self.file_names = range(1, len(frames) + 1), None
+        self.earlier = None
 
     def __len__(self):
         return len(self.frames)

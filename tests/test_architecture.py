@@ -29,7 +29,7 @@ TABLES = {
         DATASETS,
         {"train.py", "test.py", "utils/run_dir.py", "utils/report/published.py"},
     ),
-    "utils/protocols.py": (PROTOCOLS, {"utils/report/published.py"}),
+    "utils/protocols/__init__.py": (PROTOCOLS, {"utils/report/published.py"}),
 }
 
 

@@ -5,14 +5,14 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from models import MODELS, build_model
+from models import build_model
 from models.export import ONNX_PACKAGES, export_model
-from tests.builders import perturbed
+from tests.builders import STAGED, perturbed
 
 has_onnx = all(find_spec(name) for name in ONNX_PACKAGES)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_pt2_loads_back_for_any_size(name, tmp_path):
     model = perturbed(name, 7)
     path = export_model(model, tmp_path / "model.pt2")
@@ -35,7 +35,7 @@ def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not has_onnx, reason="onnx and onnxscript are not installed")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_onnx_gives_the_same_logits(name, tmp_path):
     reference = pytest.importorskip("onnx.reference")
     model = perturbed(name, 7)

@@ -14,30 +14,38 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from models import MODELS, build_model
+from models import build_model
+from models.engine import onednn
 from models.engine.budget import parse_memory
-from models.engine.folding import fold
 from models.engine.merge import Interpolation
 from models.engine.packed import PackedTemporalNetwork
 from models.engine.program import Numbers
 from models.engine.rows import RowConv, RowLevel, sums_in_pieces
 from models.engine.workers import Workers
+from models.folding import fold
 from models.fused import fuse
-from tests.builders import perturbed
+from tests.builders import STAGED, perturbed
 from tests.conftest import REPOSITORY
 
 GOLDEN = ["deeppro_nudt", "deeppro_noise", "deeppro_plus_nudt", "deeppro_plus_noise"]
 
 
-PERTURBED = {name: perturbed(name) for name in MODELS}
+PERTURBED = {name: perturbed(name) for name in STAGED}
 
 
-@pytest.mark.parametrize("name", MODELS)
+def without_onednn(monkeypatch):
+    """As on a processor that has none of oneDNN's layers."""
+    for check in ("has_added_convolution", "has_packed_layers"):
+        monkeypatch.setattr(f"models.engine.onednn.{check}", lambda: False)
+    monkeypatch.setattr("models.engine.onednn.has_convolution", lambda dtype: False)
+
+
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("in_pieces", [True, False])
 @pytest.mark.parametrize("seqlen", [1, 2, 5, 40])
 def test_fold_and_fuse_equal_the_network(monkeypatch, name, in_pieces, seqlen):
     if not in_pieces:  # as on other processors
-        monkeypatch.setattr("models.engine.rows.sums_in_pieces", lambda numbers: False)
+        without_onednn(monkeypatch)
     model = perturbed(name, seqlen)
     clip = torch.randn(2, 1, seqlen, 13, 18)
     with torch.no_grad():
@@ -46,7 +54,7 @@ def test_fold_and_fuse_equal_the_network(monkeypatch, name, in_pieces, seqlen):
     torch.testing.assert_close(fuse(model)(clip), logits, atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @settings(max_examples=8, deadline=None)
 @given(
     height=st.integers(8, 30), width=st.integers(8, 30), share=st.floats(0, 1), side=st.integers()
@@ -68,7 +76,7 @@ def smallest_budget(model, clip, precision="fp32"):
     return int(str(refusal.value).split(" need ")[1].split()[0])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_folding_in_double_precision_is_exact(name):
     model = copy.deepcopy(PERTURBED[name]).double()
     clip = torch.randn(1, 1, 5, 13, 18, dtype=torch.float64)
@@ -76,7 +84,7 @@ def test_folding_in_double_precision_is_exact(name):
         torch.testing.assert_close(fold(model)(clip), model(clip), atol=1e-13, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_small_bands_are_used_and_change_nothing(name):
     model = PERTURBED[name]
     clip = torch.randn(1, 1, 5, 37, 21)
@@ -89,7 +97,7 @@ def test_small_bands_are_used_and_change_nothing(name):
         fuse(model, memory=smallest - 1)(clip)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_smallest_images(name):
     model = PERTURBED[name]
     for height, width in [(4, 4), (5, 4), (4, 300), (7, 6)]:
@@ -128,7 +136,7 @@ def test_wide_images_are_upsampled_in_tiles(name):
         torch.testing.assert_close(fuse(model)(clip), model(clip), atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_the_model_is_left_as_it_was(name):
     model = copy.deepcopy(PERTURBED[name]).train()
     before = copy.deepcopy(model.state_dict())
@@ -147,7 +155,7 @@ def test_a_wrong_clip_is_refused_as_by_the_network():
 
 def test_a_clip_that_is_a_view_gives_the_same():
     clip = torch.randn(1, 1, 20, 12, 30)[:, :, 3:13:2, :, 4:27]
-    for name in MODELS:
+    for name in STAGED:
         fast = fuse(PERTURBED[name])
         torch.testing.assert_close(fast(clip), fast(clip.contiguous()))
 
@@ -205,7 +213,7 @@ def test_plus_rounds_less_after_the_stem_than_the_network_as_trained(run, shared
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_a_convolution_of_rows_is_one_of_the_image(monkeypatch, in_pieces, size, frames):
     if not in_pieces:
-        monkeypatch.setattr("models.engine.rows.sums_in_pieces", lambda numbers: False)
+        without_onednn(monkeypatch)
     elif not sums_in_pieces(Numbers(torch.float32, torch.device("cpu"))):
         pytest.skip("float32 sums are not taken in pieces on this processor")
     conv = nn.Conv3d(5, 6, 3, padding=(1, 2, 2), dilation=(1, 2, 2)).requires_grad_(False)
@@ -267,8 +275,7 @@ def test_heads_of_plus_round_only_their_result():
 
 
 needs_packed = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-    reason="torch has no oneDNN layers in bfloat16 on this processor",
+    not onednn.has_packed_layers(), reason="no oneDNN layers in bfloat16 on this processor"
 )
 
 
@@ -303,20 +310,30 @@ def test_packed_layers_round_no_more_than_products_in_the_same_type(seqlen, monk
     small = fuse(model, "bf16", smallest_budget(model, clip, "bf16"), force_precision=True)
     assert small.plan(37, 43)[0] == small.engine.unit < fast.plan(37, 43)[0]
     assert (small(clip) - fast(clip)).abs().max() <= error.max()
-    monkeypatch.setattr("models.fused.packed_engine_runs", lambda numbers: False)
+    without_onednn(monkeypatch)
     other = (fuse(model, "bf16", force_precision=True)(clip) - expected).abs()
     assert error.mean() <= 1.2 * other.mean() and error.max() <= 1.5 * other.max()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_close_and_gives_float32_logits(name, precision):
+@pytest.mark.parametrize("has_onednn", [True, False])
+def test_half_precision_is_close_and_gives_float32_logits(monkeypatch, name, precision, has_onednn):
+    if not has_onednn:
+        without_onednn(monkeypatch)
     model = PERTURBED[name]
     clip = torch.randn(1, 1, 5, 12, 16)
     logits = fuse(model, precision, force_precision=True)(clip)
     assert logits.dtype == torch.float32
     with torch.no_grad():
         assert (torch.sigmoid(logits) - torch.sigmoid(model(clip))).abs().max() < 0.05
+
+
+def test_precision_that_onednn_lacks_is_not_used_though_the_processor_has_it(monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    without_onednn(monkeypatch)
+    with pytest.warns(UserWarning, match="cpu does not compute in bf16: using fp32"):
+        fuse(PERTURBED["DeepPro"], "bf16")
 
 
 def test_half_precision_falls_back_with_one_warning(monkeypatch):
@@ -328,7 +345,7 @@ def test_half_precision_falls_back_with_one_warning(monkeypatch):
     assert torch.equal(fast(clip), fuse(PERTURBED["DeepPro"])(clip))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_one_detector_takes_clips_of_changing_sizes_and_batches(name):
     model = PERTURBED[name]
     fast = fuse(model)
@@ -338,7 +355,7 @@ def test_one_detector_takes_clips_of_changing_sizes_and_batches(name):
             torch.testing.assert_close(fast(clip), model(clip), atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_copy_of_a_used_detector_works_by_itself(name, precision):
     clip = torch.randn(1, 1, 5, 21, 27)
@@ -350,7 +367,7 @@ def test_a_copy_of_a_used_detector_works_by_itself(name, precision):
     assert torch.equal(copied(clip), expected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_threads_may_share_a_detector(name):
     fast = fuse(PERTURBED[name])
     clips = [torch.randn(1, 1, 5, *size) for size in ((21, 27), (40, 33), (33, 20))] * 4
@@ -360,7 +377,7 @@ def test_threads_may_share_a_detector(name):
             torch.testing.assert_close(found, logits, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_autocast_and_inference_mode_change_nothing(name):
     fast, clip = fuse(PERTURBED[name]), torch.randn(1, 1, 5, 12, 16)
     expected = fast(clip)
@@ -422,7 +439,7 @@ print(budget, status("VmHWM") - before - logits.numel() * 4)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured as on Linux")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("threads", [2, 8])
 @pytest.mark.parametrize("case", [(40, 320, 1), (200, 100, 0)])
 def test_the_budget_is_kept(name, threads, case):

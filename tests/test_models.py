@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from losses import build_loss
-from models import MODELS, build_model
+from models import build_model
 from models.difference_conv import (
     SpatialDifferenceConv3d,
     TemporalDifferenceConv3d,
@@ -15,7 +15,7 @@ from models.difference_conv import (
 )
 from models.engine.training import FastTraining
 from models.tpro import TPro
-from tests.builders import NUDT_NORMALISATION
+from tests.builders import NUDT_NORMALISATION, STAGED
 from utils.checkpoint import load_weights
 
 PARAMETERS = {"DeepPro": 49129, "DeepPro-Plus": 70913, "DeepPro-Plus_forMovingScenes": 129041}
@@ -86,19 +86,19 @@ def biases_before_batchnorm(model):
     return {f"{name}.bias" for name in convolutions[:-1]}  # the last gives the logits
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_parameters_are_as_many_as_published(name):
     assert sum(p.numel() for p in build_model(name).parameters()) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("size", [(9, 11), (8, 8)])
 def test_logits_have_the_shape_of_the_frames_whatever_the_size(name, size):
     model = build_model(name, seqlen=6).eval()
     assert model(torch.randn(2, 1, 6, *size)).shape == (2, 6, *size)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 def test_a_batch_of_two_copies_equals_one(name):
     model = build_model(name, seqlen=6).eval()
     clip = torch.randn(1, 1, 6, 9, 11)
@@ -107,7 +107,7 @@ def test_a_batch_of_two_copies_equals_one(name):
     assert torch.allclose(two, one.expand_as(two), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize(
     ("shape", "words"),
     [

@@ -20,7 +20,7 @@ from utils.report.metrics_file import (
     figure_at,
     figure_text,
     read_metrics,
-    units,
+    shown_at,
 )
 
 # The counts that Pd and Fa are made of, of a sequence: intervals are drawn where a run has them.
@@ -79,20 +79,31 @@ def joint_table(runs):
     names = [f"{number} {run['model']}" for number, run in enumerate(runs, 1)]
     lines = [f"{name}: {run['run']}" for name, run in zip(names, runs, strict=True)]
     lines += _notes(runs, names)
-    at = runs[0]["threshold_eval"]
-    for protocol, subsets in shared_protocols(runs):
-        groups, titles = ["", ""], ["", f"IoU at {at:g}"]
-        rows = [[name, _iou_text(run, at)] for name, run in zip(names, runs, strict=True)]
-        for subset in subsets:
-            titles += [title for title, *_ in protocol.columns]
-            groups += [SUBSETS.get(subset, subset), *[""] * (len(protocol.columns) - 1)]
-            for row, run in zip(rows, runs, strict=True):
-                counted = run["protocols"][protocol.name]
-                texts = column_texts(protocol, counted, counted["subsets"][subset])
-                row += [text for _, text in texts]
-        lines += [f"{protocol.title}, threshold {OPERATING_POINT:g}: {units(protocol.columns)}"]
-        lines += _aligned([groups, titles, *rows])
+    shared = shared_protocols(runs)
+    for protocol, subsets in shared:
+        lines.append(f"{protocol.title}, {shown_at(protocol.columns)}")
+        # Many columns do not fit beside those of other subsets.
+        beside = [subsets] if len(protocol.columns) < 4 else [[subset] for subset in subsets]
+        for some in beside:
+            lines += _joint_rows(runs, names, protocol, some, with_iou=protocol is shared[0][0])
     return lines
+
+
+def _joint_rows(runs, names, protocol, subsets, with_iou):
+    """Lines of some subsets under one protocol; the IoU depends on none."""
+    at = runs[0]["threshold_eval"]
+    groups, titles = ["", ""], ["", f"IoU at {at:g}" if with_iou else ""]
+    rows = [
+        [name, _iou_text(run, at) if with_iou else ""]
+        for name, run in zip(names, runs, strict=True)
+    ]
+    for subset in subsets:
+        titles += [title for title, *_ in protocol.columns]
+        groups += [SUBSETS.get(subset, subset), *[""] * (len(protocol.columns) - 1)]
+        for row, run in zip(rows, runs, strict=True):
+            counted = run["protocols"][protocol.name]
+            row += [t for _, t in column_texts(protocol, counted, counted["subsets"][subset])]
+    return _aligned([groups, titles, *rows])
 
 
 def compare(runs, names, threshold, samples, seed):
@@ -109,7 +120,7 @@ def compare(runs, names, threshold, samples, seed):
     """
     shared = shared_protocols(runs)
     columns = dict.fromkeys(column for protocol, _ in shared for column in protocol.columns)
-    lines = [f"Threshold {threshold:g}; {units(columns)}; [95 % over sequences]"]
+    lines = [f"At {shown_at(columns, threshold)}; [95 % over sequences]"]
     lines += _notes(runs, names)
     for protocol, subsets in shared:
         for name, run in zip(names, runs, strict=True):
@@ -122,7 +133,7 @@ def compare(runs, names, threshold, samples, seed):
                 words = _figures(run["protocols"][protocol.name], protocol, subset, threshold)
                 words |= _intervals(drawn, protocol.columns)
                 if subset == "all":
-                    words["IoU"] = _iou_text(run, threshold)
+                    words.setdefault("IoU", _iou_text(run, threshold))
                 text = "  ".join(f"{title} {figure}" for title, figure in words.items())
                 lines.append(f"  {name}: {text}")
                 if place > 0 and ours is not None and counts[0] is not None:

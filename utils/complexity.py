@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+COUNTED_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+
 
 class Complexity(NamedTuple):
     """What a model costs.
@@ -13,7 +15,7 @@ class Complexity(NamedTuple):
     Attributes:
         parameters: their number.
         kib: their size as float32, in KiB; "KB" in the published tables.
-        products: multiply-accumulates per frame of convolutions and linear maps.
+        products: multiply-accumulates per predicted frame of convolutions and linear maps.
         with_norms: the same with 4 per element that BatchNorm writes, the rule that reproduces the
             published "GFLOPs".
     """
@@ -24,11 +26,19 @@ class Complexity(NamedTuple):
     with_norms: float
 
 
-def complexity(model, height=480, width=720):
-    """The `Complexity` of a detector on clips (1, 1, T, height, width), T its `seqlen`.
+def complexity(detector, height=480, width=720, streaming=False):
+    """The `Complexity` of a detector on frames of this size, unpadded.
 
-    Nothing is computed: the model runs on the meta device, where tensors have shapes only.
+    Nothing is computed: the detector runs on the meta device, where tensors have shapes only. What
+    is counted is one clip, over the frames that it predicts; of a recurrent detector a frame with
+    others before it. What a detector does to its clip before `detect`, and what has no weights,
+    costs nothing by this rule.
+
+    Args:
+        detector: see `models.detector.Detector`.
+        streaming: count its `stream`, a frame with others before it, in place of a clip.
     """
+    parameters = sum(p.numel() for p in detector.parameters())
     counts = {"products": 0, "norms": 0}
 
     def count(module, _, output):
@@ -38,15 +48,32 @@ def complexity(model, height=480, width=720):
             # Products per output value: the size of one row of the weight.
             counts["products"] += output.numel() * module.weight[0].numel()
 
-    shapes = copy.deepcopy(model).eval().to("meta")
-    counted = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+    def restart():
+        counts.update(products=0, norms=0)
+
+    shapes = copy.deepcopy(detector).eval().to("meta")
     for module in shapes.modules():
-        if isinstance(module, counted):
+        if isinstance(module, COUNTED_LAYERS):
             module.register_forward_hook(count)
     with torch.no_grad():
-        shapes(torch.empty(1, 1, model.seqlen, height, width, device="meta"))
-    parameters = sum(p.numel() for p in model.parameters())
-    products = counts["products"] / model.seqlen
+        frames = predict_once(shapes, height, width, streaming, restart) if parameters else 1
+    products = counts["products"] / frames
     return Complexity(
-        parameters, 4 * parameters / 1024, products, products + counts["norms"] / model.seqlen
+        parameters, 4 * parameters / 1024, products, products + counts["norms"] / frames
     )
+
+
+def predict_once(detector, height, width, streaming, restart):
+    """Runs a detector on the meta device: the frames that it predicted since `restart` was called.
+
+    `restart` is called when what only the first frames of a sequence cost has passed.
+    """
+    step = detector.stream if streaming else detector if detector.recurrent else None
+    if step is None:
+        clip = torch.empty(1, 1, detector.seqlen, height, width, device="meta")
+        return detector.detect(clip).shape[2]
+    frame = torch.empty(1, 1, height, width, device="meta")
+    _, state = step(frame, None)
+    restart()
+    step(frame, state)
+    return 1

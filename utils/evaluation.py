@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from utils.metrics import PixelIoU, ScoredFrames
-from utils.scan import normalise, run_clip, window_starts
+from utils.scan import normalised, run_clip, window_starts
 
 READ = 16  # frames that are read at a time
 
@@ -29,9 +29,9 @@ class ScoredBlock(ScoredFrames):
     """
 
     def __init__(self, sequence, start, frames, scores, masks=None, centroids=None):
-        super().__init__(scores, centroids)
+        super().__init__(scores, centroids, masks)
         self.sequence, self.start, self.stop = sequence, start, start + len(scores)
-        self.frames, self.masks = frames, masks
+        self.frames = frames
 
     @property
     def numbers(self):
@@ -152,7 +152,7 @@ class Evaluator:
             for sequence, block in ahead(timed(blocks_of(sequences), timing)):
                 start = time.perf_counter()
                 if result is None:
-                    self.scan.begin(*sequence.normalisation)
+                    self.scan.begin(*sequence.normalisation, sequence.earlier)
                     result = self._new_result(sequence)
                 with named(sequence):
                     if block is None:
@@ -344,7 +344,7 @@ def clips_of(sequence, detector):
         spans = [(start, start + seqlen) for start in starts]
     for start, stop in spans:
         block = sequence.read(max(start, 0), min(stop, frames))
-        clip = normalise(block.frames, *sequence.normalisation)
+        clip = normalised(block.frames, *sequence.normalisation)
         before, after = max(-start, 0), max(stop - frames, 0)
         clip = np.concatenate(
             [

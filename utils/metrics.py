@@ -215,14 +215,16 @@ class ScoredFrames:
         scores: (n, H, W) floating point.
         centroids: (n, H, W), positive where above 0: each 8-connected component is a target. None
             where nothing is known of the targets.
+        masks: (n, H, W), positive where above 0; the centroids if None.
 
     Raises:
         ValueError: the shapes differ, or a score is NaN.
     """
 
-    def __init__(self, scores, centroids=None):
+    def __init__(self, scores, centroids=None, masks=None):
         self.scores = np.ascontiguousarray(scores)
         self.centroids = None if centroids is None else np.asarray(centroids)
+        self.masks = self.centroids if masks is None else np.asarray(masks)
         if self.scores.ndim != 3 or (
             centroids is not None and self.scores.shape != self.centroids.shape
         ):

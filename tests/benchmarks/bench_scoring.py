@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from utils.metrics import EIGHT_CONNECTED, THRESHOLDS, ScoredFrames
-from utils.protocols import PROTOCOLS
+from utils.protocols import choose
 
 SIZES = ((100, 150), (200, 300), (480, 720))
 TARGETS = (0, 1, 3, 10)
@@ -36,13 +36,13 @@ def make_frames(rng, frames, height, width, targets):
 def ours(scores, centroids):
     """(targets, detected, false alarms) of each protocol."""
     frames = ScoredFrames(scores, centroids)
-    curves = [protocol.count(frames) for protocol in PROTOCOLS.values()]
+    curves = [protocol.count(frames) for protocol in choose()]
     return [(curve.targets, curve.detected, curve.false_alarm_pixels) for curve in curves]
 
 
 def definition(scores, centroids):
     """The same, threshold by threshold, each from its own labelling of the centroid mask."""
-    shape = (len(PROTOCOLS), len(THRESHOLDS))
+    shape = (len(choose()), len(THRESHOLDS))
     targets = 0
     detected, alarms = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     for frame, centroid in zip(scores, centroids, strict=True):
@@ -51,7 +51,7 @@ def definition(scores, centroids):
             labels, count = ndimage.label(centroid, EIGHT_CONNECTED)
             pixels = np.argwhere(labels)
             owners = labels[labels > 0]
-            for protocol, (hit, guard) in enumerate((p.hit, p.guard) for p in PROTOCOLS.values()):
+            for protocol, (hit, guard) in enumerate((p.hit, p.guard) for p in choose()):
                 unguarded = positive.copy()
                 found = set()
                 for (i, j), owner in zip(pixels, owners, strict=True):

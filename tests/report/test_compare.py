@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.scored import MAIN, evaluate_six
+from tests.report.scored import ALWAYS, MAIN, evaluate_six
 from utils import compare
 from utils.command_line import run_command
-from utils.protocols import PROTOCOLS
 from utils.report.metrics_file import write_metrics
 
 
@@ -49,7 +48,7 @@ def test_comparing_a_run_with_itself_shows_no_difference(folders, tmp_path, caps
     differences = [line for line in printed.splitlines() if "minus 1" in line]
     assert len(differences) == 6
     assert all(line.count("+0.00 [+0.00, +0.00]") == 2 for line in differences)
-    for protocol in PROTOCOLS:
+    for protocol in ALWAYS:
         with Image.open(tmp_path / f"x_{protocol}.png") as image:
             image.load()
 
@@ -81,6 +80,9 @@ def test_thresholds_are_found_by_value_in_the_grid_of_each_protocol(runs, thresh
 def test_the_iou_is_told_at_the_threshold_that_it_was_computed_at_only(runs):
     whole = [line for line in lines_of([runs[0]]) if "IoU" in line]
     assert whole and all(line.endswith(f"IoU {runs[0]['iou']:.4f}") for line in whole)
+    overlap, _ = evaluate_six(protocols=["iou_niou"])
+    own = overlap["protocols"]["iou_niou"]["subsets"]["all"]["iou"][0]
+    assert any(f"  run 1: IoU {own:.4f}  nIoU" in line for line in lines_of([overlap], 0.1))
     at_another = [line for line in lines_of([runs[0]], threshold=0.1) if "IoU" in line]
     assert at_another and all(line.endswith("IoU - (computed at 0.5)") for line in at_another)
 
@@ -115,7 +117,7 @@ def test_runs_of_other_data_or_protocols_are_told_apart(runs):
     assert lines[1].startswith("Not comparable: run 2 is on Mine")
     assert lines[2] == "Left out, not of all runs or not known here: hit2_guard5"
     assert any("minus 1: other sequences, no paired difference" in line for line in lines)
-    assert not any(PROTOCOLS["hit2_guard5"].title in line for line in lines)
+    assert not any(ALWAYS["hit2_guard5"].title in line for line in lines)
 
 
 def test_a_subset_of_which_the_sequences_are_not_told_has_figures_without_intervals(runs):
@@ -131,12 +133,13 @@ def test_a_subset_of_which_the_sequences_are_not_told_has_figures_without_interv
 
 def test_the_joint_table_has_every_run_under_every_protocol(runs):
     lines = compare.joint_table([*runs, runs[0]])
-    for name, protocol in PROTOCOLS.items():
-        top = lines.index(f"{protocol.title}, threshold 0.5: Pd in 1e-2, Fa in 1e-5")
-        assert lines[top + 2].split() == ["IoU", "at", "0.5", *3 * ("Pd", "Fa", "AUC")]
+    for name, protocol in ALWAYS.items():
+        top = lines.index(f"{protocol.title}, threshold 0.5; Pd in 1e-2, Fa in 1e-5")
+        iou = ["IoU", "at", "0.5"] if protocol is MAIN else []
+        assert lines[top + 2].split() == [*iou, *3 * ("Pd", "Fa", "AUC")]
         for row, run in zip(lines[top + 3 :], [*runs, runs[0]], strict=False):
             at = run["thresholds"].index(0.5)
-            numbers = [f"{run['iou']:.4f}"]
+            numbers = [f"{run['iou']:.4f}"] if iou else []
             for subset in ("low_snr", "high_snr", "all"):
                 entry = run["protocols"][name]["subsets"][subset]
                 numbers += [f"{100 * entry['pd'][at]:.2f}", f"{1e5 * entry['fa'][at]:.2f}"]

@@ -95,11 +95,13 @@ def test_frames_are_enlarged_where_small_and_left_alone_where_large():
     assert enlargement(128, 164) == 4 and enlargement(200, 300) == 3 and enlargement(300, 480) == 2
     assert enlargement(420, 500) == enlargement(2000, 3000) == 1
     assert report_scale(128, 164) == 4 and report_scale(480, 640) == 1
-    assert report_scale(3000, 4096) == 1 / 3
+    assert report_scale(3000, 4096) == 1 / 3 and report_scale(30, 2001) == 1 / 2
 
 
 @pytest.mark.parametrize("frames", [1, 100, 3000, 1_000_000])
-@pytest.mark.parametrize("size", [(8, 10), (128, 128), (300, 480), (1080, 1920), (9000, 9000)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (128, 128), (300, 480), (400, 9000), (1080, 1920), (9000, 9000)]
+)
 def test_the_pages_of_an_overlay_are_bounded(frames, size):
     step, scale = plan_pages(frames, *size)
     pages = len(range(0, frames, step))

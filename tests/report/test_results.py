@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from tests.report.scored import MAIN, Bright, evaluate_six, sequence_of
+from tests.report.scored import ALWAYS, MAIN, Bright, evaluate_six, sequence_of
+from utils import compare
 from utils.evaluation import Evaluator
 from utils.metrics import THRESHOLDS
-from utils.protocols import PROTOCOLS, Protocol
+from utils.protocols import PROTOCOLS
 from utils.report.metrics_file import read_metrics, write_metrics
 from utils.report.results import (
     header,
@@ -34,7 +35,7 @@ def metrics():
 
 def evaluate(sequence):
     scan = open_scan(Bright(), Bright())
-    return Evaluator(scan, PROTOCOLS.values(), 0.5).run([sequence])
+    return Evaluator(scan, ALWAYS.values(), 0.5).run([sequence])
 
 
 def test_metrics_json_keeps_its_contract(metrics, tmp_path):
@@ -69,7 +70,7 @@ def test_metrics_json_keeps_its_contract(metrics, tmp_path):
 
 
 def test_eval_txt_follows_the_protocol_asked_for(metrics, tmp_path):
-    for name, protocol in PROTOCOLS.items():
+    for name, protocol in ALWAYS.items():
         write_eval(tmp_path / "eval.txt", metrics, protocol)
         counts = metrics["protocols"][name]
         text = (tmp_path / "eval.txt").read_text()
@@ -104,6 +105,19 @@ def test_the_terminal_gets_ten_lines(metrics):
     pd, fa = (low[key][metrics["thresholds"].index(0.5)] for key in ("pd", "fa"))
     expected = f"Pd {100 * pd:.2f}  Fa {1e5 * fa:.2f}  AUC {low['auc']:.4f}"
     assert lines[1] == f"  {MAIN.title}  low SNR   {expected}"
+
+
+def test_a_published_row_stands_beside_the_run_under_its_own_protocol_on_its_own_targets(metrics):
+    assert not any("published: " in line for line in summary_lines(metrics))
+    same = copy.deepcopy(metrics)
+    for counted in same["protocols"].values():
+        counted["subsets"]["all"]["targets"] = 1729
+        counted["subsets"]["low_snr"]["targets"] = 529
+    for model, protocol in (("DeepPro", "hit2_guard5"), ("DeepPro-Plus", "hit1_guard4")):
+        same["model"] = model
+        beside = [line for line in summary_lines(same) if "published: " in line]
+        assert len(beside) == 2 and all(PROTOCOLS[protocol].title in line for line in beside)
+        assert "published DeepPro row was scored with" in "".join(summary_lines(same))
 
 
 def test_timing_says_where_the_time_went(metrics):
@@ -170,54 +184,30 @@ def test_files_of_earlier_versions_are_read_with_the_thresholds_of_the_whole_fil
     assert read_metrics(tmp_path / "metrics.json") == metrics
 
 
-class Brightest(Protocol):
-    """A rule of another kind: the share of frames whose highest score is on a target."""
-
-    name, title, thresholds = "brightest", "brightest pixel", (0.2, 0.5)
-    columns = (("Hits", "hits", 100, 1), ("mean", "mean", 1, 3))
-
-    class Counts:
-        def __init__(self, frames=0, hits=(0, 0)):
-            self.frames, self.hits = frames, np.array(hits)
-
-        def __add__(self, other):
-            return Brightest.Counts(self.frames + other.frames, self.hits + other.hits)
-
-        def as_dict(self):
-            return {"frames": self.frames, "hits_counted": self.hits.tolist()}
-
-    def count(self, block):
-        flat = block.scores.reshape(len(block.scores), -1)
-        on_target = block.centroids.reshape(flat.shape)[np.arange(len(flat)), flat.argmax(1)] > 0
-        hits = [int((on_target & (flat.max(1) >= at)).sum()) for at in self.thresholds]
-        return Brightest.Counts(len(flat), hits)
-
-    def figures(self, counts):
-        hits = (counts.hits / counts.frames).tolist()
-        return {"hits": hits, "mean": sum(hits) / 2}
-
-    def found(self, block, threshold):
-        targets = block.targets()
-        return np.zeros(targets.count, bool)
-
-    def alarms(self, block, threshold):
-        return np.zeros(block.scores.shape, bool)
-
-
-def test_a_protocol_of_another_kind_is_reported_by_its_own_columns(tmp_path, monkeypatch, rng):
-    protocol = Brightest()
-    monkeypatch.setitem(PROTOCOLS, protocol.name, protocol)
-    scores = rng.random((11, 20, 20), np.float32)
-    centroids = (scores > 0.995).astype(np.uint8)
-    frames = (40 * scores).astype(np.uint8) + 105
-    evaluation = evaluate(sequence_of("s", scores, centroids, frames))
-    metrics = summarise(evaluation, {}, header(Tested(), "Mine", 0.5))
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in ALWAYS])
+def test_every_other_protocol_is_reported_by_its_own_columns(tmp_path, name):
+    protocol = PROTOCOLS[name]
+    metrics, _ = evaluate_six(protocols=[name])
     write_results(tmp_path, "", metrics, [], protocol)
-    hits = metrics["protocols"][protocol.name]["subsets"]["all"]["hits"]
-    figures = f"Hits {100 * hits[1]:.1f}  mean {sum(hits) / 2:.3f}"
-    assert any(line == f"  brightest pixel  all       {figures}" for line in summary_lines(metrics))
-    assert f"Th_Seg = {0.5:e}:\tHits:[{hits[1]:e}]" in (tmp_path / "eval.txt").read_text()
-    page = (tmp_path / "report.html").read_text()
-    assert f"<td>{100 * hits[1]:.1f}</td>" in page.replace(' class=""', "")
-    assert "Hits<small>brightest pixel</small>" in page
-    assert not (tmp_path / "report" / f"pd_fa_{protocol.name}.png").exists()
+    assert read_metrics(tmp_path / "metrics.json") == metrics
+    assert list(metrics["protocols"]) == [*ALWAYS, name]
+    counted = metrics["protocols"][name]
+    at = counted["thresholds"].index(0.5)
+    texts, words = [], []
+    for title, key, factor, digits in protocol.columns:
+        figure = counted["subsets"]["all"][key]
+        figure = figure[at] if isinstance(figure, list) else figure
+        texts.append("-" if figure is None else f"{figure * factor:.{digits}f}")
+        words.append(f"{title} {texts[-1]}")
+    shown = [line for line in summary_lines(metrics) if line.startswith(f"  {protocol.title} ")]
+    assert len(shown) == 3 and shown[-1].endswith(f"  all       {'  '.join(words)}")
+    page = (tmp_path / "report.html").read_text().replace(' class=""', "")
+    assert "".join(f"<th>{title}</th>" for title, *_ in protocol.columns) in page
+    assert "".join(f"<td>{text}</td>" for text in texts) in page
+    assert protocol.title in page[page.index("What the numbers mean") :]
+    evaluated = (tmp_path / "eval.txt").read_text().splitlines()
+    lines = [line for line in evaluated if f"Th_Seg = {0.5:e}:\t" in line]
+    assert len(lines) == 6 + 3 and all("[" in line and "nan" not in line for line in lines)
+    joint = compare.joint_table([metrics, metrics])
+    assert any(line.split()[-len(texts) :] == texts for line in joint)
+    assert compare.compare([metrics, metrics], ["1", "2"], 0.5, 20, 1)

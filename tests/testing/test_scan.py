@@ -11,6 +11,7 @@ from models.detector import Detector
 from utils.scan import (
     ClipNetwork,
     Queue,
+    Streamed,
     open_scan,
     padded_size,
     run_clip,
@@ -41,6 +42,18 @@ class LastOfFive(Detector):
         assert clip.shape[3:] == (16, 16) or clip.shape[3] % 8 == clip.shape[4] % 8 == 0
         weights = torch.arange(1.0, 6).view(5, 1, 1)
         return (clip * weights).sum(2, keepdim=True)
+
+
+class StreamOfFive(LastOfFive):
+    """The same with a stream, whose state is the four frames before."""
+
+    streams = True
+
+    def stream(self, frame, state=None, earlier=None):
+        if state is None:
+            state = frame[:, :, None].expand(-1, -1, 4, -1, -1) if earlier is None else earlier
+        clip = torch.cat([state, frame[:, :, None]], dim=2)
+        return self(clip)[:, 0], clip[:, :, 1:]
 
 
 class Averaging(Detector):
@@ -115,12 +128,26 @@ def test_windows_give_the_published_result_however_frames_come_in(count, step, b
     np.testing.assert_allclose(scores, published_stitching(detector, frames), atol=2e-7)
 
 
+@pytest.mark.parametrize("kind", (LastOfFive, StreamOfFive))
 @pytest.mark.parametrize("count", (1, 4, 5, 23))
 @pytest.mark.parametrize("step, batch_size", [(1, 1), (7, 1), (7, 3)])
-def test_a_last_frame_detector_is_called_for_every_frame(count, step, batch_size):
-    detector, frames = LastOfFive(), random_frames(count)
-    scores = joined(blocks_of(scan_of(detector, batch_size), frames, step))
-    np.testing.assert_array_equal(scores, frame_by_frame(detector, frames))
+def test_a_last_frame_detector_is_called_for_every_frame(kind, count, step, batch_size):
+    detector, frames = kind(), random_frames(count)
+    scan = scan_of(detector, batch_size)
+    assert isinstance(scan, Streamed) == (detector.streams and batch_size == 1)
+    scores = joined(blocks_of(scan, frames, step))
+    np.testing.assert_allclose(scores, frame_by_frame(detector, frames), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", (LastOfFive, StreamOfFive))
+@pytest.mark.parametrize("known", (1, 4, 6))
+def test_earlier_frames_stand_before_the_first(kind, known):
+    detector, frames = kind(), random_frames(12)
+    scan = scan_of(detector)
+    scan.begin(MEAN, STD, frames[6 - known : 6])
+    whole = np.concatenate([np.repeat(frames[6 - known : 7 - known], 4, 0), frames[6 - known :]])
+    expected = frame_by_frame(detector, whole)[-6:]
+    np.testing.assert_allclose(joined(blocks_of(scan, frames[6:], 5)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("step", (1, 5))

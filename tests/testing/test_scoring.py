@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from utils import metrics
 from utils.metrics import EIGHT_CONNECTED, THRESHOLDS, PdFaCurve, ScoredFrames, find_targets
-from utils.protocols import PROTOCOLS
+from utils.protocols import choose
 
 RADII = [(1, 4), (2, 5), (0, 0), (3, 2), (1, 9)]
 
@@ -126,7 +126,7 @@ def test_nothing_is_looked_for_twice(monkeypatch):
     searches, search = [], metrics.find_targets
     monkeypatch.setattr(metrics, "find_targets", lambda *a: searches.append(a) or search(*a))
     frames = ScoredFrames(*random_case(np.random.default_rng(3)))
-    for protocol in PROTOCOLS.values():
+    for protocol in choose():
         protocol.count(frames)
         for threshold in (0.5, 0.5):
             protocol.found(frames, threshold)
@@ -135,7 +135,7 @@ def test_nothing_is_looked_for_twice(monkeypatch):
     assert len(searches) == 2  # the targets, and the detections at 0.5
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+@pytest.mark.parametrize("protocol", choose(), ids=lambda protocol: protocol.name)
 def test_what_pictures_show_is_what_is_counted(protocol):
     rng = np.random.default_rng(4)
     for _ in range(20):
@@ -149,7 +149,7 @@ def test_what_pictures_show_is_what_is_counted(protocol):
 
 
 def test_figures_are_plain_and_none_without_denominator():
-    (protocol, *_) = PROTOCOLS.values()
+    (protocol, *_) = choose()
     empty = protocol.count(ScoredFrames(np.zeros((1, 3, 3), np.float32), np.zeros((1, 3, 3))))
     figures = protocol.figures(empty)
     assert figures["pd"] == [None] * len(protocol.thresholds) and figures["auc"] is None

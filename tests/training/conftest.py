@@ -1,12 +1,11 @@
-"""Tiny maps gain nothing from threads, which wait for one another where cores are busy."""
+"""Every training here runs in one thread."""
 
 import pytest
-import torch
+
+from tests.training.runs import one_thread
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield

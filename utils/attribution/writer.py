@@ -9,9 +9,11 @@ from utils.report.figures import draw_attribution
 from utils.report.profiles import RecentFrames
 from utils.report.writers import Writer
 from utils.run_dir import make_folder
-from utils.scan import normalise
+from utils.scan import normalised
 
-PATCH = 64  # side of what is attributed around the pixel: bounds the memory of the backward pass
+ATTRIBUTED_SIDE = (
+    64  # side of what is attributed around the pixel: bounds the memory of the backward pass
+)
 STRIDE = 4  # patches start at its multiples, so that pooling falls on the pixels of the whole frame
 
 
@@ -97,9 +99,9 @@ def attribute(detector, sequence, recording, device):
     stop = min(start + seqlen, len(sequence))
     frames = sequence.read(start, stop).frames
     top, left = (_patch_start(*at) for at in zip((row, column), frames.shape[1:], strict=True))
-    patch = frames[:, top : top + PATCH, left : left + PATCH]
+    patch = frames[:, top : top + ATTRIBUTED_SIDE, left : left + ATTRIBUTED_SIDE]
     clip = np.zeros((seqlen, *patch.shape[1:]), np.float32)  # zeros after the last frame
-    clip[: stop - start] = normalise(patch, *sequence.normalisation)
+    clip[: stop - start] = normalised(patch, *sequence.normalisation)
     clip = torch.from_numpy(clip)[None, None].to(device)
     maps = gradient_times_input(detector, clip, frame - start, row - top, column - left)
     maps = maps[: stop - start]
@@ -121,5 +123,5 @@ def attribute(detector, sequence, recording, device):
 
 def _patch_start(position, size):
     """First index of a patch that has `position` near its middle and lies inside if it fits."""
-    start = max(min(position - PATCH // 2, size - PATCH), 0)
+    start = max(min(position - ATTRIBUTED_SIDE // 2, size - ATTRIBUTED_SIDE), 0)
     return -(-start // STRIDE) * STRIDE

@@ -56,8 +56,10 @@ def enlargement(height, width):
 
 def report_scale(height, width):
     """Screen pixels of a pixel in a report: `enlargement`, or 1/2, 1/3 ... of very large frames."""
-    scale = enlargement(height, width)
-    return scale if scale > 1 else 1 / math.ceil(max(height, width) / LARGEST_SIDE)
+    longest = max(height, width)
+    if longest > LARGEST_SIDE:
+        return 1 / math.ceil(longest / LARGEST_SIDE)
+    return enlargement(height, width)
 
 
 def plan_pages(frames, height, width):
@@ -72,13 +74,13 @@ def plan_pages(frames, height, width):
     Returns:
         `scale` in screen pixels of a pixel: a whole number or 1/2, 1/3 ...
     """
-    scale, shrink = enlargement(height, width), 1
+    scale = enlargement(height, width)
     area = page_pixels(height, width, scale)
     pages = min(frames, MOST_PAGES, max(MOST_PIXELS // area, FEWEST_PAGES))
     while pages * area > MOST_PIXELS:
-        shrink += 1
-        area = page_pixels(height, width, 1 / shrink)
-    return -(-frames // pages), scale if shrink == 1 else 1 / shrink
+        scale = scale - 1 if scale > 1 else 1 / (round(1 / scale) + 1)
+        area = page_pixels(height, width, scale)
+    return -(-frames // pages), scale
 
 
 def page_pixels(height, width, scale):

@@ -1,15 +1,16 @@
 """report.html: a test's results on one page that needs nothing beside it."""
 
 import base64
+import inspect
 from html import escape
 from pathlib import Path
 
-from utils.protocols import MAIN, OPERATING_POINT, PROTOCOLS
+from utils.protocols import MAIN, PROTOCOLS
 from utils.report.figures import draw_pd_fa, draw_profile
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
-from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, units
+from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, shown_at
 from utils.report.overlay import COLOURS, draw_frame, report_scale
-from utils.report.published import PROTOCOL_NOTE, compare_targets, published_rows
+from utils.report.published import AUC_NOTE, PROTOCOL_NOTE, compare_targets, published_rows
 from utils.run_dir import make_folder
 
 # The count behind a ratio, and its title: they stand left of it where a protocol has them.
@@ -22,10 +23,11 @@ h2 { font-size: 1.2rem; margin: 40px 0 8px; border-bottom: 1px solid #d8dce2; }
 h3 { font-size: 1rem; margin: 24px 0 4px; overflow-wrap: anywhere; }
 p { margin: 8px 0; max-width: 50rem; }
 .quiet { color: #5a626c; overflow-wrap: anywhere; }
+.lines { white-space: pre-line; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0; }
 th, td { padding: 4px 10px; text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid #22262c; font-weight: 600; }
+th { border-bottom: 2px solid #22262c; font-weight: 600; vertical-align: top; }
 td { border-bottom: 1px solid #e4e7ec; }
 th small { display: block; font-weight: 400; font-size: .75rem; color: #5a626c; }
 th:first-child, td:first-child, .words { text-align: left; }
@@ -66,7 +68,7 @@ def write_report(path, metrics, strips, protocol):
         _strips(strips, folder, protocol, metrics["threshold_eval"]),
         _profiles(strips, folder),
         _timing(metrics),
-        _definitions(),
+        _definitions(metrics),
     ]
     title = escape(f"{metrics['model']} on {metrics['dataset']}")
     page = (
@@ -138,7 +140,8 @@ def _published(metrics):
                     numbers = [f"{row.pd:.2f}", f"{row.fa:.2f}", f"{row.auc:.4f}"]
                     rows.append(("", [*words, *numbers]))
         head = ["targets", "model", "protocol", *(column[0] for column in columns)]
-        parts.append(f"<p>Threshold {OPERATING_POINT:g}; {units(columns)}.</p>")
+        note = AUC_NOTE if columns == PROTOCOLS[MAIN].columns else ""
+        parts.append(f"<p>{_sentence(shown_at(columns))} {note}</p>")
         parts.append(_table(head, rows, words=(1, 2)))
     return "<h2>Beside the published rows</h2>" + "".join(parts)
 
@@ -162,9 +165,9 @@ def _sequences(metrics):
     minor = [3 + index for index, (_, _, key, *_) in enumerate(columns) if key in behind]
     scaled = dict.fromkeys(column for name in protocols for column in PROTOCOLS[name].columns)
     return (
-        f"<h2>Sequences</h2><p>Threshold {OPERATING_POINT:g}; lowest Pd first, then highest Fa, "
-        f"under {PROTOCOLS[MAIN].title}. {units(scaled)}. Found targets and alarm pixels are left "
-        "of the rates that they make.</p>" + _table(head, rows, minor=(1, *minor))
+        f"<h2>Sequences</h2><p>{_sentence(shown_at(scaled))} Lowest Pd first, then highest Fa, "
+        f"under {PROTOCOLS[MAIN].title}. Found targets and alarm pixels are left of the rates that "
+        "they make.</p>" + _table(head, rows, minor=(1, *minor))
     )
 
 
@@ -221,7 +224,8 @@ def _profiles(strips, folder):
         return ""
     return (
         "<h2>Temporal profiles</h2><p>The grey level of one target pixel over time and the score "
-        "that it got. Shaded: frames in which the target covers it. Dotted: the threshold.</p>"
+        "that it got. Shaded: frames in which the target covers it. Dotted: the threshold. Found "
+        "or missed is by the protocol, which may count none at the border of the image.</p>"
         f'<div class="grid">{"".join(figures)}</div>'
     )
 
@@ -241,16 +245,25 @@ def _timing(metrics):
     )
 
 
-def _definitions():
-    return (
-        '<h2>What the numbers mean</h2><p class="quiet">Targets are the 8-connected components of '
-        "the centroid masks. A target is detected if a pixel with score &ge; threshold lies within "
-        "<i>hit</i> pixels of it. False alarms are such pixels outside the squares of half-width "
-        "<i>guard</i> around all target pixels. Pd is detected / targets, Fa is false-alarm pixels "
-        "/ pixels, AUC the area under Pd over Fa at the 27 published thresholds; it is dominated "
-        "by thresholds below 1e-5. Squares that would reach over the upper or left border are "
-        "empty, as in the published counts. The same counts are in metrics.json.</p>"
-    )
+def _definitions(metrics):
+    """The rules of the protocols, as their classes state them."""
+    kinds, parts = {}, []
+    for name in metrics["protocols"]:
+        kinds.setdefault(type(PROTOCOLS[name]), []).append(PROTOCOLS[name].title)
+    for kind, titles in kinds.items():
+        text = (inspect.getdoc(kind) or "").split("\nAttributes:")[0].replace("`", "")
+        parts.append(f"<h3>{escape('; '.join(titles))}</h3>")
+        for paragraph in text.strip().split("\n\n"):
+            # Lists and formulas keep their lines.
+            listed = any(line.startswith((" ", "- ")) for line in paragraph.splitlines())
+            style = "quiet lines" if listed else "quiet"
+            parts.append(f'<p class="{style}">{escape(inspect.cleandoc(paragraph))}</p>')
+    parts.append('<p class="quiet">The counts and figures are in metrics.json.</p>')
+    return "<h2>What the numbers mean</h2>" + "".join(parts)
+
+
+def _sentence(text):
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _table(head, rows, words=(), minor=()):

@@ -4,8 +4,8 @@ import math
 from datetime import datetime
 
 from utils.files import write_text
-from utils.protocols import MAIN, OPERATING_POINT, PROTOCOLS
-from utils.report.metrics_file import STEPS, SUBSETS, column_texts, units, write_metrics
+from utils.protocols import MAIN, PROTOCOLS
+from utils.report.metrics_file import STEPS, SUBSETS, column_texts, shown_at, write_metrics
 from utils.report.page import write_report
 from utils.report.published import PROTOCOL_NOTE, compare_targets, published_row
 
@@ -28,13 +28,13 @@ def header(tested, dataset, threshold_eval):
     }
 
 
-def summarise(evaluation, subsets, header):
+def summarise(evaluation, subsets, about):
     """The contents of metrics.json.
 
     Args:
         evaluation: `utils.evaluation.Evaluation`, of one sequence or more.
         subsets: {"low_snr": names, "high_snr": names}, or {}.
-        header: from `header`.
+        about: from `header`.
 
     Returns:
         A dict of plain values; counts are integers, lists run over the protocol's `thresholds`,
@@ -42,7 +42,7 @@ def summarise(evaluation, subsets, header):
     """
     subsets = {**subsets, "all": [result.name for result in evaluation.sequences]}
     return {
-        **header,
+        **about,
         "thresholds": list(PROTOCOLS[MAIN].thresholds),
         "iou": evaluation.iou(),
         "protocols": {
@@ -103,7 +103,7 @@ def write_eval(path, metrics, protocol):
     for subset in (name for name in EVAL_TITLES if name in counted["subsets"]):
         entry = counted["subsets"][subset]
         single = [
-            f"\t{title}:{math.nan if entry[key] is None else entry[key]:.5f}"
+            f"\t{title}:{_number(entry[key]):.5f}"
             for title, key, _, _ in protocol.columns
             if not isinstance(entry[key], list)
         ]
@@ -115,8 +115,13 @@ def write_eval(path, metrics, protocol):
 
 
 def _threshold_lines(protocol, entry):
-    """A line for each threshold: counts and ratios as published, of other protocols the figures."""
+    """A line for each threshold: counts and ratios as published; of other protocols the figures."""
     published = {"targets", "pixels", "detected", "false_alarm_pixels"} <= entry.keys()
+    grids = {title: entry[key] for title, key, *_ in protocol.columns}
+    grids = {title: figures for title, figures in grids.items() if isinstance(figures, list)}
+    if not grids:  # its columns sum up what runs over the thresholds
+        lists = {key: each for key, each in entry.items() if isinstance(each, list)}
+        grids = {key: each for key, each in lists.items() if key != "sequences"}
     lines = []
     for index, threshold in enumerate(protocol.thresholds):
         if published:
@@ -125,29 +130,30 @@ def _threshold_lines(protocol, entry):
             pd = found / targets if targets else math.nan
             words = [f"PD:[{found}/{targets}, {pd:.5f}]", f"FA:[{alarms}, {alarms / pixels:e}]"]
         else:
-            words = [
-                f"{title}:[{math.nan if entry[key][index] is None else entry[key][index]:e}]"
-                for title, key, _, _ in protocol.columns
-                if isinstance(entry[key], list)
-            ]
+            words = [f"{title}:[{_number(each[index]):g}]" for title, each in grids.items()]
         lines.append("\t".join([f"Th_Seg = {threshold:e}:", *words]) + "\n")
     return lines
+
+
+def _number(figure):
+    return math.nan if figure is None else figure
 
 
 def summary_lines(metrics):
     """The closing summary for the terminal: a line for each protocol and subset, published rows."""
     columns = dict.fromkeys(c for name in metrics["protocols"] for c in PROTOCOLS[name].columns)
     lines = [
-        f"{metrics['model']} on {metrics['dataset']}, threshold {OPERATING_POINT:g}, "
-        f"IoU at {metrics['threshold_eval']}: {metrics['iou']:.4f}   ({units(columns)})"
+        f"{metrics['model']} on {metrics['dataset']}, IoU at {metrics['threshold_eval']}: "
+        f"{metrics['iou']:.4f}   ({shown_at(columns)})"
     ]
     comparison, beside = compare_targets(metrics), False
+    width = max(len(PROTOCOLS[name].title) for name in metrics["protocols"])
     for name, counted in metrics["protocols"].items():
         protocol = PROTOCOLS[name]
         for subset in (subset for subset in SUBSETS if subset in counted["subsets"]):
             texts = column_texts(protocol, counted, counted["subsets"][subset])
             figures = "  ".join(f"{title} {text}" for title, text in texts)
-            line = f"  {protocol.title}  {SUBSETS[subset]:8}  {figures}"
+            line = f"  {protocol.title:{width}}  {SUBSETS[subset]:8}  {figures}"
             row = published_row(metrics["dataset"], subset, metrics["model"])
             if row is not None and row.protocol == name and comparison.comparable:
                 line += f"   published: Pd {row.pd:.2f}  Fa {row.fa:.2f}  AUC {row.auc:.4f}"

@@ -42,11 +42,12 @@ class Recorder:
             self._save_logged(number, self.state.published)
 
     def save_best(self, iou):
-        """That of the best epoch, if the one that ended with this IoU is no worse."""
+        """That of the best epoch, if the one that ended with this IoU is; returns the best IoU."""
         if iou >= self.state.best_iou:
             self.state.best_iou = iou
             self._save_logged("best", partial(self.state.published, iou))
         self.log(f"Best mIoU_mid: {self.state.best_iou:f}")
+        return self.state.best_iou
 
     def end_epoch(self, row):
         """Adds an epoch's row to the history."""

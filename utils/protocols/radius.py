@@ -1,51 +1,10 @@
-"""The protocols: by what rule detections are counted as found targets and false alarms.
-
-`PROTOCOLS` is the one place that knows radii, threshold grids, rules and their names.
-"""
+"""Squares around the target pixels: the protocol of DTUM, DeepPro and DeepPro-Plus."""
 
 import math
 from dataclasses import dataclass
 
-from utils.metrics import THRESHOLDS, PdFaCurve
-
-OPERATING_POINT = 0.5  # the threshold of the published tables
-
-
-class Protocol:
-    """A rule for counting, and what is made of the counts.
-
-    Counts are integers; those of several blocks, sequences or processes are added with `+` and
-    divided once, by `figures`.
-
-    Attributes:
-        name: as on the command line and in metrics.json.
-        title: for people.
-        thresholds: score thresholds, ascending; one of them is `OPERATING_POINT`.
-        columns: of its tables: (title, key of `figures`, factor, digits).
-    """
-
-    name = title = None
-    thresholds = THRESHOLDS
-    columns = ()
-
-    def count(self, block):
-        """The counts of a block of frames with truth, a `utils.metrics.ScoredFrames`."""
-        raise NotImplementedError
-
-    def figures(self, counts):
-        """What is reported of the counts: plain numbers or lists over the thresholds, by key.
-
-        A ratio without denominator is None.
-        """
-        raise NotImplementedError
-
-    def found(self, block, threshold):
-        """Which targets of a block, in the order of `block.targets()`, are detected: bool."""
-        raise NotImplementedError
-
-    def alarms(self, block, threshold):
-        """Which pixels of a block are false alarms: (n, H, W) bool."""
-        raise NotImplementedError
+from utils.metrics import PdFaCurve
+from utils.protocols.base import Protocol
 
 
 @dataclass(frozen=True)
@@ -97,20 +56,6 @@ class RadiusProtocol(Protocol):
         alarms = block.scores >= block.scores.dtype.type(threshold)
         alarms.ravel()[block.guarded(self.guard)] = False
         return alarms
-
-
-# DeepPro-Plus and DTUM were published with the first, DeepPro with the second.
-PROTOCOLS = {protocol.name: protocol for protocol in (RadiusProtocol(1, 4), RadiusProtocol(2, 5))}
-MAIN = next(iter(PROTOCOLS))  # what tables are sorted by, and pictures drawn by, if not told
-
-
-def operating_point(thresholds):
-    """The place of the threshold 0.5 in a grid.
-
-    Raises:
-        ValueError: the grid has no such threshold.
-    """
-    return list(thresholds).index(OPERATING_POINT)
 
 
 def _finite(value):

@@ -1,26 +1,14 @@
-"""Scans: frames of a sequence go in, in order; final scores come out, in blocks.
-
-Which scan a detector needs follows from what it promises (`models.detector.Detector`): `open_scan`
-chooses. How clips are cut, joined, padded and put on a canvas, and who keeps a recurrent state, is
-known here and nowhere else. The same object runs a file, a folder, a long video or a live camera:
-
-    scan = open_scan(detector, network, device)
-    scan.begin(mean, std)
-    for frame in camera:
-        for start, scores in scan.push(frame): ...
-    for start, scores in scan.finish(): ...
-
-Blocks follow each other without gaps, and what they hold does not change any more. A scan keeps a
-bounded number of frames, however long the sequence.
-"""
+"""The scans: windows of clips, clips of a last frame, and frame by frame."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
+
+from utils.scan.clips import normalised, padded_size, run_clip, window_overlap
+from utils.scan.queue import Queue
 
 
 class Block(NamedTuple):
@@ -31,7 +19,7 @@ class Block(NamedTuple):
 
 
 def open_scan(detector, network, device="cpu", batch_size=1):
-    """The scan that a detector needs: `Windows`, `LastFrame` or `Recurrent`.
+    """The scan that a detector needs: `Windows`, `LastFrame`, `Streamed` or `Recurrent`.
 
     Args:
         detector: makes the promises.
@@ -41,81 +29,11 @@ def open_scan(detector, network, device="cpu", batch_size=1):
     """
     if detector.recurrent:
         kind = Recurrent
+    elif detector.predicts == "all":
+        kind = Windows
     else:
-        kind = LastFrame if detector.predicts == "last" else Windows
+        kind = Streamed if detector.streams and batch_size == 1 else LastFrame
     return kind(detector, network, device, batch_size)
-
-
-def window_overlap(seqlen):
-    """Frames that consecutive test windows share: int(0.1 T)."""
-    return int(0.1 * seqlen)
-
-
-def window_starts(frames, seqlen):
-    """First frames of the windows that cover a sequence at test time.
-
-    The stride is T - int(0.1 T); there are ceil((N - overlap) / stride) windows and the last is
-    moved back to end at the last frame: 0, 36, 60 for N = 100, T = 40. A sequence of at most T
-    frames has one window, which starts at 0 and may reach past its end.
-
-    Raises:
-        ValueError: `frames` or `seqlen` is below 1.
-    """
-    if frames < 1 or seqlen < 1:
-        raise ValueError(f"{frames} frames in windows of {seqlen}: expected at least 1 of each")
-    stride = seqlen - window_overlap(seqlen)
-    starts = range(0, max(frames - window_overlap(seqlen), 1), stride)
-    return [max(min(start, frames - seqlen), 0) for start in starts]
-
-
-def normalise(frames, mean, std):
-    """(x - mean) / std in float32, whatever number type the frames have."""
-    out = np.empty(frames.shape, np.float32)
-    np.subtract(frames, np.float32(mean), out=out, dtype=np.float32, casting="unsafe")
-    out /= np.float32(std)
-    return out
-
-
-def run_clip(network, clip, detector):
-    """Logits (B, n, H, W) of the last n frames of a clip (B, 1, T, H, W), for any detector.
-
-    Pads to the canvas or the multiple that the detector asks for, with zeros below and at the
-    right, runs a recurrent network frame by frame, and cuts the logits to the size of the clip.
-    Gradients pass.
-    """
-    height, width = clip.shape[-2:]
-    rows, columns = padded_size(detector, height, width)
-    if (rows, columns) != (height, width):
-        clip = functional.pad(clip, (0, columns - width, 0, rows - height))
-    if detector.recurrent:
-        state, logits = None, []
-        for index in range(clip.shape[2]):
-            frame, state = network(clip[:, :, index], state)
-            logits.append(frame)
-        logits = torch.stack(logits, dim=1)
-    else:
-        logits = network(clip)
-    return logits[..., :height, :width]
-
-
-def padded_size(detector, height, width):
-    """(height, width) that a detector wants frames of this size padded to."""
-    canvas = detector.pads_to
-    if canvas is not None and max(height, width) <= canvas:
-        return canvas, canvas
-    multiple = detector.side_multiple
-    return tuple(-(-side // multiple) * multiple for side in (height, width))
-
-
-class ClipNetwork(nn.Module):
-    """A network as one module from clip (B, 1, T, H, W) to logits (B, n, H, W); see `run_clip`."""
-
-    def __init__(self, network, detector):
-        super().__init__()
-        self.network, self.promises = network, (detector,)  # a tuple: not a second submodule
-
-    def forward(self, clip):
-        return run_clip(self.network, clip, self.promises[0])
 
 
 class Scan:
@@ -134,8 +52,12 @@ class Scan:
         self.seqlen = detector.seqlen
         self.begin(0.0, 1.0)
 
-    def begin(self, mean, std):
+    def begin(self, mean, std, earlier=None):
         """Starts a sequence whose frames are fed as (x - mean) / std; forgets the one before.
+
+        Args:
+            earlier: frames (n, H, W) that came before the first one, oldest first, for detectors of
+                a last frame; None: the first frame stands for them.
 
         Raises:
             ValueError: they are not finite numbers, or std is not above 0.
@@ -144,7 +66,7 @@ class Scan:
             raise ValueError(f"mean {mean}, std {std}: expected finite numbers, std above 0")
         self.mean, self.std = float(mean), float(std)
         self.count = 0  # frames pushed
-        self.shape = None
+        self.shape, self.earlier = None, earlier
         self._forget()
 
     @torch.inference_mode()
@@ -198,11 +120,20 @@ class Scan:
 
     def _clip(self, frames):
         """(1, T, H, W) float32 of raw frames (at most T of them), zeros after the last one."""
-        clip = normalise(frames, self.mean, self.std)
+        clip = normalised(frames, self.mean, self.std)
         missing = self.seqlen - len(clip)
         if missing > 0:
             clip = np.concatenate([clip, np.zeros((missing, *clip.shape[1:]), np.float32)])
         return torch.from_numpy(clip)[None]
+
+    def _before(self, first):
+        """The T - 1 frames before the first one, (1, H, W), of a sequence."""
+        missing = self.seqlen - 1
+        if self.earlier is None:
+            return np.repeat(first, missing, axis=0)
+        earlier = self._checked(self.earlier)[-missing:]
+        repeated = earlier[:1].repeat(missing - len(earlier), axis=0)
+        return np.concatenate([repeated, earlier])
 
     def _send(self, clips):
         """A CPU tensor on the device; a GPU copies it while the CPU goes on."""
@@ -221,51 +152,6 @@ class Scan:
 
     def _end(self):
         raise NotImplementedError
-
-
-class Queue:
-    """Frames that wait: `append` at the end, `drop` at the front; copies each about once.
-
-    Attributes:
-        first: number of the first frame that is kept.
-    """
-
-    def __init__(self):
-        self.first, self.length, self.offset = 0, 0, 0
-        self.store = None
-
-    @property
-    def stop(self):
-        return self.first + self.length
-
-    def append(self, frames):
-        """Adds frames (n, H, W) behind the last one; of another type, all take the common type."""
-        count = len(frames)
-        kept = None if self.store is None else self.store[self.offset :][: self.length]
-        dtype = frames.dtype if kept is None else np.result_type(kept, frames)
-        end = self.offset + self.length + count
-        if kept is None or end > len(self.store) or dtype != self.store.dtype:
-            store = np.empty((2 * (self.length + count), *frames.shape[1:]), dtype)
-            if kept is not None:
-                store[: self.length] = kept
-            self.store, self.offset = store, 0
-        self.store[self.offset + self.length :][:count] = frames
-        self.length += count
-
-    def drop(self, stop):
-        """Forgets the frames before number `stop`."""
-        count = min(max(stop - self.first, 0), self.length)
-        self.first, self.offset, self.length = (
-            self.first + count,
-            self.offset + count,
-            self.length - count,
-        )
-
-    def slice(self, start, stop):
-        """The frames [start, stop) that are kept; a view."""
-        start, stop = max(start, self.first), min(stop, self.stop)
-        place = self.offset + start - self.first
-        return self.store[place : place + stop - start]
 
 
 class Windows(Scan):
@@ -368,8 +254,8 @@ class LastFrame(Scan):
         self.given = 0  # frames whose scores are out
 
     def _take(self, frames):
-        if self.frames.stop == 0:  # the frames before the first, numbered 0 ... T - 2
-            self.frames.append(np.repeat(frames[:1], self.seqlen - 1, axis=0))
+        if self.frames.stop == 0 and self.seqlen > 1:  # they are numbered 0 ... T - 2
+            self.frames.append(self._before(frames[:1]))
         self.frames.append(frames)
         return self._run(self.count - self.given - (self.count - self.given) % self.batch_size)
 
@@ -399,13 +285,35 @@ class Recurrent(Scan):
     def _take(self, frames):
         start, scores = self.count - len(frames), []
         height, width = self.shape
-        rows, columns = padded_size(self.detector, height, width)
-        for frame in normalise(frames, self.mean, self.std):
-            frame = self._send(torch.from_numpy(frame)[None, None])
-            frame = functional.pad(frame, (0, columns - width, 0, rows - height))
-            logits, self.state = self.network(frame, self.state)
+        for index in range(len(frames)):
+            logits, self.state = self._step(frames[index : index + 1])
             scores.append(self._scores(logits)[0, :height, :width])
         return [Block(start, np.stack(scores))] if scores else []
 
+    def _step(self, frame):
+        """(logits, state) of the next frame, (1, H, W)."""
+        return self.network(self._padded(frame)[:, 0], self.state)
+
+    def _padded(self, frames):
+        """Raw frames (n, H, W) as the detector wants them, (1, n, 1, H', W') on the device."""
+        height, width = self.shape
+        rows, columns = padded_size(self.detector, height, width)
+        frames = torch.from_numpy(normalised(frames, self.mean, self.std))
+        frames = self._send(frames[None, :, None])
+        return functional.pad(frames, (0, columns - width, 0, rows - height))
+
     def _end(self):
         return []
+
+
+class Streamed(Recurrent):
+    """A detector of last frames that keeps what it made of the frames before, frame by frame.
+
+    The scores are those of `LastFrame`, for the work of one frame instead of T.
+    """
+
+    def _step(self, frame):
+        earlier = None
+        if self.state is None and self.earlier is not None:
+            earlier = self._padded(self._before(frame)).transpose(1, 2)  # (1, 1, T - 1, H', W')
+        return self.network.stream(self._padded(frame)[:, 0], self.state, earlier)

@@ -11,7 +11,8 @@ import torch
 import test as test_script
 import train as train_script
 from data.specs import DATASETS
-from data.synthetic.sequences import Preset, write_synthetic
+from data.synthetic.plans import Preset
+from data.synthetic.writing import write_synthetic
 from tests.builders import call, random_sequence, write_image, write_list, write_nudt_sequence
 from tests.conftest import REPOSITORY
 from tests.training.runs import evaluate, refused

@@ -1,0 +1,53 @@
+"""Writes image files whole or not at all, several at a time."""
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def suffix_for(dtype):
+    """The suffix of files that keep grey levels of this type: PNG, TIFF for floating point."""
+    return ".tif" if np.issubdtype(dtype, np.floating) else ".png"
+
+
+def save_image(path, pixels):
+    """Writes (H, W) uint8, uint16 or float32 to a file with the suffix of `suffix_for`.
+
+    The file appears under its name only when it is whole. Its folder must exist.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if suffix_for(pixels.dtype) == ".png":
+            Image.fromarray(pixels).save(aside, "PNG", compress_level=1)
+        else:
+            Image.fromarray(pixels).save(aside, "TIFF")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def in_order(jobs, workers):
+    """Yields what the jobs give, in their order; `workers` threads work, few jobs wait.
+
+    Args:
+        jobs: iterable of callables without arguments, advanced in the caller's thread.
+        workers: number of threads, 1 or more.
+    """
+    pool, waiting = ThreadPoolExecutor(workers), deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

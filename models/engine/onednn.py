@@ -1,0 +1,140 @@
+"""oneDNN's layers on a CPU, which torch has but does not document: only this file calls them.
+
+Each is used only where a check has computed a small example with it, so where this torch has the
+operator and this processor can run it. Where a check says no, the same is computed by
+
+    convolve            torch's `conv3d`, here in `convolve`
+    add_convolution     whole convolutions, in `models.engine.rows.RowConv`
+    packed layers       matrix products over pixels, in `models.engine.temporal`
+"""
+
+import functools
+import platform
+
+import torch
+from torch.nn import functional
+
+
+def convolve(image, kernel, bias, padding, dilation):
+    """conv3d; by oneDNN where it can, for torch's conv3d leaves it aside for images of few rows.
+
+    Args:
+        image: (1, C, R, T, W).
+        kernel: (C_out, C, rows, times, columns).
+        bias: (C_out,).
+        padding, dilation: a number for each axis.
+    """
+    if image.device.type == "cpu" and has_convolution(image.dtype):
+        return _convolve(image, kernel, bias, padding, dilation)
+    return functional.conv3d(image, kernel, bias, padding=padding, dilation=dilation)
+
+
+def _convolve(image, kernel, bias, padding, dilation):
+    return torch.mkldnn_convolution(image, kernel, bias, padding, (1, 1, 1), dilation, 1)
+
+
+@functools.cache
+def has_convolution(dtype):
+    """Whether oneDNN convolves volumes of this type, float32 or bfloat16, on this processor."""
+    image, kernel, bias = (torch.ones(size, dtype=dtype) for size in ((1, 2, 3, 3, 3), _CUBE, 4))
+    return dtype in (torch.float32, torch.bfloat16) and _gives(
+        5.0, lambda: _convolve(image, kernel, bias, (0, 0, 0), (1, 1, 1))
+    )
+
+
+_CUBE = (4, 2, 2, 1, 1)  # the kernel of the example: four products, and the bias
+
+
+def _gives(expected, compute):
+    """Whether `compute` runs here and gives a tensor that holds nothing but `expected`."""
+    try:
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            return bool((compute() == expected).all())
+    # Of a torch without the operator, with another signature, of a processor without the type.
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+
+
+def add_convolution(sums, image, kernel, bias, padding, dilation):
+    """sums += conv2d(image, kernel, bias), in place; where `has_added_convolution` says so.
+
+    Returns `sums`.
+
+    Args:
+        sums: (1, C_out, R, W), channels last in memory.
+        image: (1, C, R, W), channels last in memory.
+        kernel: (C_out, C, 1, columns).
+        bias: (C_out,) or None.
+        padding, dilation: of the columns.
+    """
+    geometry = (0, padding), (1, 1), (1, dilation), 1
+    return torch.ops.mkldnn._convolution_pointwise_.binary(
+        sums, image, kernel, bias, *geometry, "add", 1.0, None, [], ""
+    )
+
+
+@functools.cache
+def has_added_convolution():
+    """Whether `add_convolution` is there; only on x86, where it has been found to be fast."""
+    sums, image, kernel = (torch.ones(size) for size in ((1, 4, 2, 3), (1, 3, 2, 3), (4, 3, 1, 1)))
+    sums, image, kernel = (a.to(memory_format=torch.channels_last) for a in (sums, image, kernel))
+    return platform.machine() in ("x86_64", "AMD64") and _gives(
+        4.0, lambda: add_convolution(sums, image, kernel, None, 0, 1)
+    )
+
+
+def pack_kernel(kernel, padding, dilation, rows, width):
+    """A bfloat16 kernel (C_out, C, K, 1) as `convolve_packed` takes it.
+
+    Args:
+        padding, dilation: of the K rows.
+        rows, width: of the images that it will mostly meet.
+    """
+    geometry = (padding, 0), (1, 1), (dilation, 1), 1
+    return torch._C._nn.mkldnn_reorder_conv2d_weight(
+        kernel.to_mkldnn(), *geometry, [1, kernel.shape[1], rows, width]
+    )
+
+
+def convolve_packed(image, packed, bias, padding, dilation, activation="relu"):
+    """conv2d and "relu" or "none", of (1, C, R, W) bfloat16, channels last in memory."""
+    geometry = (padding, 0), (1, 1), (dilation, 1), 1
+    return torch.ops.mkldnn._convolution_pointwise(
+        image, packed, bias, *geometry, activation, [], ""
+    )
+
+
+def convolve_packed_onto(other, image, packed, bias, padding, dilation):
+    """relu(conv2d(image) + other), each as in `convolve_packed`."""
+    geometry = (padding, 0), (1, 1), (dilation, 1), 1
+    return torch.ops.mkldnn._convolution_pointwise.binary(
+        image, other, packed, bias, *geometry, "add", 1.0, "relu", [], ""
+    )
+
+
+def pack_matrix(weight, rows):
+    """A bfloat16 matrix (outputs, inputs) as `linear_packed` takes it, for about `rows` rows."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+
+
+def linear_packed(x, packed, bias):
+    """relu(x @ weight.T + bias), of (rows, inputs) bfloat16."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "relu", [], "")
+
+
+@functools.cache
+def has_packed_layers():
+    """Whether the packed layers are there: they compute in bfloat16 only."""
+
+    def example():
+        image, kernel, bias = (
+            torch.ones(size, dtype=torch.bfloat16) for size in ((1, 8, 3, 16), (8, 8, 1, 1), 8)
+        )
+        image = image.contiguous(memory_format=torch.channels_last)
+        packed = pack_kernel(kernel, 0, 1, 3, 16)
+        y = convolve_packed(image, packed, bias, 0, 1)  # 9
+        y = convolve_packed_onto(y, image, packed, bias, 0, 1)  # 18
+        matrix = torch.ones(8, 8, dtype=torch.bfloat16)
+        return linear_packed(y[0].permute(1, 2, 0).flatten(0, 1), pack_matrix(matrix, 48), bias)
+
+    return _gives(8 * 18.0 + 1, example)

@@ -1,0 +1,121 @@
+"""Several runs in one test, and several processes that share one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import test as test_script
+from models import build_model
+from tests.builders import call, random_sequence, write_list, write_nudt_sequence
+from tests.conftest import REPOSITORY
+from utils.checkpoint import save
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+NAMES = ("Sequence47", "Sequence85", "Sequence92")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """Two runs of untrained networks for clips of 8 frames."""
+    log = tmp_path_factory.mktemp("log")
+    for name in ("DeepPro", "DeepPro-Plus"):
+        checkpoints = log / "sem_seg" / f"x__SoftLoUloss_{name}_DataL8" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        state = {"epoch": 0, "model_state_dict": build_model(name, 8).state_dict()}
+        save(checkpoints / "best_model.pth", state)
+    return log
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Three short test sequences."""
+    root, rng = tmp_path_factory.mktemp("data") / "NUDT-MIRSDT", np.random.default_rng(46)
+    for name, size in zip(NAMES, ((19, 8, 10), (7, 12, 14), (30, 9, 9)), strict=True):
+        write_nudt_sequence(root, name, *random_sequence(rng, *size))
+    return root
+
+
+def words(log, root, output, *runs):
+    runs = runs or ("x__SoftLoUloss_DeepPro_DataL8",)
+    place = f"--logpath {log} --datapath {root} --gpu cpu --threshold_eval 0.4 --visual"
+    return f"--log_dir {' '.join(runs)} {place} --output {output}".split()
+
+
+def written(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_several_runs_end_with_their_joint_table(log, root, tmp_path, capsys):
+    write_list(root / "test.txt", NAMES)
+    runs = [f"x__SoftLoUloss_{name}_DataL8" for name in ("DeepPro", "DeepPro-Plus")]
+    assert call(test_script, *words(log, root, tmp_path / "both", *runs)) == 0
+    table = capsys.readouterr().out.split("written to")[-1]
+    assert "DeepPro" in table and "DeepPro-Plus" in table
+    for run in runs:
+        assert call(test_script, *words(log, root, tmp_path / run, run)) == 0
+        together, alone = written(tmp_path / "both" / run), written(tmp_path / run)
+        assert together["protocols"] == alone["protocols"] and together["iou"] == alone["iou"]
+
+
+def torchrun(*arguments, **options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.Popen(
+        [*command, "test.py", *arguments],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("count", (2, 3))
+def test_two_processes_count_and_write_what_one_does(log, root, tmp_path, count):
+    write_list(root / "test.txt", NAMES[:count])
+    process = torchrun(*words(log, root, tmp_path / "two"))
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-5000:]
+    assert call(test_script, *words(log, root, tmp_path / "one")) == 0
+    two, one = written(tmp_path / "two"), written(tmp_path / "one")
+    del two["timing"], one["timing"]
+    assert two == one and list(one["protocols"]["hit1_guard4"]["sequences"]) == list(NAMES[:count])
+    names = [
+        sorted(str(path.relative_to(folder)) for path in folder.glob("**/*"))
+        for folder in (tmp_path / "two", tmp_path / "one")
+    ]
+    assert names[0] == names[1]
+
+
+def children_of(process):
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(process)], capture_output=True, text=True
+    ).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if "test.py" in line]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes with ps")
+def test_when_one_process_is_killed_the_other_ends_with_one_line(log, root, tmp_path):
+    name, frames = "Sequence101", np.zeros((2000, 24, 24), np.uint8)
+    if not (root / name).exists():
+        write_nudt_sequence(root, name, frames[:300], frames[:300], centroids=False)
+    write_list(root / "test.txt", [NAMES[0], name])
+    process = torchrun(*words(log, root, tmp_path / "out"))
+    deadline = time.monotonic() + 100
+    # The rank of the short sequence is done with it and waits for the other one.
+    while not (tmp_path / "out/visual/Sequence47").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ranks = children_of(process.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode != 0
+    ours = [line for line in errors.splitlines() if line.startswith(("error: ", "stopped by"))]
+    assert len(ours) == 1, errors[-5000:]
+    assert not (tmp_path / "out/metrics.json").exists()

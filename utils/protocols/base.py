@@ -1,0 +1,78 @@
+"""What every protocol is: a rule for counting, and the counts that it adds up."""
+
+import numpy as np
+
+from utils.metrics import THRESHOLDS
+
+OPERATING_POINT = 0.5  # the threshold of the published tables
+
+
+class Protocol:
+    """A rule for counting, and what is made of the counts.
+
+    Counts are integers; those of several blocks, sequences or processes are added with `+` and
+    divided once, by `figures`.
+
+    Attributes:
+        name: as on the command line and in metrics.json.
+        title: for people.
+        thresholds: score thresholds, ascending; one of them is `OPERATING_POINT`.
+        columns: of its tables: (title, key of `figures`, factor, digits).
+    """
+
+    name: str
+    title: str
+    thresholds = THRESHOLDS
+    columns = ()
+
+    def count(self, block):
+        """The counts of a block of frames with truth, a `utils.metrics.ScoredFrames`."""
+        raise NotImplementedError
+
+    def figures(self, counts):
+        """What is reported of the counts: plain numbers or lists over the thresholds, by key.
+
+        A ratio without denominator is None.
+        """
+        raise NotImplementedError
+
+    def found(self, block, threshold):
+        """Which targets of a block, in the order of `block.targets()`, are detected: bool."""
+        raise NotImplementedError
+
+    def alarms(self, block, threshold):
+        """Which pixels of a block are false alarms: (n, H, W) bool."""
+        raise NotImplementedError
+
+
+class Counts:
+    """Integers, or int64 arrays over the thresholds, by name; counts of the same names add up."""
+
+    def __init__(self, **counts):
+        self.counts = {name: np.asarray(count, dtype=np.int64) for name, count in counts.items()}
+
+    def __getitem__(self, name):
+        return self.counts[name]
+
+    def __add__(self, other):
+        assert self.counts.keys() == other.counts.keys()
+        return Counts(**{name: count + other[name] for name, count in self.counts.items()})
+
+    def as_dict(self):
+        """The integers, as plain values for JSON."""
+        return {name: count.tolist() for name, count in self.counts.items()}
+
+
+def ratios(numerators, denominators):
+    """A list of quotients of two arrays, or of an array and a number; None where it is 0 / 0."""
+    pairs = np.broadcast_arrays(np.atleast_1d(numerators), denominators)
+    return [n / d if d else None for n, d in zip(*(each.tolist() for each in pairs), strict=True)]
+
+
+def operating_point(thresholds):
+    """The place of the threshold 0.5 in a grid.
+
+    Raises:
+        ValueError: the grid has no such threshold.
+    """
+    return list(thresholds).index(OPERATING_POINT)
