@@ -162,7 +162,7 @@ def test_short_tracks_and_small_detections_are_left_out(rng, tmp_path):
         assert figures["target_tracks"] == figures["found_tracks"] == 2
         assert figures["false_tracks"] == 0 and figures[MAIN]["fa"] == 0
         assert 0.7 < figures[MAIN]["pd"] <= every[MAIN]["pd"]
-    assert every["false_tracks"] == every["tracks"] - 2
+    assert 10 < every["false_tracks"] <= every["tracks"] - 2
     minutes = 30 / 30 / 60
     assert every["false_tracks_a_minute"] == pytest.approx(every["false_tracks"] / minutes)
 
