@@ -276,6 +276,8 @@ def open_cache(args, spec, training, group):
 def build_trainer(args, clips, device, group):
     """A fresh network with what trains it."""
     detector = build_model(args.model, args.seqlen).to(device)
+    if next(detector.parameters(), None) is None:
+        raise ValueError(f"--model {args.model}: has no weights to train; test it with test.py")
     network = FastTraining(detector) if detector.stages() is not None else detector
     if args.compile:
         network = torch.compile(detector)
