@@ -276,11 +276,9 @@ def open_cache(args, spec, training, group):
 def build_trainer(args, clips, device, group):
     """A fresh network with what trains it."""
     detector = build_model(args.model, args.seqlen).to(device)
-    if next(detector.parameters(), None) is None:
-        raise ValueError(f"--model {args.model}: has no weights to train; test it with test.py")
-    network = FastTraining(detector) if detector.stages() is not None else detector
-    if args.compile:
-        network = torch.compile(detector)
+    if not any(True for _ in detector.parameters()):
+        raise ValueError(f"--model {args.model}: has no weights to train; test.py tests it")
+    network = torch.compile(detector) if args.compile else FastTraining(detector)
     rates = args.learning_rate, args.decay_rate
     criterion = build_loss(args.loss)
     if args.exclude_padding:
