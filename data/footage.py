@@ -9,7 +9,7 @@ from data.formats.pages import PAGE_SUFFIXES, Pages
 from data.formats.video import VIDEO_SUFFIXES, VideoFrames
 from data.frames import ImageFiles
 from data.images import read_frame, read_mask
-from data.pairing import first_names, is_image, list_images, pair, printable, visible
+from data.pairing import first_names, is_image, left_out, list_images, pair, printable, visible
 from data.remarks import Remarks
 from data.sequences import TestSequence, TestSequences
 
@@ -79,7 +79,7 @@ class Finder:
         labels = [child for child, sequence in found if sequence and _is_for_labels(child)]
         if labels:
             raise ValueError(f"{path}: {labels[0].name} but no frames beside it; expected images/")
-        rest = [child for child, sequence in found if sequence is None]
+        rest = left_out(child for child, sequence in found if sequence is None)
         if sequences and rest:
             self.remarks.make("ignored", f"{path}: {first_names(rest)} ignored, without frames")
         return sequences
@@ -98,7 +98,7 @@ class Finder:
         children = visible(path)
         named_so = _only(path, children, FRAME_FOLDERS)
         if named_so is not None and any(map(is_image, visible(named_so))):
-            rest = [c for c in children if c != named_so and not _is_for_labels(c)]
+            rest = left_out(c for c in children if c != named_so and not _is_for_labels(c))
             if rest:
                 self.remarks.make(
                     "ignored", f"{path}: {first_names(rest)} beside {named_so.name}/ ignored"

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from data.formats.levels import check_numbers, check_size
+from data.formats.mix import read_earlier
 from data.frames import ImageFiles
 from data.images import read_frame, read_mask, resize
 from data.lists import find_sequences, prepare
@@ -60,10 +61,10 @@ class TestSequence:
         first_number: number of the first frame; None: as the files are numbered, see
             `data.pairing.frame_numbers`.
         remarks: `data.remarks.Remarks` about the data set.
+        earlier: path of the frames before the first one, or None.
     """
 
     __test__ = False  # no test of its own, whatever the name says to pytest
-    earlier = None  # (n, H, W) frames before the first one, where a data set has them
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class TestSequence:
         size=None,
         first_number=1,
         remarks=None,
+        earlier=None,
     ):
         self.name = name
         masks, centroids = labels
@@ -84,7 +86,7 @@ class TestSequence:
         self._masks = centroids if masks is None else masks
         self._centroids = masks if centroids is None else centroids
         self._normalisation, self._size, self._first = normalisation, size, first_number
-        self._given = normalisation is not None
+        self._given, self._earlier = normalisation is not None, earlier
         self._remarks = Remarks() if remarks is None else remarks
 
     def __len__(self):
@@ -114,6 +116,11 @@ class TestSequence:
         if self._normalisation is None:
             self._normalisation = mean_std(block.frames for block in self._unlabelled_blocks())
         return self._normalisation
+
+    @property
+    def earlier(self):
+        """Frames (n, H, W) before the first one, oldest first; None where a data set has none."""
+        return None if self._earlier is None else read_earlier(self._earlier)
 
     def read(self, start, stop):
         """The frames [start, stop) that exist, and their masks, as a `FrameBlock`.
@@ -278,9 +285,8 @@ def open_sequences(sequences, normalisation, size=None, first_number=1):
         ]
         frames = ImageFiles(files.images, partial(read_frame, remarks=remarks))
         name = printable(files.name)
-        opened.append(
-            TestSequence(name, frames, labels, normalisation, size, first_number, remarks)
-        )
+        place = normalisation, size, first_number, remarks, files.earlier
+        opened.append(TestSequence(name, frames, labels, *place))
     return TestSequences(opened, remarks)
 
 

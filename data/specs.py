@@ -26,6 +26,7 @@ class Split:
             `DatasetSpec.mask_roots` that has it).
         centroids: likewise, or None where a data set has no centroid masks.
         sequences: the sequences where the list file is missing; none: the list must exist.
+        earlier: folder of files that hold the frames before each frame, where there are some.
     """
 
     list_file: str
@@ -33,6 +34,7 @@ class Split:
     masks: str
     centroids: str | None = None
     sequences: tuple[str, ...] = ()
+    earlier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class DatasetSpec:
 
 
 def _nudt_split(list_file, sequences=()):
-    return Split(list_file, "{}/images", "{}/masks", "{}/masks_centroid", sequences)
+    folders = "{}/images", "{}/masks", "{}/masks_centroid"
+    return Split(list_file, *folders, sequences, earlier="{}/Mix")
 
 
 _NUDT = DatasetSpec(

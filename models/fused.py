@@ -157,7 +157,7 @@ class FusedDetector(EvaluationCopy):
         rows = max(1, min(most // width, height) // multiple) * multiple
 
         def excess():
-            return self.memory_needed(rows, width, tile) > budget
+            return self.memory_needed(rows, tile, width) > budget
 
         # Threads should have two tiles each in a band, of 128 pixels at least, while that fits.
         for smallest_tile, tiles in ((tile, 2 * threads), (min(tile, 128), 2 * threads), (16, 0)):
@@ -165,15 +165,15 @@ class FusedDetector(EvaluationCopy):
                 rows = max(1, rows // multiple // 2) * multiple
             while tile > smallest_tile and excess():
                 tile //= 2
-        needed = self.memory_needed(rows, width, tile)
+        needed = self.memory_needed(rows, tile, width)
         if needed > budget and self.memory is not None:
             raise ValueError(
                 f"memory budget of {budget} bytes: frames {width} pixels wide need {needed} or more"
             )
         return rows, tile
 
-    def memory_needed(self, rows, width, tile):
-        """Upper bound of the working memory in bytes, for bands of `rows` rows and such tiles."""
+    def memory_needed(self, rows, tile, width):
+        """Upper bound of the working memory, in bytes, for a plan and frames of this width."""
         return self.engine.memory_needed(rows, width, tile, self.workers.count())
 
 

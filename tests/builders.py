@@ -115,7 +115,11 @@ def compare_eval(ours, golden):
 def perturbed(name, seqlen=5):
     """A detector whose BatchNorms have statistics and weights as after training, not 0 and 1."""
     torch.manual_seed(46)
-    model = build_model(name, seqlen)
+    return perturb(build_model(name, seqlen))
+
+
+def perturb(model):
+    """Gives a network's BatchNorms such statistics and weights; in evaluation mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.3, 2)

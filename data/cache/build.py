@@ -29,11 +29,12 @@ class Frames:
     Attributes:
         mode: "memory", "disk" or "none".
         arrays: by sequence (frames (N, H, W), masks (N, H, W) uint8 in {0, 1}); empty for "none".
+        stores: that the arrays are of: what `check` looks at.
     """
 
-    def __init__(self, sequences, size, mode, arrays):
+    def __init__(self, sequences, size, mode, arrays, stores=()):
         self.sequences, self.size = sequences, size
-        self.mode, self.arrays = mode, arrays
+        self.mode, self.arrays, self.stores = mode, arrays, stores
         self._last = None, None  # the window decoded last, where nothing is kept
         self._rows = {}  # by sequence, of those asked for so far
 
@@ -46,6 +47,15 @@ class Frames:
             return self._last[1]
         frames, masks = self.arrays[index]
         return frames[start:stop], masks[start:stop]
+
+    def check(self):
+        """Makes sure that what is kept is still there.
+
+        Raises:
+            OSError: a file was cut or removed by others; reading it would end the process.
+        """
+        for store in self.stores:
+            store.check()
 
     def any_target(self):
         """Whether any mask has a target; without kept frames masks are read up to the first."""
@@ -105,7 +115,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
                 for build in progress(begun_early(begin(), 2 * workers)):
                     build.wait()
                     kept.append(syncing.submit(build.store.finish))
-                    if len(kept) > workers:  # decoding does not run begun_early of a slow disk
+                    if len(kept) > workers:  # decoding does not run ahead of a slow disk
                         kept[-1 - workers].result()
                 arrays = [future.result() for future in kept]
             except BaseException:
@@ -114,7 +124,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
     finally:
         for build in builds:
             build.store.discard()
-    return Frames(sequences, size, mode, arrays)
+    return Frames(sequences, size, mode, arrays, [build.store for build in builds])
 
 
 def begun_early(items, count):
@@ -137,6 +147,9 @@ class MemoryStore(FrameArrays):
 
     def finish(self):
         return self.frames, self.masks
+
+    def check(self):
+        pass
 
     def discard(self):
         pass

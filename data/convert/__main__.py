@@ -14,6 +14,7 @@ that a data set was made of are given back as they were; else they are those of 
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 from data.convert.boxes import Problems
@@ -106,6 +107,7 @@ def _first_frame(text):
 
 def main(argv=None):
     args = parse_args(argv)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     problems = Problems(args.skip_bad)
     try:
         refuse_full(args.output)

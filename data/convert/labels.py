@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.convert.boxes import accept
 from data.convert.forms import LABEL_FORMS
-from data.lists import IMAGE_SUFFIXES
+from data.pairing import is_image
 
 
 def read_boxes(path, kind, shape, options):
@@ -83,8 +83,8 @@ def guess_form(path, shape):
     if (path / shape.name / "gt").is_dir() or (path / shape.name / "gt.txt").is_file():
         return "mot"
     for folder in (path / shape.name, path):
-        suffixes = {each.suffix.lower() for each in folder.glob("*")}
-        if suffixes & IMAGE_SUFFIXES and ".txt" not in suffixes:
+        files = list(folder.glob("*"))
+        if any(map(is_image, files)) and not any(file.suffix == ".txt" for file in files):
             return "masks"
     for suffix in (".json", ".csv"):
         if len(list(path.glob(f"*{suffix}"))) == 1:

@@ -1,5 +1,9 @@
 """A sheet of targets as they were labelled, to look at: frames around a target, box and mask."""
 
+import base64
+import io
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -44,7 +48,7 @@ def draw_tile(frame, box, mask, title):
 
 
 def write_sheet(path, tiles):
-    """Writes tiles of one size, as `draw_tile` gives them, as one image; a .webp is no frame."""
+    """Writes tiles of one size, as `draw_tile` gives them, as a page: an image would be a frame."""
     side = tiles[0].shape[0]
     columns = min(_COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
@@ -52,4 +56,12 @@ def write_sheet(path, tiles):
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
         sheet[row * side : (row + 1) * side, column * side : (column + 1) * side] = tile
-    Image.fromarray(sheet).save(path, lossless=True)
+    content = io.BytesIO()
+    Image.fromarray(sheet).save(content, "PNG")
+    image = base64.b64encode(content.getvalue()).decode()
+    page = (
+        "<!doctype html><meta charset=utf-8><title>Targets as labelled</title>"
+        "<p>Targets as labelled: the box red, the outline of the mask green.</p>"
+        f'<img alt="targets" src="data:image/png;base64,{image}">\n'
+    )
+    Path(path).write_text(page, encoding="utf-8")

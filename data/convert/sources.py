@@ -1,6 +1,7 @@
 """Footage with its labels, and what there is to be exported of masks and detections."""
 
 import csv
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from data.convert.labels import guess_form, read_boxes
 from data.footage import open_footage
 from data.frames import ImageFiles
 from data.images import read_mask
-from data.lists import list_images, pair
+from data.pairing import list_images, pair
+from data.remarks import DataWarning, Remarks
 from data.sequences import FrameBlock
 
+BOX_FOLDER = "boxes"  # of a data set that was made of boxes
 _BLOCK = 16  # frames that are read at a time
 
 
@@ -73,7 +76,7 @@ def open_labelled(source, labels, form, options):
         FileNotFoundError: there is no footage, or a sequence has no labels.
         ValueError: labels make no sense, or no requested category has any.
     """
-    sequences = list(open_footage(None, source))
+    sequences = _open(source)
     options = replace(options, several=len(sequences) > 1)
     found = []
     for sequence in sequences:
@@ -97,12 +100,22 @@ def open_labelled(source, labels, form, options):
 
 
 def _find_masks(folder, shape):
-    places = (folder / shape.name / "masks", folder / shape.name, folder)
-    paths = next((p for place in places if place.is_dir() and (p := list_images(place))), None)
+    places, remarks = (folder / shape.name / "masks", folder / shape.name, folder), Remarks()
+    paths = next(
+        (p for place in places if place.is_dir() and (p := list_images(place, remarks))), None
+    )
     if paths is None:
         raise FileNotFoundError(f"{shape.name}: no masks in {places[1]} or {folder}")
     names = shape.file_names or [f"{number}.png" for number in shape.numbers]
-    return ImageFiles(pair(shape.name, [Path(name) for name in names], paths, "masks"), read_mask)
+    frames = [Path(name) for name in names]
+    return ImageFiles(pair(shape.name, frames, paths, "masks", remarks), read_mask)
+
+
+def _open(path):
+    """The sequences at a path; that labels beside them are no frames goes without saying."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        return list(open_footage(None, path))
 
 
 def export_labels(source, frames, kind, output, problems):
@@ -123,9 +136,7 @@ def export_labels(source, frames, kind, output, problems):
     if source.suffix.lower() == ".csv":
         found = _read_table(source, frames, options)
     else:
-        found = [
-            _read_targets(source, sequence, options) for sequence in open_footage(None, source)
-        ]
+        found = [_read_targets(source, sequence, options) for sequence in _open(source)]
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     written = write_exports(kind, output, found)
@@ -136,9 +147,9 @@ def export_labels(source, frames, kind, output, problems):
 def _read_targets(source, sequence, options):
     """(`SequenceShape`, list of `Box`) of a sequence: those its masks were made of, or theirs."""
     shape = SequenceShape.of(sequence)
-    for path in (source / sequence.name / "gt" / "gt.txt", source / "gt" / "gt.txt"):
-        if path.is_file():
-            return shape, read_boxes(path, "mot", shape, options)
+    path = source / BOX_FOLDER / f"{sequence.name}.txt"
+    if path.is_file():
+        return shape, read_boxes(path, "mot", shape, options)
     if not sequence.labelled:
         raise ValueError(f"{sequence.name}: no masks beside its frames; expected some to convert")
     blocks = sequence.blocks(_BLOCK)
@@ -150,7 +161,7 @@ def _read_table(path, frames, options):
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if frames is not None:
-        shapes = [SequenceShape.of(sequence) for sequence in open_footage(None, frames)]
+        shapes = [SequenceShape.of(sequence) for sequence in _open(frames)]
     else:
         shapes = _shapes_of_table(path)
     return [(shape, read_boxes(path, "points", shape, options)) for shape in shapes]

@@ -1,10 +1,12 @@
 """Writes footage with labels as a data set in NUDT-MIRSDT's layout.
 
-<output>/<sequence>/{images,masks,masks_centroid}/00001.png ...
-<output>/<sequence>/gt/gt.txt   the boxes as they were given, MOTChallenge, where there are any
-<output>/train.txt, test.txt    one line for each frame: <sequence>/images/00001.png
-<output>/dataset.json           mean and standard deviation of the training frames, strides, ...
-<output>/labels.webp             some targets with box and mask, to look at
+In the output folder:
+
+    <sequence>/{images,masks,masks_centroid}/00001.png ...
+    boxes/<sequence>.txt   the boxes as they were given, MOTChallenge, where there are any
+    train.txt, test.txt    one line for each frame: <sequence>/images/00001.png
+    dataset.json           mean and standard deviation of the training frames, strides, ...
+    labels.html            some targets with box and mask, to look at
 """
 
 import math
@@ -21,7 +23,7 @@ from tqdm import tqdm
 from data.convert.boxes import boxes_of_masks, choose_stride, median_speed
 from data.convert.exports import write_mot
 from data.convert.pictures import MOST_TILES, draw_tile, write_sheet
-from data.convert.sources import LabelledFootage
+from data.convert.sources import BOX_FOLDER, LabelledFootage
 from data.convert.targets import central_pixels, draw_targets_of
 from data.cores import usable_cores
 from data.record import write_record
@@ -184,7 +186,7 @@ def _write_pieces(pieces, folder, options, workers, progress):
                 tiles += done.tiles
                 bar.update()
             if boxes is not None:
-                write_mot(folder / piece.name / "gt" / "gt.txt", boxes)
+                write_mot(folder / BOX_FOLDER / f"{piece.name}.txt", boxes)
             details[piece.name] = {
                 "split": piece.split,
                 "of": piece.footage.shape.name,
@@ -195,7 +197,7 @@ def _write_pieces(pieces, folder, options, workers, progress):
                 "refined": refined,
             }
     if tiles:
-        write_sheet(folder / "labels.webp", tiles[:MOST_TILES])
+        write_sheet(folder / "labels.html", tiles[:MOST_TILES])
     mean, std = _mean_std(sums["train"] if sums["train"][0] else sums["test"])
     record = {"sequences": details}
     write_record(folder, mean, std, record)

@@ -16,6 +16,7 @@ class Pages:
 
     Args:
         path: of a TIFF or GIF file.
+        other: `Pages` of the same file, which may know its frames already; or None.
 
     Raises:
         ValueError: by any use: the file cannot be read to its end, or its frames differ.
@@ -23,16 +24,16 @@ class Pages:
 
     paths = None  # its frames have no files of their own
 
-    def __init__(self, path):
+    def __init__(self, path, other=None):
         self.path = path
         self._file, self._lock = None, Lock()
-        self._count = None
+        self._known = None if other is None else other._known  # once opened, maybe closed again
 
     def __len__(self):
-        if self._count is None:
+        if self._known is None:
             with self._lock:
-                self._count = self._read(0, lambda file: file.count)
-        return self._count
+                self._read(0, lambda file: file.count)
+        return self._known.count
 
     def place(self, index):
         """Which frame it is, for messages."""
@@ -40,7 +41,7 @@ class Pages:
 
     def fresh(self):
         """The same frames for another reader, with its own place in the file."""
-        return Pages(self.path)
+        return Pages(self.path, self)
 
     def close(self):
         """Closes the file, which another use opens again."""
@@ -71,7 +72,7 @@ class Pages:
     def _read(self, index, take):
         try:
             if self._file is None:
-                self._file = _open(self.path)
+                self._file = self._known = _open(self.path, self._known)
             return take(self._file)
         except Exception as error:  # a decoder may meet damage with any
             raise ValueError(
@@ -80,10 +81,10 @@ class Pages:
             ) from error
 
 
-def _open(path):
+def _open(path, known):
     with path.open("rb") as file:
-        kind = TiffPages if is_tiff(file.read(4)) else LibraryPages
-    return kind(path)
+        begin = file.read(4)
+    return TiffPages(path, known) if is_tiff(begin) else LibraryPages(path)
 
 
 def _levels(file, index):

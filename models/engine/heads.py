@@ -11,7 +11,7 @@ constant still to be added to a stored map; `floor` is -b.
 
 import torch
 
-from models.engine.recording import shaped
+from models.engine.tape import shaped
 
 
 def channel_matrix(conv):
@@ -52,7 +52,7 @@ class LevelHead:
         self.offset = merge_matrix @ bias  # (8 or 1, T)
         self.out_channels = len(merge_matrix)
 
-    def record(self, recording, features, buffers):
+    def record(self, tape, features, buffers):
         """Records (C, stored frames, P) features to (8 or 1, T, P); returns the latter.
 
         `self.offset` is still to be added. `buffers` are two flat ones for C T P values; the second
@@ -61,11 +61,11 @@ class LevelHead:
         channels, frames, _ = self.correlation.shape
         pixels = features.shape[2]
         x = shaped(buffers[0], channels, frames, pixels)
-        recording.add_product(self.correlation, features, x)
+        tape.add_product(self.correlation, features, x)
         for i, (floor, weight) in enumerate(self.products):
-            recording.add(torch.maximum, x, floor, out=x)
+            tape.add(torch.maximum, x, floor, out=x)
             y = shaped(buffers[(i + 1) % 2], len(weight), frames, pixels)
-            recording.add(torch.mm, weight, x.flatten(1), out=y.flatten(1))
+            tape.add(torch.mm, weight, x.flatten(1), out=y.flatten(1))
             x = y
         return x
 

@@ -3,7 +3,7 @@
 import torch
 
 TASK_PIXELS = 4096  # that a thread merges at a time: stays in a core's cache
-COLUMNS = 128  # that one product upsamples: few enough that its matrix is nearly full
+COLUMNS_AT_ONCE = 128  # that one product upsamples: few enough that its matrix is nearly full
 
 
 class Interpolation:
@@ -44,8 +44,8 @@ def column_products(inside, outside, arithmetic):
     """(slice of the outputs, first input, weights (inputs, outputs)), which together make a row."""
     row = Interpolation(inside, outside)
     products = []
-    for left in range(0, outside, COLUMNS):
-        columns = slice(left, min(left + COLUMNS, outside))
+    for left in range(0, outside, COLUMNS_AT_ONCE):
+        columns = slice(left, min(left + COLUMNS_AT_ONCE, outside))
         first, weights = row.as_product(columns.start, columns.stop)
         products.append((columns, first, arithmetic.cast(weights.T)))
     return products

@@ -7,8 +7,8 @@ import torch
 from models.blocks import STDResBlock, TDResBlock
 from models.engine.heads import LevelHead
 from models.engine.precision import Arithmetic
-from models.engine.recording import Recording, shaped
 from models.engine.rows import CONVOLVED_PIXELS, RowPool, RowStem, row_stages, sums_by_lines
+from models.engine.tape import Tape, shaped
 from models.engine.workers import one_thread
 from models.folding import ChannelAffine
 from models.stages import is_pool
@@ -149,25 +149,25 @@ class RowLevel:
 
         def run(top, scratch):
             taken = features[top : top + step]
-            recording, stored, small = scratch.recorded(
+            tape, stored, small = scratch.recorded(
                 (self, len(taken), self.width), lambda: self._record_head(len(taken), scratch)
             )
             taken = taken.unflatten(2, (self.seqlen, self.width)).permute(1, 2, 0, 3)
             torch.add(taken, self.bias, out=stored)
             stored.clamp_min_(0)
-            recording.run()
+            tape.run()
             out[:, :, top : top + step] = small
 
         workers.run(run, range(0, rows, step))
         return out
 
     def _record_head(self, rows, scratch):
-        """(recording, (C, T, R, W) features to be written, (8, T, R, W) map)."""
-        recording = Recording()
+        """(tape, (C, T, R, W) features to be written, (8, T, R, W) map)."""
+        tape = Tape()
         channels, pixels = self.channels, rows * self.width
         values = channels * self.seqlen * pixels
         buffers = scratch.take("head", 2, values, dtype=self.wide.dtype)
         features = shaped(buffers[1], channels, self.seqlen, pixels)
-        small = self.head.record(recording, features, buffers)
+        small = self.head.record(tape, features, buffers)
         size = rows, self.width
-        return recording, features.unflatten(2, size), small.unflatten(2, size)
+        return tape, features.unflatten(2, size), small.unflatten(2, size)

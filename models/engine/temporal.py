@@ -16,7 +16,7 @@ ReLU.
 import torch
 
 from models.engine.heads import LevelHead, channel_matrix
-from models.engine.recording import Recording, shaped
+from models.engine.tape import Tape, shaped
 from models.engine.tiles import TiledLevel, TiledNetwork
 
 
@@ -68,11 +68,11 @@ class ParityBuffer:
     def halves(self):
         return self.storage[1 : 1 + self.evens], self.storage[2 + self.evens : -1]
 
-    def record_relu(self, recording, floor):
+    def record_relu(self, tape, floor):
         """Shifted ReLU in place; pads become `floor`, which stands for zero."""
-        recording.add(torch.maximum, self.inner, floor, out=self.inner)
+        tape.add(torch.maximum, self.inner, floor, out=self.inner)
         for pad in (0, 1 + self.evens, -1):
-            recording.add(self.storage[pad].copy_, floor)
+            tape.add(self.storage[pad].copy_, floor)
 
 
 class TemporalStem:
@@ -85,14 +85,14 @@ class TemporalStem:
         self.floor = arithmetic.cast(-self.offset[:, None])
         self.channels = len(self.weight)
 
-    def record(self, recording, frames, pixels, buffers):
+    def record(self, tape, frames, pixels, buffers):
         """Records a run; returns (T, P), where to write the intensities, and the parity buffer."""
         clip = shaped(buffers[1], frames + 2 * self.reach, 1, pixels)
-        recording.add(clip[: self.reach].zero_)
-        recording.add(clip[self.reach + frames :].zero_)
+        tape.add(clip[: self.reach].zero_)
+        tape.add(clip[self.reach + frames :].zero_)
         x = ParityBuffer(shaped(buffers[0], frames + 3, self.channels, pixels), 0)
         for parity, half in enumerate(x.halves):
-            recording.add_product(self.weight, taps(clip, parity, len(half), 2, self.size), half)
+            tape.add_product(self.weight, taps(clip, parity, len(half), 2, self.size), half)
         return clip[self.reach : self.reach + frames, 0], x
 
 
@@ -115,35 +115,35 @@ class TemporalBlock:
         self.floors = [arithmetic.cast(-b[:, None]) for b in (inner, outer, self.offset)]
         self.channels = len(self.mix)
 
-    def record(self, recording, x, buffers):
+    def record(self, tape, x, buffers):
         first, second = self.weights
         frames, pixels = x.frames, x.storage.shape[2]
         there = 1 - x.index
         differences = shaped(buffers[2], frames + 2, *x.storage.shape[1:])
-        recording.add(torch.sub, x.storage[1:], x.storage[:-1], out=differences)
+        tape.add(torch.sub, x.storage[1:], x.storage[:-1], out=differences)
         # conv2 needs neighbours in time: its input is in the natural order, one pad at each end.
         natural = shaped(buffers[there], frames + 2, self.channels, pixels)
         for parity, start in enumerate((0, x.evens + 1)):
             half = natural[1 + parity : -1 : 2]
-            recording.add_product(first, taps(differences, start, len(half), 1, 2), half)
-        recording.add(torch.maximum, natural[1:-1], self.floors[0], out=natural[1:-1])
-        recording.add(natural[0].copy_, self.floors[0])
-        recording.add(natural[-1].copy_, self.floors[0])
+            tape.add_product(first, taps(differences, start, len(half), 1, 2), half)
+        tape.add(torch.maximum, natural[1:-1], self.floors[0], out=natural[1:-1])
+        tape.add(natural[0].copy_, self.floors[0])
+        tape.add(natural[-1].copy_, self.floors[0])
         # Back in parity order; the item at the middle pad means nothing.
         y = shaped(buffers[2], frames + 1, self.channels, pixels)
         for parity, half in enumerate((y[: x.evens], y[x.evens + 1 :])):
-            recording.add_product(second, taps(natural, parity, len(half), 2, 3), half)
-        recording.add(torch.maximum, y, self.floors[1], out=y)
+            tape.add_product(second, taps(natural, parity, len(half), 2, 3), half)
+        tape.add(torch.maximum, y, self.floors[1], out=y)
         # `natural` has done its work: its memory, still in cache, takes the output.
         out = ParityBuffer(shaped(buffers[there], frames + 3, self.channels, pixels), there)
-        recording.add_product(self.mix, y, out.inner)
+        tape.add_product(self.mix, y, out.inner)
         shortcut = self.shortcut.expand(frames + 1, *self.shortcut.shape)
-        recording.add(out.inner.baddbmm_, shortcut, x.inner)
-        out.record_relu(recording, self.floors[2])
+        tape.add(out.inner.baddbmm_, shortcut, x.inner)
+        out.record_relu(tape, self.floors[2])
         return out
 
 
-def record_pool(recording, images, tall, small):
+def record_pool(tape, images, tall, small):
     """Records the maximum over 2x2 pixels; an odd last row or column is left out.
 
     It commutes with ReLU, shifted or not.
@@ -159,9 +159,9 @@ def record_pool(recording, images, tall, small):
     height, side = rows // 2, width // 2
     tall, small = shaped(tall, *outer, height, width), shaped(small, *outer, height, side)
     pairs = images[..., : 2 * height, :]
-    recording.add(torch.maximum, pairs[..., 0::2, :], pairs[..., 1::2, :], out=tall)
+    tape.add(torch.maximum, pairs[..., 0::2, :], pairs[..., 1::2, :], out=tall)
     pairs = tall[..., : 2 * side]
-    recording.add(torch.maximum, pairs[..., 0::2], pairs[..., 1::2], out=small)
+    tape.add(torch.maximum, pairs[..., 0::2], pairs[..., 1::2], out=small)
     return small
 
 
@@ -179,18 +179,18 @@ class TemporalLevel(TiledLevel):
         self.head = LevelHead(level, merge_matrix, offset, arithmetic, frame_order(seqlen))
         self.offset = self.head.offset
 
-    def record(self, recording, x, rows, width, buffers):
+    def record(self, tape, x, rows, width, buffers):
         """Records a tile of the level's input, a parity buffer, to (8, T, r, w) of its map."""
         for layer in self.layers:
             if layer is None:
                 images = x.storage.unflatten(2, (rows, width))
-                small = record_pool(recording, images, buffers[2], buffers[1 - x.index])
+                small = record_pool(tape, images, buffers[2], buffers[1 - x.index])
                 x = ParityBuffer(small.flatten(2), 1 - x.index)
                 rows, width = rows // 2, width // 2
             else:
-                x = layer.record(recording, x, buffers)
+                x = layer.record(tape, x, buffers)
         features = x.inner.transpose(0, 1)
-        small = self.head.record(recording, features, (buffers[2], buffers[x.index]))
+        small = self.head.record(tape, features, (buffers[2], buffers[x.index]))
         return small.unflatten(2, (rows, width))
 
 
@@ -214,11 +214,11 @@ class TemporalNetwork(TiledNetwork):
 
     def run_stem(self, clip, pooled, map_tiles, scratch):
         size = clip.shape[1:]
-        recording, intensities, half, smalls = scratch.recorded(
+        tape, intensities, half, smalls = scratch.recorded(
             ("stem", size), lambda: self._record_stem(*size, scratch)
         )
         intensities.copy_(clip)
-        recording.run()
+        tape.run()
         pooled.copy_(half)
         for out, small in zip(map_tiles, smalls, strict=True):
             if small is not None:
@@ -226,38 +226,38 @@ class TemporalNetwork(TiledNetwork):
 
     def run_level(self, level, pooled, out, scratch):
         size = pooled.shape[2:]
-        recording, x, small = scratch.recorded(
+        tape, x, small = scratch.recorded(
             (level, size), lambda: self._record_level(level, *size, scratch)
         )
         x.copy_(pooled)
-        recording.run()
+        tape.run()
         out.copy_(small)
 
     def _buffers(self, pixels, scratch):
         return scratch.take("buffers", 3, self.channels * (self.seqlen + 4) * pixels)
 
     def _record_stem(self, rows, width, scratch):
-        """(recording, (T, R, W) input, (T + 3, C, R // 2, W // 2) pooled stem, levels' maps)."""
-        recording, buffers = Recording(), self._buffers(rows * width, scratch)
-        clip, x = self.stem.record(recording, self.seqlen, rows * width, buffers)
+        """(tape, (T, R, W) input, (T + 3, C, R // 2, W // 2) pooled stem, levels' maps)."""
+        tape, buffers = Tape(), self._buffers(rows * width, scratch)
+        clip, x = self.stem.record(tape, self.seqlen, rows * width, buffers)
         images = x.storage.unflatten(2, (rows, width))
         small = scratch.take("half", images[..., ::2, ::2].numel())
-        half = record_pool(recording, images, buffers[1], small)
-        x.record_relu(recording, self.stem.floor)
+        half = record_pool(tape, images, buffers[1], small)
+        x.record_relu(tape, self.stem.floor)
         smalls = [
-            None if level.begins_pooled else level.record(recording, x, rows, width, buffers)
+            None if level.begins_pooled else level.record(tape, x, rows, width, buffers)
             for level in self.levels
         ]
-        return recording, clip.unflatten(1, (rows, width)), half, smalls
+        return tape, clip.unflatten(1, (rows, width)), half, smalls
 
     def _record_level(self, level, rows, width, scratch):
-        """(recording, (T + 3, C, R, W) input, map) of a level that begins pooled."""
-        recording, buffers = Recording(), self._buffers(rows * width, scratch)
+        """(tape, (T + 3, C, R, W) input, map) of a level that begins pooled."""
+        tape, buffers = Tape(), self._buffers(rows * width, scratch)
         stored = self.seqlen + 3, self.stem.channels
         x = ParityBuffer(shaped(buffers[0], *stored, rows * width), 0)
-        x.record_relu(recording, self.stem.floor)
-        small = level.record(recording, x, rows, width, buffers)
-        return recording, x.storage.unflatten(2, (rows, width)), small
+        x.record_relu(tape, self.stem.floor)
+        small = level.record(tape, x, rows, width, buffers)
+        return tape, x.storage.unflatten(2, (rows, width)), small
 
     def memory_needed(self, rows, width, tile_pixels, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""

@@ -16,6 +16,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from models.difference_conv import kernel_of
+from models.engine import onednn
 from models.tpro import ProbeHeads
 
 MOMENT_GROUPS = 256  # of positions, whose moments are taken apart
@@ -52,14 +53,7 @@ class FastTraining(nn.Module):
             and clip.device.type == "cpu"
             and clip.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
-            and has_operators()
         )
-
-
-def has_operators():
-    """Whether this torch has the operators, not documented, that the gradients below consist of."""
-    names = "convolution_backward", "native_batch_norm_backward", "batch_norm_update_stats"
-    return all(hasattr(torch.ops.aten, name) for name in names)
 
 
 @singledispatch
@@ -120,10 +114,7 @@ def learned_gradients(image, grad, kernel, padding, dilation):
     """The gradients of a `Convolution` for its kernel and its bias."""
     outputs, inputs, taps, _ = kernel.shape
     if taps == 1 or inputs < 16:  # here torch is as fast
-        return torch.ops.aten.convolution_backward(
-            *(grad, image, kernel, [outputs], (1, 1), padding, dilation),
-            *(False, (0, 0), 1, (False, True, True)),
-        )[1:]
+        return onednn.convolution_gradients(grad, image, kernel, padding, dilation)
     # Summed as torch sums it: for a bias before BatchNorm this is rounding, but Adam follows it.
     grad_bias = grad.sum((0, 2, 3))
     _, _, frames, pixels = image.shape
@@ -172,9 +163,8 @@ class BatchNorm(Function):
     @staticmethod
     def backward(ctx, grad, *_):
         image, weight, mean, deviation = ctx.saved_tensors
-        wanted = True, True, True
-        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            *(as_image(grad), image, weight, None, None, mean, deviation, True, ctx.eps, wanted)
+        grad_x, grad_weight, grad_bias = onednn.batch_norm_gradients(
+            as_image(grad), image, weight, mean, deviation, ctx.eps
         )
         return as_volume(grad_x, grad.shape[3:]), grad_weight, grad_bias, None
 
@@ -188,7 +178,7 @@ def moments(image):
     sums, squares = rest.sum(0), rest.square().sum(0)
     if each:
         grouped = whole.view(each, -1)  # position i is in group i mod MOMENT_GROUPS
-        means, variances = torch.ops.aten.batch_norm_update_stats(grouped, None, None, 0.0)
+        means, variances = onednn.column_moments(grouped)
         means, variances = (a.view(-1, channels).double() for a in (means, variances))
         sums = sums + each * means.sum(0)
         squares = squares + each * (variances + means.square()).sum(0)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from models.engine.recording import Scratch
+from models.engine.tape import Scratch
 
 
 @contextmanager

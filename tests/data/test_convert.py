@@ -113,7 +113,7 @@ def test_the_boxes_given_are_kept_and_given_back(footage, tmp_path):
 def test_masks_to_labels_to_masks(kind, footage, tmp_path):
     labels = tmp_path / "labels"
     convert(footage, "--labels", labels, "--output", tmp_path / "one", "--split", "0")
-    for path in (tmp_path / "one").glob("seq*/gt/gt.txt"):
+    for path in (tmp_path / "one").glob("boxes/*.txt"):
         path.unlink()  # so that the masks are all there is
     convert(tmp_path / "one", "--to", kind, "--output", tmp_path / "back")
     words = ["--labels", tmp_path / "back", "--output", tmp_path / "two", "--split", "0"]
@@ -327,5 +327,5 @@ def test_real_clips_convert_and_come_back(shared, tmp_path):
             "0",
         ]
         convert(tmp_path / "mine", *words)
-        back = np.loadtxt(tmp_path / f"{kind}_again/IR_DRONE_050/gt/gt.txt", delimiter=",")
+        back = np.loadtxt(tmp_path / f"{kind}_again/boxes/IR_DRONE_050.txt", delimiter=",")
         np.testing.assert_allclose(back[:, 2:6], given[:, 2:6], atol=0.01)

@@ -13,7 +13,7 @@ def shaped(memory, *shape):
     return memory[: math.prod(shape)].view(shape)
 
 
-class Recording:
+class Tape:
     """Calls on fixed tensors, in order.
 
     On a tile that fits a core's cache a layer takes less time than Python needs to take the views
@@ -45,7 +45,7 @@ class Scratch:
     def __init__(self, arithmetic):
         self.arithmetic = arithmetic
         self.buffers = {}
-        self.recordings = {}
+        self.tapes = {}
 
     def take(self, name, *shape, dtype=None):
         """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken.
@@ -58,18 +58,18 @@ class Scratch:
         size = math.prod(shape)
         buffer = self.buffers.get(name)
         if buffer is None or buffer.numel() < size:
-            self.recordings.clear()  # they may hold the buffer that goes
+            self.tapes.clear()  # they may hold the buffer that goes
             buffer = self.buffers[name] = self._zeros(size)
         return shaped(buffer, *shape)
 
     def recorded(self, key, record):
         """What `record()` returned when it was first called for this key."""
-        if key not in self.recordings:
+        if key not in self.tapes:
             made = record()
-            if len(self.recordings) >= 64:  # tile sizes of many image sizes
-                self.recordings.clear()
-            self.recordings[key] = made
-        return self.recordings[key]
+            if len(self.tapes) >= 64:  # tile sizes of many image sizes
+                self.tapes.clear()
+            self.tapes[key] = made
+        return self.tapes[key]
 
     def _zeros(self, size):
         """Zeros, as stale frames are multiplied by zero in places, and 0 * nan is nan."""
