@@ -85,7 +85,8 @@ def _count(sequences, subsets):
     at_zero = thresholds.index(0)
     pixels = {name: pixels_of(lines) for name, lines in sequences.items()}
     alarms, targets = (
-        sum(int(lines[at_zero][key]) for lines in sequences.values()) for key in ("alarms", "targets")
+        sum(int(lines[at_zero][key]) for lines in sequences.values())
+        for key in ("alarms", "targets")
     )
     protocol = find_by_guard((sum(pixels.values()) - alarms) / max(targets, 1))
 

@@ -59,12 +59,10 @@ def measured(run, protocol, subset, threshold, samples, seed):
     entry = counted["subsets"][subset]
     counts = sequence_counts(run, protocol, subset, threshold)
     drawn = {} if counts is None else bootstrap(protocol, counts, samples, seed)
-    found = {}
-    for _, key, _, _ in protocol.columns:
-        figure = figure_at(counted, entry, key, threshold)
-        _, low, high = drawn.get(key, (None, None, None))
-        found[key] = figure, low, high
-    return found
+    return {
+        key: drawn.get(key, (figure_at(counted, entry, key, threshold), None, None))
+        for _, key, _, _ in protocol.columns
+    }
 
 
 def sequence_counts(run, protocol, subset, threshold):
@@ -132,7 +130,9 @@ def _rates(protocol, counts, samples, seed):
     return tuple(
         {
             key: np.array(values, dtype=float)
-            for key, values in protocol.rates({key: d @ each for key, each in table.items()}).items()
+            for key, values in protocol.rates(
+                {key: d @ each for key, each in table.items()}
+            ).items()
         }
         for d in sums
     )

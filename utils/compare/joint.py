@@ -28,8 +28,7 @@ def _joint_rows(runs, names, protocol, subsets, with_iou):
     at = runs[0]["threshold_eval"]
     groups, titles = ["", ""], ["", f"IoU at {at:g}" if with_iou else ""]
     rows = [
-        [name, iou_text(run, at) if with_iou else ""]
-        for name, run in zip(names, runs, strict=True)
+        [name, iou_text(run, at) if with_iou else ""] for name, run in zip(names, runs, strict=True)
     ]
     for subset in subsets:
         titles += [title for title, *_ in protocol.columns]
@@ -40,15 +39,20 @@ def _joint_rows(runs, names, protocol, subsets, with_iou):
     return aligned([groups, titles, *rows])
 
 
-def aligned(rows):
-    """Rows of cells as lines of text: the first column to the left, numbers to the right."""
+def aligned(rows, words=()):
+    """Rows of cells as lines of text: the first column to the left, numbers to the right.
+
+    Args:
+        rows: of cells, all of one length.
+        words: further columns of text, which go to the left.
+    """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
-            cell.rjust(width) if column else f"  {cell}".ljust(width + 2)
+            (cell.ljust if column in words else cell.rjust)(width)
+            if column
+            else f"  {cell}".ljust(width + 2)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
-
-

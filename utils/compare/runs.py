@@ -78,6 +78,11 @@ def comparison_notes(runs, names):
                 f"{_dataset(runs[0])} ({everything[0]})"
             )
     shared = [protocol.name for protocol, _ in shared_protocols(runs)]
+    for protocol in shared:
+        sizes = [len(run["protocols"][protocol]["thresholds"]) for run in runs]
+        if len({tuple(run["protocols"][protocol]["thresholds"]) for run in runs}) > 1:
+            counts = ", ".join(map(str, sizes))
+            notes.append(f"Thresholds of {protocol} differ ({counts}): areas do not compare")
     other = dict.fromkeys(name for run in runs for name in run["protocols"] if name not in shared)
     if other:
         notes.append(f"Left out, not of all runs or not known here: {', '.join(other)}")
