@@ -156,6 +156,14 @@ def fraction(text):
     return _bounded(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")(text)
 
 
+def frame_size(text):
+    """An argparse type: a frame's height and width in pixels, such as 480x720."""
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text}: expected height x width, such as 480x720")
+    return int(height), int(width)
+
+
 def _bounded(kind, accepts, expected):
     def convert(text):
         value = kind(text)
