@@ -14,8 +14,10 @@ from models.export import export_model
 from models.fused import fuse
 from utils.attribution.writer import Attributions
 from utils.checkpoint import load, load_weights
-from utils.command_line import CommandParser, fraction, positive, run_command
-from utils.compare import joint_table
+from utils.command_line import CommandParser, fraction, frame_size, positive, run_command
+from utils.compare.joint import joint_table
+from utils.compare.published_table import published_table
+from utils.efficiency import efficiency_line, measure_efficiency
 from utils.evaluation import Evaluator
 from utils.process import choose_device, joined_group, keep_freed_memory
 from utils.protocols import MAIN, PROTOCOLS, choose
@@ -84,6 +86,15 @@ def parse_args(argv=None):
         type=Path,
         help="where results go; if not given, the run's folder, or LOGPATH/tests/DATASET for the "
         "run that comes with this code and for WEIGHTS. Of several runs each gets a folder in it",
+    )
+    add(
+        "--efficiency",
+        nargs="?",
+        type=frame_size,
+        const=(480, 720),
+        metavar="HEIGHTxWIDTH",
+        help="also measure what each detector costs at frames of this size, 480x720 if not given, "
+        "and end with the published tables anew, ours beside the quoted numbers",
     )
     add("--visual", action="store_true", help="write score maps and animated overlays")
     add("--no-overlay", action="store_true", help="write no animated overlays")
@@ -160,6 +171,8 @@ def main(args, group=None):
         device = choose_device(args.gpu, group)
         if device.type == "cpu" and args.engine == "reference":
             keep_freed_memory()
+        if args.efficiency and group.size > 1:
+            raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")
         table = []
         for tested in open_tested(args, quiet=not group.is_main):
             sequences = spec.open(spec, args.datapath, normalisation)
@@ -167,6 +180,8 @@ def main(args, group=None):
     table = [metrics for metrics in table if metrics is not None]
     if len(table) > 1:
         print("\n".join(joint_table(table)))
+    if args.efficiency and table:
+        print("\n".join(published_table(table)))
 
 
 def open_tested(args, quiet=False):
@@ -175,6 +190,11 @@ def open_tested(args, quiet=False):
     if args.weights is not None:
         folder = args.output or tests / f"{args.dataset}_{args.weights.stem}"
         yield open_checkpoint(args, args.weights, args.weights.stem, args.model, folder)
+        return
+    if args.log_dir is None and args.model is not None and not has_weights(args.model):
+        folder = args.output or tests / f"{args.dataset}_{args.model}"
+        model = build_model(args.model, args.seqlen)
+        yield Tested(args.model, args.model, model.eval(), folder)
         return
     if args.log_dir is None:
         runs, results = [included_run(args.dataset)], tests / args.dataset
@@ -187,6 +207,11 @@ def open_tested(args, quiet=False):
         path = run.checkpoint("best" if args.epoch is None else args.epoch)
         folder = output or results or run.path
         yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
+
+
+def has_weights(name):
+    """Whether the network of this name learns anything: a filter does not."""
+    return next(build_model(name).parameters(), None) is not None
 
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
@@ -238,38 +263,17 @@ def run_test(args, spec, tested, sequences, device, group):
         The contents of metrics.json; None where nothing has masks, and of all processes but the
         main one.
     """
-    suffix = "" if args.epoch is None else f"_epoch-{args.epoch}"
-    output = make_folder(tested.folder)
     detector = tested.detector.to(device)
     network = ENGINES[args.engine](detector, args.precision, args.memory)
-    protocol = PROTOCOLS[args.protocol[0]]
-    table = output / f"detections{suffix}.csv" if spec.lists_detections else None
-    centroids = output / f"centroids{suffix}" if args.export == "centroids" else None
-    detections = Detections(table, args.threshold_eval, centroids, args.coordinate_order)
-    highlights = Highlights(args.threshold_eval, protocol)
-    normalisations = Normalisations()
-    score_maps = ScoreMaps(output / "visual", unlabelled_only=not args.visual)
-    writers = [detections, highlights, normalisations, score_maps]
-    if not args.no_overlay:
-        details = args.threshold_eval, protocol, not args.visual
-        writers.append(Overlays(output / "visual", *details))
-    if args.attribution:
-        folder = output / "attribution"
-        writers.append(Attributions(folder, detector, device, args.threshold_eval))
-
-    evaluator = Evaluator(
-        open_scan(detector, network, device, args.batch_size),
-        choose([args.protocol]),
-        args.threshold_eval,
-        writers,
-    )
+    scan = open_scan(detector, network, device, args.batch_size)
+    writers = open_writers(args, spec, tested, device)
+    evaluator = Evaluator(scan, choose(args.protocol), args.threshold_eval, writers.values())
     mine = sequences.share(group.shard)
-    bar = tqdm(total=sum(map(len, mine)), desc="Testing", unit="frame", disable=None)
-    with bar:
+    total = sum(map(len, mine))
+    with tqdm(total=total, desc="Testing", unit="frame", disable=None) as bar:
         evaluation = evaluator.run(mine, bar)
-    evaluation.share(group)
-    for writer in writers:
-        writer.share(group)
+    for shared in (evaluation, *writers.values()):
+        shared.share(group)
     if not group.is_main:
         return None
     metrics, summary = None, [f"  {timing_line(evaluation.timing)}"]
@@ -278,17 +282,51 @@ def run_test(args, spec, tested, sequences, device, group):
         about = header(tested, spec.name, args.threshold_eval)
         metrics = summarise(evaluation, subsets, about)
         summary = summary_lines(metrics)
-    if table:
-        found = f"{detections.count} detections at threshold {args.threshold_eval}"
-        summary.append(f"  {found}; grey levels normalised by {normalisations.line()}")
+    if spec.lists_detections:
+        found = f"{writers['detections'].count} detections at threshold {args.threshold_eval}"
+        levels = writers["normalisations"].line()
+        summary.append(f"  {found}; grey levels normalised by {levels}")
     # Numbers first: they are there even if the disk has no room for the rest.
     print("\n".join(summary), flush=True)
-    written = [path for writer in writers for path in writer.close()]
+    if args.efficiency:
+        setting = f"{args.engine} engine, {args.precision}"
+        efficiency = measure_efficiency(detector, scan, args.efficiency, setting)
+        print(f"  {efficiency_line(efficiency)}", flush=True)
+        if metrics is not None:
+            metrics["efficiency"] = efficiency
+    written = [path for writer in writers.values() for path in writer.close()]
     if metrics is not None:
-        written += write_results(output, suffix, metrics, highlights.strips, protocol)
+        protocol, strips = PROTOCOLS[args.protocol[0]], writers["highlights"].strips
+        written += write_results(tested.folder, suffix_of(args), metrics, strips, protocol)
     names = ", ".join(dict.fromkeys(path.name for path in written))
-    print(f"  written to {output}: {names}")
+    print(f"  written to {tested.folder}: {names}")
     return metrics
+
+
+def open_writers(args, spec, tested, device):
+    """By name, what writes of every block of scores as it comes."""
+    output, suffix = make_folder(tested.folder), suffix_of(args)
+    threshold, protocol = args.threshold_eval, PROTOCOLS[args.protocol[0]]
+    table = output / f"detections{suffix}.csv" if spec.lists_detections else None
+    centroids = output / f"centroids{suffix}" if args.export == "centroids" else None
+    pictures, unlabelled_only = output / "visual", not args.visual
+    writers = {
+        "detections": Detections(table, threshold, centroids, args.coordinate_order),
+        "highlights": Highlights(threshold, protocol),
+        "normalisations": Normalisations(),
+        "score maps": ScoreMaps(pictures, unlabelled_only),
+    }
+    if not args.no_overlay:
+        writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
+    if args.attribution:
+        place = output / "attribution"
+        writers["attribution"] = Attributions(place, tested.detector, device, threshold)
+    return writers
+
+
+def suffix_of(args):
+    """What the names of results end in: they are of the best checkpoint, or of an epoch's."""
+    return "" if args.epoch is None else f"_epoch-{args.epoch}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from data.cache.build import Frames
 
 TARGET_CENTRED_SHARE = 0.75
 CHECKED = 8  # sequences whose grey levels are looked at before a training
-EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
+NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,12 @@ class TrainClips(Dataset):
         return self.clips
 
     def set_epoch(self, epoch):
-        """Chooses the epoch (0-based) whose clips the items are."""
+        """Chooses the epoch (0-based) whose clips the items are.
+
+        Raises:
+            OSError: kept frames were cut or removed by others.
+        """
+        self.frames.check()
         self.epoch = epoch
 
     def check(self):
@@ -154,7 +159,7 @@ class TrainClips(Dataset):
         )
         place = self._place(frames.shape, crop.pad_end)
         clip = self._blank(frames.shape, place, np.float32)
-        normalise(frames, self.mean, self.std, out=clip[place])
+        normalise_into(frames, self.mean, self.std, out=clip[place])
         # Only the few rows that hold targets are read and copied.
         found = self.frames.target_rows(crop.sequence, crop.start, crop.stop)[:, crop.rows]
         moments, rows = np.divmod(np.flatnonzero(found), frames.shape[1])
@@ -235,7 +240,7 @@ def middle_frame(frames, seqlen, pad_end):
     return seqlen - math.ceil(frames / 2) - (seqlen - frames)
 
 
-def normalise(frames, mean, std, out=None):
+def normalise_into(frames, mean, std, out=None):
     """(x - mean) / std in float32, into `out` if given; any real pixel type in."""
     out = np.empty(frames.shape, np.float32) if out is None else out
     np.subtract(frames, np.float32(mean), out=out, dtype=np.float32, casting="unsafe")
@@ -250,7 +255,7 @@ def centres(mask):
         return []
     # Labelled in the rows that hold components: the same labels, sooner.
     top = found[0]
-    labels, _ = ndimage.label(mask[top : found[-1] + 1], EIGHT_CONNECTED)
+    labels, _ = ndimage.label(mask[top : found[-1] + 1], NEIGHBOURS)
     rows, columns = np.nonzero(labels)
     numbers = labels[rows, columns]
     sums = (np.bincount(numbers, weights=at)[1:] for at in (rows + top, columns))

@@ -22,6 +22,7 @@ class SequenceFiles:
         images: N paths.
         masks: N paths.
         centroids: N paths, or None where targets are the components of the masks.
+        earlier: path of the frames before the first one, for `data.formats.mix`, or None.
         remarks: what is said about the data set that the sequence belongs to.
     """
 
@@ -29,6 +30,7 @@ class SequenceFiles:
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
     centroids: tuple[Path, ...] | None
+    earlier: Path | None = None
     remarks: Remarks = field(default_factory=Remarks, compare=False, repr=False)
 
     def __len__(self):
@@ -174,7 +176,11 @@ def find_sequence(spec, split, root, name, remarks=None):
         if folder is not None:
             others = _expect_images(folder, name, remarks)
             centroids = pair(name, images, others, "centroid masks", remarks)
-    return SequenceFiles(name, images, masks, centroids, remarks)
+    earlier = None
+    if split.earlier is not None:
+        earlier = root / split.earlier.format(name) / f"{images[0].stem}.mat"
+        earlier = earlier if earlier.is_file() else None
+    return SequenceFiles(name, images, masks, centroids, earlier, remarks)
 
 
 def hold_out(sequences, seed, share=0.1):

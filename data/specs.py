@@ -5,6 +5,7 @@ from functools import partial
 
 from data.footage import open_footage
 from data.noise.writing import write_noisy_beside
+from data.record import open_recorded
 from data.sequences import open_test_list
 from data.synthetic.writing import write_synthetic
 
@@ -25,6 +26,7 @@ class Split:
             `DatasetSpec.mask_roots` that has it).
         centroids: likewise, or None where a data set has no centroid masks.
         sequences: the sequences where the list file is missing; none: the list must exist.
+        earlier: folder of files that hold the frames before each frame, where there are some.
     """
 
     list_file: str
@@ -32,6 +34,7 @@ class Split:
     masks: str
     centroids: str | None = None
     sequences: tuple[str, ...] = ()
+    earlier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class DatasetSpec:
 
     Attributes:
         name: as given on the command line and in the names of run folders.
-        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those of each
-            sequence itself.
+        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those recorded in
+            the data set's folder, or, without lists, those of each sequence itself.
         train, test: the two splits; None where there are no lists.
         sample_rate: share of the training candidates that makes an epoch.
         first_frame: number of the first frame in what is written.
@@ -76,7 +79,8 @@ class DatasetSpec:
 
 
 def _nudt_split(list_file, sequences=()):
-    return Split(list_file, "{}/images", "{}/masks", "{}/masks_centroid", sequences)
+    folders = "{}/images", "{}/masks", "{}/masks_centroid"
+    return Split(list_file, *folders, sequences, earlier="{}/Mix")
 
 
 _NUDT = DatasetSpec(
@@ -164,6 +168,16 @@ DATASETS = {
         ),
         _SYNTHETIC,
         _noise_version(_SYNTHETIC, "Synthetic-HiNo", partial(write_noisy_beside, _SYNTHETIC)),
+        # What python -m data.convert writes; mean and std are recorded in its folder.
+        DatasetSpec(
+            name="Converted",
+            mean=None,
+            std=None,
+            train=_nudt_split("train.txt"),
+            test=_nudt_split("test.txt"),
+            open=open_recorded,
+            source="python -m data.convert",
+        ),
         # Own footage: whatever is found at the path.
         DatasetSpec(
             name="Frames",

@@ -28,4 +28,4 @@ def build_model(name, seqlen=None):
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: expected one of {', '.join(MODELS)}")
-    return MODELS[name]() if seqlen is None else MODELS[name](seqlen)
+    return MODELS[name](seqlen)

@@ -1,52 +1,17 @@
-"""Residual blocks and the small stacks that both detectors are made of."""
+"""Residual blocks and the small stacks that the detectors are made of.
 
-import torch
+Their `forward` takes, beside the map, how a layer is computed: `compute(layer, x)` is `layer(x)`
+unless code such as `models.engine.training` has a faster way. So their arithmetic is written once.
+"""
+
 from torch import nn
 
 from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceConv3d, kernel_to_fold
+from models.folding import ChannelAffine, conv_like, fold_norm, scale_and_shift
 
 
-@torch.no_grad()
-def batchnorm_affine(norm):
-    """(scale, shift), (C,) float64: a BatchNorm in evaluation is y = scale x + shift.
-
-    scale = gamma / sqrt(variance + eps) and shift = beta - scale mean are rounded as batch_norm
-    rounds them on a CPU, to float32 at least: that is part of the network as trained.
-    """
-    dtype = torch.promote_types(norm.weight.dtype, torch.float32)
-    scale = norm.weight.to(dtype) * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
-    # Rounded once, as a fused multiply-add.
-    shift = norm.bias.double() - scale.double() * norm.running_mean.double()
-    return scale.double(), shift.to(dtype).double()
-
-
-def fold_batchnorm(conv, norm):
-    """One plain `Conv3d` that does what `conv` and then `norm`, in evaluation, do.
-
-    The scale of the norm goes into the kernel's output channels.
-    """
-    scale, shift = batchnorm_affine(norm)
-    bias = shift + scale * conv.bias.double()
-    kernel = kernel_to_fold(conv) * scale.view(-1, 1, 1, 1, 1)
-    return plain_conv(conv, kernel, bias)
-
-
-def plain_conv(conv, kernel, bias):
-    """A `Conv3d` with the geometry and device of `conv` and the given numbers, in their type."""
-    folded = nn.utils.skip_init(
-        nn.Conv3d,
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        device=kernel.device,
-        dtype=kernel.dtype,
-    )
-    with torch.no_grad():
-        folded.weight.copy_(kernel)
-        folded.bias.copy_(bias)
-    return folded.requires_grad_(False)
+def call_layer(layer, x):
+    return layer(x)
 
 
 class ConvBNReLU(nn.Sequential):
@@ -55,36 +20,26 @@ class ConvBNReLU(nn.Sequential):
     def __init__(self, conv):
         super().__init__(conv, nn.BatchNorm3d(conv.out_channels), nn.ReLU(inplace=True))
 
-    def folded(self):
-        """The same in evaluation: a plain convolution and ReLU."""
-        return nn.Sequential(fold_batchnorm(self[0], self[1]), nn.ReLU(inplace=True))
+    def forward(self, x, compute=call_layer):
+        conv, norm, relu = self
+        return relu(compute(norm, compute(conv, x)))
 
-
-class ChannelAffine(nn.Module):
-    """y = scale x + shift, numbers (C,) of their own for each channel of (B, C, T, H, W)."""
-
-    def __init__(self, scale, shift):
-        super().__init__()
-        self.register_buffer("scale", scale.view(-1, 1, 1, 1))
-        self.register_buffer("shift", shift.view(-1, 1, 1, 1))
-
-    def forward(self, x):
-        return self.scale * x + self.shift
+    def fold_norms(self):
+        self[0], self[1] = fold_norm(self[0], self[1]), nn.Identity()
 
 
 class Stem(ConvBNReLU):
     """A `ConvBNReLU` whose rounding in float32 shows in the scores.
 
     The spatial-difference stem subtracts sums of nearly equal numbers, and all layers after it
-    amplify what rounding leaves. So its kernel is not scaled when it is folded.
+    amplify what rounding leaves. So its kernel is not scaled when it is folded: its norm becomes a
+    `ChannelAffine`.
     """
 
-    def folded(self):
-        """The same in evaluation: a plain convolution, scale and shift, ReLU."""
+    def fold_norms(self):
         conv, norm, _ = self
-        scale, shift = batchnorm_affine(norm)
-        plain = plain_conv(conv, kernel_to_fold(conv), conv.bias.double())
-        return nn.Sequential(plain, ChannelAffine(scale, shift), nn.ReLU(inplace=True))
+        self[0] = conv_like(conv, kernel_to_fold(conv), conv.bias.double())
+        self[1] = ChannelAffine(*scale_and_shift(norm))
 
 
 def projection(in_channels, out_channels):
@@ -113,34 +68,28 @@ class ResBlock(nn.Module):
         )
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x):
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        return self.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+    def forward(self, x, compute=call_layer):
+        y = self.relu(compute(self.bn1, compute(self.conv1, x)))
+        y = self.relu(compute(self.bn2, compute(self.conv2, y)))
+        y = compute(self.bn3, compute(self.conv3, y))
+        conv, norm = self.shortcut
+        return self.relu(y.add_(compute(norm, compute(conv, x))))
 
-    def folded(self):
-        """The same in evaluation, a `FoldedResBlock`."""
-        return FoldedResBlock(
-            fold_batchnorm(self.conv1, self.bn1),
-            fold_batchnorm(self.conv2, self.bn2),
-            fold_batchnorm(self.conv3, self.bn3),
-            fold_batchnorm(self.shortcut[0], self.shortcut[1]),
+    def fold_norms(self):
+        """Leaves four plain convolutions, the shortcut's bias inside conv3's."""
+        self.conv1, self.conv2, self.conv3, shortcut = (
+            fold_norm(conv, norm)
+            for conv, norm in (
+                (self.conv1, self.bn1),
+                (self.conv2, self.bn2),
+                (self.conv3, self.bn3),
+                self.shortcut,
+            )
         )
-
-
-class FoldedResBlock(nn.Module):
-    """`ResBlock` in evaluation: four plain convolutions, the shortcut's bias inside conv3's."""
-
-    def __init__(self, conv1, conv2, conv3, shortcut):
-        super().__init__()
-        self.conv1, self.conv2, self.conv3, self.shortcut = conv1, conv2, conv3, shortcut
-        with torch.no_grad():
-            conv3.bias += shortcut.bias
+        self.bn1, self.bn2, self.bn3 = nn.Identity(), nn.Identity(), nn.Identity()
+        self.conv3.bias += shortcut.bias
         shortcut.bias = None
-
-    def forward(self, x):
-        y = self.conv2(self.conv1(x).relu()).relu()
-        return (self.conv3(y) + self.shortcut(x)).relu()
+        self.shortcut = nn.Sequential(shortcut, nn.Identity())
 
 
 class TDResBlock(ResBlock):

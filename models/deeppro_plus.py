@@ -1,12 +1,11 @@
 """DeepPro-Plus and its variant for moving scenes (Li et al., TPAMI 48(8), 2026)."""
 
-import torch
 from torch import nn
 
 from models.blocks import STDResBlock, Stem, projection
-from models.detector import Detector, Level, Stages, upsample
 from models.difference_conv import SpatialDifferenceConv3d
-from models.tpro import TPro, probed_frames
+from models.stages import Level, StagedDetector, Stages
+from models.tpro import TPro
 
 
 def _stem():
@@ -14,34 +13,27 @@ def _stem():
     return Stem(SpatialDifferenceConv3d(1, 8, (5, 7, 7), padding=(2, 3, 3)))
 
 
-class DeepProPlus(Detector):
+class DeepProPlus(StagedDetector):
     """One level at full resolution, with spatial as well as temporal differences.
 
     70,913 parameters at T = 40. See `Detector` for shapes. Attribute names are those of the
     released checkpoints.
     """
 
-    def __init__(self, seqlen=40):
+    def __init__(self, seqlen=None):
         super().__init__(seqlen)
         self.conv_in = _stem()
         self.layer1 = nn.Sequential(STDResBlock(8, 16), STDResBlock(16, 32))
-        self.TPro = TPro(32, heads=8, seqlen=seqlen)
+        self.TPro = TPro(32, heads=8, seqlen=self.seqlen)
         self.conv_out1 = projection(32, 8)
         self.conv_out2 = nn.Conv3d(8, 1, kernel_size=1)
-
-    @classmethod
-    def clip_length(cls, weights):
-        return probed_frames(weights)
-
-    def detect(self, clip):
-        return self.conv_out2(self.conv_out1(self.TPro(self.layer1(self.conv_in(clip)))))
 
     def stages(self):
         level = Level([*self.layer1], self.TPro, self.conv_out1)
         return Stages([self.conv_in], [level], None, self.conv_out2)
 
 
-class DeepProPlusMovingScenes(Detector):
+class DeepProPlusMovingScenes(StagedDetector):
     """DeepPro-Plus at half and quarter resolution, for scenes that move under the sensor.
 
     129,041 parameters at T = 40. See `Detector` for shapes. No weights of it were released.
@@ -49,31 +41,19 @@ class DeepProPlusMovingScenes(Detector):
 
     smallest_side = 4  # two poolings
 
-    def __init__(self, seqlen=40):
+    def __init__(self, seqlen=None):
         super().__init__(seqlen)
         pool = nn.MaxPool3d((1, 2, 2))
         self.conv_in = _stem()
         self.layer0 = nn.Sequential(pool, STDResBlock(8, 16))
         self.layer1 = STDResBlock(16, 32)
         self.layer2 = nn.Sequential(pool, STDResBlock(16, 32))
-        self.TPro1 = TPro(32, heads=8, seqlen=seqlen)
+        self.TPro1 = TPro(32, heads=8, seqlen=self.seqlen)
         self.conv_out1_1 = projection(32, 8)
-        self.TPro2 = TPro(32, heads=8, seqlen=seqlen)
+        self.TPro2 = TPro(32, heads=8, seqlen=self.seqlen)
         self.conv_out1_2 = projection(32, 8)
         self.conv_out2 = projection(16, 8)
         self.final = nn.Conv3d(8, 1, kernel_size=1)
-
-    @classmethod
-    def clip_length(cls, weights):
-        return probed_frames(weights)
-
-    def detect(self, clip):
-        size = clip.shape[-2:]
-        x = self.layer0(self.conv_in(clip))
-        level1 = self.conv_out1_1(self.TPro1(self.layer1(x)))
-        level2 = self.conv_out1_2(self.TPro2(self.layer2(x)))
-        levels = torch.cat([upsample(level1, size), upsample(level2, size)], dim=1)
-        return self.final(self.conv_out2(levels))
 
     def stages(self):
         levels = [

@@ -1,41 +1,12 @@
-"""What the detectors share: the check of a clip's shape and the form of their levels."""
-
-from typing import NamedTuple
+"""What every detector promises, and the check of a clip's shape."""
 
 from torch import nn
 
-from models.excerpt import make_excerpt
-
-
-class Level(NamedTuple):
-    """One resolution of a detector: pools and residual blocks, temporal probe, projection."""
-
-    layers: list
-    probe: nn.Module
-    projection: nn.Module
-
-
-class Stages(NamedTuple):
-    """A detector as data, for code that runs it otherwise than `detect` does.
-
-    The clip goes through `trunk`; each of `levels` starts from the trunk's output; `merge` mixes
-    the upsampled levels, concatenated in order (None where there is one level at full size);
-    `final` makes the logits.
-    """
-
-    trunk: list
-    levels: list
-    merge: nn.Module | None
-    final: nn.Module
-
-    def shares(self):
-        """For every level, (8 or 1, 8) float64, the matrix that follows it: see `ProbeHead`.
-
-        The merge acts on the concatenated levels, so it is a sum of one matrix per level. Without a
-        merge what follows the level is `final`.
-        """
-        following = self.final if self.merge is None else self.merge[0]
-        return following.weight.flatten(1).double().chunk(len(self.levels), dim=1)
+# What a detector promises, as attributes: see `Detector`.
+PROMISES = (
+    *("seqlen", "predicts", "recurrent", "streams"),
+    *("pads_to", "side_multiple", "smallest_side"),
+)
 
 
 class Detector(nn.Module):
@@ -93,14 +64,16 @@ class Detector(nn.Module):
         return None
 
     def stages(self):
-        """The network as `Stages`; None where it has no such description, so no fast engine."""
+        """The network as `models.stages.Stages`; None where it cannot be described so.
+
+        Only a network with this description has a fast engine.
+        """
         return None
 
     def excerpt(self, shape, box):
         """What of frames (height, width) the logits in a box (top, left, bottom, right) depend on:
         a `models.excerpt.Excerpt`; None where it may be the whole frame."""
-        stages = self.stages()
-        return None if stages is None else make_excerpt(stages, shape, box)
+        return None
 
     def check_clip(self, clip):
         side = self.smallest_side
@@ -121,10 +94,3 @@ class Detector(nn.Module):
     def forward(self, clip):
         self.check_clip(clip)
         return self.detect(clip).squeeze(1)
-
-
-def upsample(x, size):
-    """(B, C, T, h, w) to (B, C, T, *size): bilinear in space, corners aligned, time untouched."""
-    return nn.functional.interpolate(
-        x, size=(x.shape[2], *size), mode="trilinear", align_corners=True
-    )

@@ -30,7 +30,7 @@ def make_excerpt(stages, shape, box):
     """The smallest `Excerpt` that the network's pools allow.
 
     Args:
-        stages: `models.detector.Stages` of the network.
+        stages: `models.stages.Stages` of the network.
         shape: (height, width) of the frames.
         box: (top, left, bottom, right) of the logits that are wanted, half open.
 
@@ -55,7 +55,7 @@ class ExcerptNetwork(nn.Module):
     the corners of the whole frame aligned, as they lie in the whole frame.
 
     Args:
-        stages: `models.detector.Stages`.
+        stages: `models.stages.Stages`.
         shape: (height, width) of the whole frames.
         corner: (row, column) of the part's first pixel, multiples of every level's pooling.
     """
@@ -65,35 +65,31 @@ class ExcerptNetwork(nn.Module):
         self.stages, self.shape, self.corner = stages, shape, corner
 
     def forward(self, clip):
-        x = clip
-        for layer in self.stages.trunk:
-            x = layer(x)
-        maps = [self._level(level, x, clip.shape[-2:]) for level in self.stages.levels]
-        x = torch.cat(maps, dim=1)
-        if self.stages.merge is not None:
-            x = self.stages.merge(x)
-        return self.stages.final(x).squeeze(1)
+        return self.stages.run(clip, merge=self._merge_levels).squeeze(1)
 
-    def _level(self, level, x, size):
-        for layer in level.layers:
-            x = layer(x)
-        x = level.projection(level.probe(x))
-        pooling = _pooling([*self.stages.trunk, *level.layers])
-        if pooling == 1:
-            return x
-        for axis in (0, 1):
-            whole = self.shape[axis]
-            before, after, weight = _interpolation(whole // pooling, whole)
-            first, end = self.corner[axis], self.corner[axis] + size[axis]
-            last = x.shape[3 + axis] - 1  # what lies beyond is of no pixel of the box
-            local = [
-                (index[first:end] - first // pooling).clamp(0, last).to(x.device)
-                for index in (before, after)
-            ]
-            weight = weight[first:end].to(x).view(-1, *(1,) * (1 - axis))
-            low, high = (x.index_select(3 + axis, index) for index in local)
-            x = low * (1 - weight) + high * weight
-        return x
+    def _merge_levels(self, stages, maps, size, compute):
+        """As `models.stages.merge_levels`, with the levels' maps where they are in whole frames."""
+        for i, level in enumerate(stages.levels):
+            pooling = _pooling([*stages.trunk, *level.layers])
+            for axis in (0, 1) if pooling > 1 else ():
+                maps[i] = self._enlarge(maps[i], axis, size[axis], pooling)
+        merged = torch.cat(maps, dim=1)
+        return merged if stages.merge is None else stages.merge(merged, compute)
+
+    def _enlarge(self, x, axis, size, pooling):
+        """A level's map upsampled along rows (axis 0) or columns (1) to `size` of them."""
+        whole, first = self.shape[axis], self.corner[axis]
+        before, after, weight = (
+            each[first : first + size] for each in _interpolation(whole // pooling, whole)
+        )
+        # What lies behind the last one is of no pixel of the box.
+        last = x.shape[3 + axis] - 1
+        low, high = (
+            x.index_select(3 + axis, (index - first // pooling).clamp(0, last).to(x.device))
+            for index in (before, after)
+        )
+        weight = weight.to(x).view(-1, *(1,) * (1 - axis))
+        return low * (1 - weight) + high * weight
 
 
 def _interpolation(inside, outside):

@@ -5,30 +5,8 @@ import math
 import torch
 from torch import nn
 
-from models.blocks import batchnorm_affine, projection
-
-
-class FoldedTPro(nn.Module):
-    """`TPro` in evaluation: a T x T matrix per channel, ReLU, a plain 1x1x1 convolution, ReLU.
-
-    Args:
-        matrix: (d, T, T), for every channel its head's signal-correlation matrix, divided by
-            sqrt(T) and scaled by BatchNorm.
-        bias: (d, T).
-        conv: the folded 1x1x1 convolution with its ReLU.
-    """
-
-    def __init__(self, matrix, bias, conv):
-        super().__init__()
-        self.register_buffer("matrix", matrix)
-        self.register_buffer("bias", bias)
-        self.conv = conv
-
-    def forward(self, x):
-        batch, channels, frames, height, width = x.shape
-        profiles = x.reshape(batch, channels, frames, height * width)
-        probed = torch.matmul(self.matrix, profiles) + self.bias[..., None]
-        return self.conv(probed.relu().reshape(batch, channels, frames, height, width))
+from models.blocks import call_layer, projection
+from models.folding import scale_and_shift
 
 
 def probed_frames(weights):
@@ -40,10 +18,9 @@ def probed_frames(weights):
 class TPro(nn.Module):
     """The temporal probe: learned correlation of every temporal profile with itself in time.
 
-    The input is divided by sqrt(T) and its channels are split, in order, into groups, one a head.
-    Each head holds one `Linear(T -> T)`, whose T x T weight is the paper's learnable
-    signal-correlation matrix, and applies it along time at every pixel. It does not depend on the
-    input: this is not attention. The heads' outputs are concatenated; BN, ReLU, 1x1x1, BN, ReLU.
+    The heads (`ProbeHeads`) hold T x T matrices, the paper's learnable signal correlation, which
+    act on every temporal profile. They do not depend on the input: this is not attention. Then
+    BN, ReLU, 1x1x1, BN, ReLU.
 
     Args:
         channels: d, divisible by `heads`.
@@ -57,27 +34,56 @@ class TPro(nn.Module):
         super().__init__()
         if channels % heads:
             raise ValueError(f"TPro: {channels} channels do not split into {heads} heads")
-        self.seqlen = seqlen
         # The name is that of the released checkpoints.
-        self.QK_heads = nn.ModuleList(nn.Linear(seqlen, seqlen) for _ in range(heads))
+        self.QK_heads = ProbeHeads(nn.Linear(seqlen, seqlen) for _ in range(heads))
         self.norm1 = nn.BatchNorm3d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.conv = projection(channels, channels)
 
-    def forward(self, x):
-        profiles = x.movedim(2, -1) / math.sqrt(self.seqlen)  # (B, d, H, W, T)
-        groups = profiles.chunk(len(self.QK_heads), dim=1)
-        probed = [head(group) for head, group in zip(self.QK_heads, groups, strict=True)]
-        x = torch.cat(probed, dim=1).movedim(-1, 2)
-        return self.conv(self.relu(self.norm1(x)))
+    def forward(self, x, compute=call_layer):
+        x = self.relu(compute(self.norm1, compute(self.QK_heads, x)))
+        return self.conv(x, compute)
 
-    def folded(self):
-        """The same in evaluation, a `FoldedTPro`: 1/sqrt(T) and norm1 go into the matrices."""
-        norm, width = self.norm1, self.norm1.num_features // len(self.QK_heads)
-        scale, shift = batchnorm_affine(norm)
-        weights = torch.stack([head.weight for head in self.QK_heads]).double()  # (m, T, T)
-        biases = torch.stack([head.bias for head in self.QK_heads]).double()  # (m, T)
-        matrix = weights.repeat_interleave(width, 0) * scale[:, None, None]
-        bias = biases.repeat_interleave(width, 0) * scale[:, None] + shift[:, None]
-        matrix = matrix / math.sqrt(self.seqlen)
-        return FoldedTPro(matrix.detach(), bias.detach(), self.conv.folded())
+    def fold_norms(self):
+        """Leaves `ChannelHeads`; the convolution folds its own norm."""
+        heads, channels = self.QK_heads, self.norm1.num_features
+        weight, bias = (
+            torch.stack(parts).double().repeat_interleave(channels // len(heads), 0)
+            for parts in zip(*((head.weight, head.bias) for head in heads), strict=True)
+        )  # (d, T, T) and (d, T)
+        scale, shift = scale_and_shift(self.norm1)
+        correlation = weight * scale[:, None, None] / math.sqrt(weight.shape[-1])
+        self.QK_heads = ChannelHeads(correlation, bias * scale[:, None] + shift[:, None])
+        self.norm1 = nn.Identity()
+
+
+class ProbeHeads(nn.ModuleList):
+    """m heads, each a `Linear(T -> T)` along time for a group of d/m channels, in order.
+
+    The input is divided by sqrt(T). (B, d, T, H, W) to the same.
+    """
+
+    def forward(self, x):
+        profiles = x.movedim(2, -1) / math.sqrt(x.shape[2])  # (B, d, H, W, T)
+        groups = profiles.chunk(len(self), dim=1)
+        correlated = [head(group) for head, group in zip(self, groups, strict=True)]
+        return torch.cat(correlated, dim=1).movedim(-1, 2)
+
+
+class ChannelHeads(nn.Module):
+    """`ProbeHeads` in evaluation: a T x T matrix for each channel.
+
+    Args:
+        correlation: (d, T, T), for every channel its head's matrix, divided by sqrt(T) and scaled
+            by the BatchNorm after it.
+        bias: (d, T).
+    """
+
+    def __init__(self, correlation, bias):
+        super().__init__()
+        self.register_buffer("correlation", correlation)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x):
+        correlated = torch.matmul(self.correlation, x.flatten(3)) + self.bias[..., None]
+        return correlated.reshape(x.shape)

@@ -8,10 +8,12 @@ from torch import nn
 
 from data import images
 from data.sequences import FrameBlock
-from models import build_model
+from models import MODELS, build_model
 from utils.command_line import run_command
 
 NUDT_NORMALISATION = (105.4025, 26.6452)
+# The detectors that are described as stages: with a fast engine, fast training, export.
+STAGED = [name for name in MODELS if build_model(name).stages() is not None]
 
 
 def write_image(path, pixels):
@@ -113,7 +115,11 @@ def compare_eval(ours, golden):
 def perturbed(name, seqlen=5):
     """A detector whose BatchNorms have statistics and weights as after training, not 0 and 1."""
     torch.manual_seed(46)
-    model = build_model(name, seqlen)
+    return perturb(build_model(name, seqlen))
+
+
+def perturb(model):
+    """Gives a network's BatchNorms such statistics and weights; in evaluation mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.3, 2)

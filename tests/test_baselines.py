@@ -15,7 +15,7 @@ from models.baselines.rfr import dct_basis
 from models.baselines.stdmanet import find_shifts, register
 from models.baselines.unet import ResidualUNet
 from tests.builders import NUDT_NORMALISATION
-from utils.scan import normalise, run_clip
+from utils.scan import normalised, run_clip
 
 WITHOUT_GRADIENT = 20
 
@@ -116,7 +116,7 @@ def test_dtum_has_the_published_gradients_and_twenty_tensors_without(shared, dtu
 def test_released_dtum_on_real_frames(shared, dtum, name, positive, on_target):
     folder = shared / "nudt_frames" / name
     frames = loadmat(folder / "Mix" / "00001.mat")["Mix"]
-    clip = torch.from_numpy(normalise(frames, *NUDT_NORMALISATION))[None, None]
+    clip = torch.from_numpy(normalised(frames, *NUDT_NORMALISATION))[None, None]
     with torch.inference_mode():
         logits = run_clip(dtum, clip, dtum)[0, 0]
     assert_as_published(logits, np.load(folder / "dtum_logits.npy"))
@@ -128,7 +128,7 @@ def test_released_dtum_on_real_frames(shared, dtum, name, positive, on_target):
 def test_released_dtum_streams_from_any_frame_of_a_real_sequence(shared, dtum):
     expected = golden(shared, "dtum_real")
     paths = sorted((shared / "real" / str(expected["sequence"]) / "images").iterdir())[:10]
-    frames = normalise(np.stack([np.asarray(Image.open(p)) for p in paths]), *NUDT_NORMALISATION)
+    frames = normalised(np.stack([np.asarray(Image.open(p)) for p in paths]), *NUDT_NORMALISATION)
     height, width = frames.shape[1:]
     canvas = functional.pad(torch.from_numpy(frames), (0, 512 - width, 0, 512 - height))
     with torch.inference_mode():

@@ -1,15 +1,15 @@
 """An excerpt gives the logits of the whole frame, and nothing around it matters to them."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from models import MODELS, build_model
 from models.detector import Detector
+from models.stages import StagedDetector
 from tests.builders import perturbed
 
-PAPER = [name for name in MODELS if build_model(name, None).stages() is not None]
+PAPER = [name for name, model in MODELS.items() if issubclass(model, StagedDetector)]
 T = 5
 
 
@@ -82,4 +82,4 @@ def test_a_network_without_a_description_has_no_excerpt():
             return nn.functional.avg_pool3d(clip, 3, 1, 1)
 
     assert Whole().excerpt((20, 20), (3, 3, 4, 4)) is None
-    assert np.isfinite(Whole()(torch.zeros(1, 1, 40, 4, 4))).all()
+    assert Whole()(torch.zeros(1, 1, 40, 4, 4)).shape == (1, 40, 4, 4)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import distributed
 
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # that a launcher sets
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
@@ -79,8 +80,8 @@ class Group:
 
 
 def is_launched():
-    """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    """Whether a launcher such as torchrun started this process as one of several."""
+    return all(name in os.environ for name in RANK_VARIABLES)
 
 
 def join_group(use_cuda):
@@ -91,7 +92,7 @@ def join_group(use_cuda):
     """
     if not is_launched():
         return Group()
-    group = Group(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    group = Group(*(int(os.environ[name]) for name in RANK_VARIABLES))
     if group.size > 1 and not distributed.is_initialized():
         if use_cuda:
             torch.cuda.set_device(group.local_rank)

@@ -57,6 +57,16 @@ def is_false_colour(picture):
     return np.abs(some[..., 1:] - some[..., :1]).mean() > FALSE_COLOUR * max(some.max(), 1)
 
 
+def check_colours(picture, path, remarks):
+    """Remarks on a picture (H, W, C) whose colours are more than grey."""
+    if is_false_colour(picture):
+        remarks.make(
+            "colours",
+            f"{path}: a picture in colours, of which the first channel is read; the colours of a "
+            "palette are no grey levels",
+        )
+
+
 def check_labels(labels, place, remarks):
     """Remarks on what a mask holds (H, W), where it looks like something else."""
     rows = (labels.view(bool) if labels.dtype == np.uint8 else labels > 0).any(axis=1)
@@ -80,12 +90,12 @@ def check_labels(labels, place, remarks):
         )
 
 
-def check_numbers(frame, place, remarks=None):
+def check_numbers(frame, name, place, remarks=None):
     """Refuses a frame (H, W) with levels that are no numbers, or stand for the lack of one.
 
     Args:
         frame: as `grey_levels` gives it.
-        place: which frame it is.
+        name, place: of its sequence or file, and which frame of it.
         remarks: `data.remarks.Remarks` that hear of levels that may stand for no data.
     """
     if frame.dtype != np.float32:
@@ -94,19 +104,20 @@ def check_numbers(frame, place, remarks=None):
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         count = frame.size - np.count_nonzero(np.isfinite(frame))
         raise ValueError(
-            f"{place}: a grey level is NaN or infinite ({count} pixels); expected numbers"
+            f"{name}: a grey level is NaN or infinite, in {count} pixels of {place}; expected "
+            "numbers"
         )
     for level in (lowest, highest):
         if abs(level) > NO_DATA:
             raise ValueError(
-                f"{place}: {np.count_nonzero(frame == level)} pixels of {level:g}, which mostly "
-                "stands for no data; expected grey levels"
+                f"{name}: a grey level of {level:g}, which mostly stands for no data, in "
+                f"{np.count_nonzero(frame == level)} pixels of {place}; expected grey levels"
             )
     if lowest in NO_DATA_LEVELS and remarks is not None:
         remarks.make(
             "no data",
-            f"{place}: {np.count_nonzero(frame == lowest)} pixels of {lowest:g}, which may stand "
-            "for no data; they are read as grey levels",
+            f"{name}: a grey level of {lowest:g}, which may stand for no data, in "
+            f"{np.count_nonzero(frame == lowest)} pixels of {place}; it is read as a grey level",
         )
 
 

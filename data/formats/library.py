@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-MODES = ("1", "L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-CONVERTED = {"CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}
+KEPT = ("1", "L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+CONVERTED_TO = {"CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}
 
 
 class LibraryPages:
@@ -44,8 +44,8 @@ def picture_of(image):
     if image.mode in ("P", "PA"):
         transparent = image.mode == "PA" or "transparency" in image.info
         image = image.convert("RGBA" if transparent else "RGB")
-    elif image.mode in CONVERTED:
-        image = image.convert(CONVERTED[image.mode])
-    elif image.mode not in MODES:
+    elif image.mode in CONVERTED_TO:
+        image = image.convert(CONVERTED_TO[image.mode])
+    elif image.mode not in KEPT:
         raise ValueError(f"pixels of the kind {image.mode}; expected grey levels or colours")
     return np.asarray(image)

@@ -2,19 +2,22 @@
 
 Structure and pixels are read by tifffile, which comes with scikit-image: the image library cuts
 16-bit colour to 8 bits, wraps signed bytes, takes thumbnails for frames and knows nothing of
-stacks that have one directory for all frames. What tifffile cannot decompress without a package of
-its own (LZW, JPEG, fax) the library does, where its pixels have the depth of the file.
+stacks that have one directory for all frames. Pixels that are compressed in other ways than zip
+(LZW, JPEG, fax) the library reads, as far as it keeps their depth.
 """
 
 import logging
+from itertools import zip_longest
 
 import numpy as np
 import tifffile
 from PIL import Image
+from zlib_ng import zlib_ng
 
 from data.formats.library import picture_of
 
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE = 0, 1, 2, 3
+UNPACKED, DEFLATED = 1, (8, 32946)  # compressions
 REDUCED, MASK = 1, 4  # bits of the tag that says what a page is for
 ORIENTATION = 274  # the tag
 # What undoes each orientation: transpose, then the axes to flip.
@@ -45,17 +48,22 @@ class TiffPages:
 
     Args:
         path: of the file.
+        other: `TiffPages` of the same file, whose list of frames is taken; None: finds them.
 
     Raises:
         ValueError: fewer frames are there than its description promises, or it would have to be
             guessed what is a frame.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, other=None):
         self.path = path
         self.file = tifffile.TiffFile(path)
         try:
-            self._find_frames()
+            if other is None:
+                self._find_frames()
+            else:
+                self.pages, self.joined = other.pages, other.joined
+                self.count, self.no_data = other.count, other.no_data
         except BaseException:
             self.close()
             raise
@@ -115,7 +123,7 @@ class TiffPages:
         if self.joined is not None:
             pixels = _levels(page, np.array(self.joined[index]))
         else:
-            _check_page(page, self.file.filehandle.size)
+            _check_page(page, self.file.filehandle)
             pixels = self._decode(page, index)
         if self.no_data is not None and (pixels == self.no_data).any():
             count = int((pixels == self.no_data).sum())
@@ -125,17 +133,17 @@ class TiffPages:
         return pixels
 
     def _decode(self, page, index):
-        """The pixels of a page, by tifffile or, where it cannot, by the image library."""
-        reason = f"its colours are of kind {int(page.photometric)}"
-        if page.photometric in (MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE):
+        """The pixels of a page: by tifffile, or the library where it is stricter or can more."""
+        own = page.photometric in (MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE)
+        if own and (page.compression in (UNPACKED, *DEFLATED) or not _library_keeps(page)):
             try:
                 return _turned(page, _levels(page, page.asarray()))
             except (NotImplementedError, ValueError) as error:
                 if "imagecodecs" not in str(error):
                     raise
-                reason = str(error)
+                raise ValueError(f"{error}; `pip install imagecodecs` reads it") from error
         if not _library_keeps(page):
-            raise ValueError(f"{reason}; `pip install imagecodecs` reads most such files")
+            raise ValueError(f"colours of the kind {int(page.photometric)} in {page.dtype}")
         with Image.open(self.path) as image:
             image.seek(self.pages[index])
             pixels = picture_of(image)  # turned by the library
@@ -169,19 +177,50 @@ def _turned(page, pixels):
     return np.flip(pixels, flipped)
 
 
-def _check_page(page, file_size):
-    """Refuses pages whose data are not all there, and pictures too large for the memory."""
+def _check_page(page, file):
+    """Refuses pages whose data are not exactly there, and pictures too large for the memory."""
     most = Image.MAX_IMAGE_PIXELS
-    if page.dtype is None or page.imagedepth > 1:
-        raise ValueError("pixels of an unknown type")
+    known = page.planarconfig in (1, 2) and page.fillorder in (1, 2)
+    known = known and (page.rowsperstrip > 0 or page.is_tiled)
+    if page.dtype is None or page.imagedepth > 1 or not known:
+        raise ValueError("pixels of an unknown type or order")
     if page.imagelength * page.imagewidth * page.samplesperpixel <= 0:
         raise ValueError("a page without pixels")
     if most and page.imagelength * page.imagewidth > 2 * most:
         raise ValueError(f"{page.imagelength}x{page.imagewidth} pixels")
-    segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    whole = all(o > 0 and c > 0 and o + c <= file_size for o, c in segments)
-    if len(segments) < int(np.prod(page.chunked)) or not whole:
-        raise ValueError("pixels that are missing in the file")
+    for segment in zip_longest(page.dataoffsets, page.databytecounts, _segment_sizes(page)):
+        offset, count, size = segment
+        if None in segment or offset <= 0 or count <= 0 or offset + count > file.size:
+            raise ValueError("pixels that are missing in the file")
+        if page.compression in DEFLATED:
+            file.seek(offset)
+            stream = zlib_ng.decompressobj()
+            found = len(stream.decompress(file.read(count), size + 1))
+        else:
+            found = size if page.compression != UNPACKED else min(count, size)
+        if found != size:
+            raise ValueError(f"{found} bytes of pixels where {size} are expected")
+
+
+def _segment_sizes(page):
+    """Bytes of the strips or tiles of a page, unpacked, in their order, one by one."""
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    bits = page.bitspersample * page.samplesperpixel // planes
+    for _ in range(planes):
+        if page.is_tiled:
+            across, down = (
+                -(-whole // part)
+                for whole, part in (
+                    (page.imagewidth, page.tilewidth),
+                    (page.imagelength, page.tilelength),
+                )
+            )
+            for _ in range(across * down):
+                yield page.tilelength * -(-page.tilewidth * bits // 8)
+        else:
+            for start in range(0, page.imagelength, page.rowsperstrip):
+                rows = min(page.rowsperstrip, page.imagelength - start)
+                yield rows * -(-page.imagewidth * bits // 8)
 
 
 def _library_keeps(page):

@@ -13,6 +13,7 @@ import argparse
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 from data.lists import prepare
@@ -66,6 +67,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         noise = StrongNoise(
             args.sigma, args.gain, args.offset, args.pattern, args.distribution, args.seed

@@ -26,7 +26,7 @@ DISTRIBUTIONS = {  # of the gain: how it is drawn, its standard deviation for pa
 }
 RECIPE = 1  # raise it when the same seed no longer gives the same bytes
 ROUNDING = 1 / 12  # variance that rounding to whole grey levels adds
-REACH = 4  # standard deviations from a grey level to the ends of the range: nothing is clipped
+_REACH = 4  # standard deviations from a grey level to the ends of the range: nothing is clipped
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class LawFit:
         """Takes a frame (H, W) and its noisy version."""
         levels = clean.astype(np.float64)
         variance = self.expected.variance(levels)
-        reach = REACH * np.sqrt(variance)
+        reach = _REACH * np.sqrt(variance)
         inside = (levels - reach >= 0) & (levels + reach <= np.iinfo(clean.dtype).max)
         levels, weights = levels[inside], 1 / variance[inside] ** 2
         squares, powers = (noisy[inside] - levels) ** 2, levels**2

@@ -1,8 +1,10 @@
 """Writes the strong-noise version of a data set, in the clean one's layout.
 
-    <output>/<folder of a sequence's frames>/<name of a frame>.png
-    <output>/<lists>, <table of SNRs>   copies of the clean set's
-    <output>/noise.json                 parameters, and the law that the variance follows, measured
+In the output folder:
+
+    <folder of a sequence's frames>/<name of a frame>.png
+    <lists>, <table of SNRs>   copies of the clean set's
+    noise.json                 parameters, and the law that the variance follows, measured
 
 Masks are shared with the clean set where that lies beside the output, or beside its parent, under
 its own name; else they are copied. Of own footage they are written beside the frames. The table of
@@ -123,7 +125,7 @@ def _listed(spec, root, shared):
             labels = ((files.masks, split.masks), (files.centroids, split.centroids))
             yield NoisySequence(
                 folder,
-                _png_names(files.images, folder),
+                _png_names(files.images),
                 partial(_load_files, files.images),
                 ()
                 if shared
@@ -144,7 +146,7 @@ def _footage(spec, root):
     for sequence in spec.open(spec, root):
         names = sequence.file_names or (f"{number:05d}" for number in sequence.numbers)
         folder = f"{sequence.name}/images"
-        files = _png_names([Path(name) for name in names], folder)
+        files = _png_names(names)
         yield NoisySequence(folder, files, partial(_load_blocks, sequence))
 
 
@@ -158,12 +160,8 @@ def _load_blocks(sequence):
             yield lambda frame=frame, labels=labels: (frame, labels)
 
 
-def _png_names(paths, folder):
-    names = tuple(f"{Path(path).stem}.png" for path in paths)
-    if len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{folder}: two frames would be written to {double}; expected other names")
-    return names
+def _png_names(names):
+    return tuple(f"{Path(name).stem}.png" for name in names)
 
 
 def _write_sequences(sequences, folder, noise, workers, progress):

@@ -11,7 +11,7 @@ SOURCE_SIGMA_RANGE = (0.3, 1.0)  # pixels; geometric mean of a target's two axes
 SPEED_RANGE = (0.2, 2.0)  # pixels per frame, in the frame without jitter
 SPEED_CHANGE = 0.06  # relative, over a target's stay
 SEPARATION = 14.0  # smallest distance of two targets, pixels
-PATCH = 7  # a target adds to pixels at most this far from its position
+PATCH_REACH = 7  # a target adds to pixels at most this far from its position
 LARGEST_MASK = 9  # pixels
 NEIGHBOURHOOD = 10  # half-width of the window of the local background
 
@@ -135,19 +135,19 @@ def render_target(target, height, width):
     for frame, (exposures, brightness) in enumerate(
         zip(target.exposures, target.brightness, strict=True)
     ):
-        corner = np.rint(exposures.mean(axis=0)).astype(int) - PATCH
-        reach = np.arange(2 * PATCH + 1)[:, None] + sub
+        corner = np.rint(exposures.mean(axis=0)).astype(int) - PATCH_REACH
+        reach = np.arange(2 * PATCH_REACH + 1)[:, None] + sub
         dr = corner[0] + reach[None] - exposures[:, 0, None, None]  # (E, P, 3)
         dc = corner[1] + reach[None] - exposures[:, 1, None, None]
         dr, dc = dr[:, :, :, None, None], dc[:, None, None, :, :]
         exponent = (c * dr + s * dc) ** 2 / var_a + (c * dc - s * dr) ** 2 / var_b
         values = brightness * np.exp(-exponent / 2).mean(axis=(0, 2, 4))
         top, left = np.maximum(-corner, 0)
-        bottom, right = np.minimum(2 * PATCH + 1, (height, width) - corner)
+        bottom, right = np.minimum(2 * PATCH_REACH + 1, (height, width) - corner)
         if top < bottom and left < right:
             rows = slice(int(corner[0] + top), int(corner[0] + bottom))
             columns = slice(int(corner[1] + left), int(corner[1] + right))
-            visible = top <= PATCH < bottom and left <= PATCH < right
+            visible = top <= PATCH_REACH < bottom and left <= PATCH_REACH < right
             yield footprint(frame, rows, columns, values[top:bottom, left:right], visible)
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-DEPTH = 3  # halvings of height and width
+HALVINGS = 3  # of height and width
 
 
 def conv3x3(channels_in, channels_out, stride=1):
@@ -72,7 +72,7 @@ class ResidualUNet(nn.Module):
         self.final = nn.Conv2d(full, channels_out, 1)
 
     def forward(self, x):
-        check_sides(x, 2**DEPTH)
+        check_sides(x, 2**HALVINGS)
         x0 = self.conv0_0(x)
         x1 = self.conv1_0(self.pool(x0))
         x2 = self.conv2_0(self.pool(x1))

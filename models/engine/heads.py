@@ -11,60 +11,61 @@ constant still to be added to a stored map; `floor` is -b.
 
 import torch
 
-from models.engine.program import view
+from models.engine.tape import shaped
 
 
-def matrix(conv):
+def channel_matrix(conv):
     """The (C_out, C_in) float64 matrix of a 1x1x1 convolution."""
     return conv.weight.flatten(1).double()
 
 
-class ProbeHead:
-    """Temporal probe, projection, and this level's share of what follows it.
+class LevelHead:
+    """What follows the blocks of a level: temporal probe, projection, its matrix in the merge.
 
     A matrix over channels commutes with bilinear upsampling, which weighs pixels with weights that
-    sum to one: so each level multiplies its share of the merge before it is upsampled.
+    sum to one: so each level multiplies its matrix of the merge before it is upsampled.
 
     Args:
         level: a folded `Level`.
-        share: of `Stages.shares`.
+        merge_matrix: of `Stages.merge_matrices`.
         offset: (C,) float64 offset of the features.
         order: the frame held by each stored frame of the features, -1 where it holds nothing; as
             they come by default.
     """
 
-    def __init__(self, level, share, offset, numbers, order=None):
-        probe, projection = level.probe, level.projection[0]
-        correlation = probe.matrix.double()  # (C, T, T)
-        bias = probe.bias.double() + correlation.sum(-1) * offset[:, None]  # (C, T)
+    def __init__(self, level, merge_matrix, offset, arithmetic, order=None):
+        heads, projection = level.probe.QK_heads, level.projection[0]
+        correlation = heads.correlation.double()  # (C, T, T)
+        bias = heads.bias.double() + correlation.sum(-1) * offset[:, None]  # (C, T)
         if order is not None:
             by_order = correlation.new_zeros(*correlation.shape[:2], len(order))
             held = [i for i, frame in enumerate(order) if frame >= 0]
             by_order[..., held] = correlation[..., [order[i] for i in held]]
             correlation = by_order
-        self.correlation = numbers.cast(correlation)
-        self.steps = []  # (floor, matrix): shifted ReLU, then product
-        for conv in (probe.conv[0], projection):
-            self.steps.append((numbers.cast(-bias[..., None]), numbers.cast(matrix(conv))))
-            bias = conv.bias.double()[:, None] + matrix(conv) @ bias
-        self.steps.append((numbers.cast(-bias[..., None]), numbers.cast(share)))
-        self.offset = share @ bias  # (8 or 1, T)
-        self.out_channels = len(share)
+        self.correlation = arithmetic.cast(correlation)
+        self.products = []  # (floor, weight): shifted ReLU, then product
+        for conv in (level.probe.conv[0], projection):
+            weight = channel_matrix(conv)
+            self.products.append((arithmetic.cast(-bias[..., None]), arithmetic.cast(weight)))
+            bias = conv.bias.double()[:, None] + weight @ bias
+        self.products.append((arithmetic.cast(-bias[..., None]), arithmetic.cast(merge_matrix)))
+        self.offset = merge_matrix @ bias  # (8 or 1, T)
+        self.out_channels = len(merge_matrix)
 
-    def record(self, program, features, pieces):
+    def record(self, tape, features, buffers):
         """Records (C, stored frames, P) features to (8 or 1, T, P); returns the latter.
 
-        `self.offset` is still to be added. `pieces` are two flat pieces of memory for C T P values;
-        the second may hold the features.
+        `self.offset` is still to be added. `buffers` are two flat ones for C T P values; the second
+        may hold the features.
         """
         channels, frames, _ = self.correlation.shape
         pixels = features.shape[2]
-        x = view(pieces[0], channels, frames, pixels)
-        program.product(self.correlation, features, x)
-        for i, (floor, weight) in enumerate(self.steps):
-            program.add(torch.maximum, x, floor, out=x)
-            y = view(pieces[(i + 1) % 2], len(weight), frames, pixels)
-            program.add(torch.mm, weight, x.flatten(1), out=y.flatten(1))
+        x = shaped(buffers[0], channels, frames, pixels)
+        tape.add_product(self.correlation, features, x)
+        for i, (floor, weight) in enumerate(self.products):
+            tape.add(torch.maximum, x, floor, out=x)
+            y = shaped(buffers[(i + 1) % 2], len(weight), frames, pixels)
+            tape.add(torch.mm, weight, x.flatten(1), out=y.flatten(1))
             x = y
         return x
 
@@ -75,15 +76,15 @@ class FinalHead:
     Where there is no merge, a level's map is its product with the last convolution.
     """
 
-    def __init__(self, merge, final, offset, numbers):
+    def __init__(self, merge, final, offset, arithmetic):
         self.floor = None
         bias = final.bias.double()[:, None] + offset
         if merge is not None:
             offset = offset + merge[0].bias.double()[:, None]
-            self.floor = numbers.cast(-offset[..., None])
-            self.weight = numbers.cast(matrix(final))
-            bias = final.bias.double()[:, None] + matrix(final) @ offset
-        self.bias = bias.T.to(numbers.device, torch.float32)  # (T, 1)
+            self.floor = arithmetic.cast(-offset[..., None])
+            self.weight = arithmetic.cast(channel_matrix(final))
+            bias = final.bias.double()[:, None] + channel_matrix(final) @ offset
+        self.bias = bias.T.to(arithmetic.device, torch.float32)  # (T, 1)
 
     def __call__(self, x):
         """(8 or 1, T, P), overwritten, to logits (T, P) float32."""

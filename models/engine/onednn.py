@@ -1,11 +1,13 @@
-"""oneDNN's layers on a CPU, which torch has but does not document: only this file calls them.
+"""Operators that torch has but does not document: oneDNN's layers, and gradients of two layers.
 
-Each is used only where a check has computed a small example with it, so where this torch has the
-operator and this processor can run it. Where a check says no, the same is computed by
+Only this file calls them. A layer of oneDNN is used only where a check has computed a small example
+with it: this torch has the operator, and this processor runs it. What computes the same elsewhere:
 
     convolve            torch's `conv3d`, here in `convolve`
     add_convolution     whole convolutions, in `models.engine.rows.RowConv`
     packed layers       matrix products over pixels, in `models.engine.temporal`
+
+The gradients, for `models.engine.training`, have their formulas beside them.
 """
 
 import functools
@@ -36,13 +38,11 @@ def _convolve(image, kernel, bias, padding, dilation):
 @functools.cache
 def has_convolution(dtype):
     """Whether oneDNN convolves volumes of this type, float32 or bfloat16, on this processor."""
-    image, kernel, bias = (torch.ones(size, dtype=dtype) for size in ((1, 2, 3, 3, 3), _CUBE, 4))
+    sizes = (1, 2, 3, 3, 3), (4, 2, 2, 1, 1), (4,)
+    image, kernel, bias = (torch.ones(size, dtype=dtype) for size in sizes)
     return dtype in (torch.float32, torch.bfloat16) and _gives(
-        5.0, lambda: _convolve(image, kernel, bias, (0, 0, 0), (1, 1, 1))
+        5, lambda: _convolve(image, kernel, bias, (0, 0, 0), (1, 1, 1))
     )
-
-
-_CUBE = (4, 2, 2, 1, 1)  # the kernel of the example: four products, and the bias
 
 
 def _gives(expected, compute):
@@ -50,7 +50,7 @@ def _gives(expected, compute):
     try:
         with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
             return bool((compute() == expected).all())
-    # Of a torch without the operator, with another signature, of a processor without the type.
+    # No such operator, another signature, a processor without the type.
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False
 
@@ -79,7 +79,7 @@ def has_added_convolution():
     sums, image, kernel = (torch.ones(size) for size in ((1, 4, 2, 3), (1, 3, 2, 3), (4, 3, 1, 1)))
     sums, image, kernel = (a.to(memory_format=torch.channels_last) for a in (sums, image, kernel))
     return platform.machine() in ("x86_64", "AMD64") and _gives(
-        4.0, lambda: add_convolution(sums, image, kernel, None, 0, 1)
+        4, lambda: add_convolution(sums, image, kernel, None, 0, 1)
     )
 
 
@@ -127,9 +127,8 @@ def has_packed_layers():
     """Whether the packed layers are there: they compute in bfloat16 only."""
 
     def example():
-        image, kernel, bias = (
-            torch.ones(size, dtype=torch.bfloat16) for size in ((1, 8, 3, 16), (8, 8, 1, 1), 8)
-        )
+        sizes = (1, 8, 3, 16), (8, 8, 1, 1), (8,)
+        image, kernel, bias = (torch.ones(size, dtype=torch.bfloat16) for size in sizes)
         image = image.contiguous(memory_format=torch.channels_last)
         packed = pack_kernel(kernel, 0, 1, 3, 16)
         y = convolve_packed(image, packed, bias, 0, 1)  # 9
@@ -137,4 +136,55 @@ def has_packed_layers():
         matrix = torch.ones(8, 8, dtype=torch.bfloat16)
         return linear_packed(y[0].permute(1, 2, 0).flatten(0, 1), pack_matrix(matrix, 48), bias)
 
-    return _gives(8 * 18.0 + 1, example)
+    return _gives(8 * 18 + 1, example)
+
+
+def has_operator(name):
+    """Whether this torch has this operator of its ATen library."""
+    return hasattr(torch.ops.aten, name)
+
+
+def convolution_gradients(grad, image, kernel, padding, dilation):
+    """The gradients of conv2d(image, kernel, bias) for kernel and bias.
+
+    Args:
+        grad: of its output.
+        padding, dilation: (rows, columns).
+    """
+    if has_operator("convolution_backward"):
+        geometry = (1, 1), padding, dilation, False, (0, 0), 1
+        return torch.ops.aten.convolution_backward(
+            grad, image, kernel, [len(kernel)], *geometry, (False, True, True)
+        )[1:]
+    of_kernel = torch.nn.grad.conv2d_weight(
+        image, kernel.shape, grad, padding=padding, dilation=dilation
+    )
+    return of_kernel, grad.sum((0, 2, 3))
+
+
+def batch_norm_gradients(grad, image, weight, mean, deviation, eps):
+    """The gradients of a BatchNorm in training for its input, weight and bias.
+
+    Args:
+        grad: of its output, (B, C, R, W) as the input, `image`.
+        weight: (C,).
+        mean, deviation: (C,) of the input; deviation is 1 / sqrt(variance + eps).
+    """
+    if has_operator("native_batch_norm_backward"):
+        statistics = None, None, mean, deviation, True, eps
+        return torch.ops.aten.native_batch_norm_backward(
+            grad, image, weight, *statistics, (True, True, True)
+        )
+    mean, deviation, scale = (a[:, None, None] for a in (mean, deviation, weight * deviation))
+    normal = (image - mean) * deviation
+    of_weight, of_bias = (grad * normal).sum((0, 2, 3)), grad.sum((0, 2, 3))
+    count = grad.numel() // grad.shape[1]
+    shared = (of_bias[:, None, None] + normal * of_weight[:, None, None]) / count
+    return scale * (grad - shared), of_weight, of_bias
+
+
+def column_moments(matrix):
+    """(means, biased variances) of the columns of a float32 matrix."""
+    if has_operator("batch_norm_update_stats"):
+        return torch.ops.aten.batch_norm_update_stats(matrix, None, None, 0.0)
+    return torch.var_mean(matrix, 0, correction=0)[::-1]

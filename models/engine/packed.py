@@ -10,21 +10,12 @@ import torch
 from torch.nn import functional
 
 from models.engine import onednn
-from models.engine.program import Numbers
+from models.engine.precision import Arithmetic
 from models.engine.tiles import TiledLevel, TiledNetwork
 
-TILE = 1024  # pixels; a call of oneDNN takes 30 microseconds before it computes
+TILE_PIXELS = 1024  # a call of oneDNN takes 30 microseconds before it computes
 GROUP = 8  # channels that one matrix of the probe takes
-CHUNK = torch.complex128  # as which GROUP numbers in bfloat16 are copied at once: 16 bytes
-
-
-def packed_engine_runs(numbers):
-    """Whether torch has oneDNN's fused layers in this type on this device."""
-    return (
-        numbers.dtype == torch.bfloat16
-        and numbers.device.type == "cpu"
-        and onednn.has_packed_layers()
-    )
+AS_GROUPS = torch.complex128  # as which GROUP numbers in bfloat16 are copied at once: 16 bytes
 
 
 class PackedConv:
@@ -32,7 +23,7 @@ class PackedConv:
 
     def __init__(self, weight, bias, padding, dilation, frames):
         kernel = weight.detach().bfloat16().reshape(*weight.shape[:3], 1)
-        packed = onednn.pack_kernel(kernel, padding, dilation, frames, TILE)
+        packed = onednn.pack_kernel(kernel, padding, dilation, frames, TILE_PIXELS)
         bias = None if bias is None else bias.detach().bfloat16()
         self.layer = packed, bias, padding, dilation
 
@@ -41,20 +32,21 @@ class PackedConv:
         return cls(conv.weight, conv.bias, conv.padding[0], conv.dilation[0], frames)
 
     def __call__(self, x, activation="relu"):
-        return as_map(onednn.convolve_packed(as_image(x), *self.layer, activation))
+        return as_map(onednn.convolve_packed(as_channels_last(x), *self.layer, activation))
 
     def add(self, x, other):
         """relu(self(x) + other)."""
-        return as_map(onednn.convolve_packed_onto(as_image(other), as_image(x), *self.layer))
+        image, other = as_channels_last(x), as_channels_last(other)
+        return as_map(onednn.convolve_packed_onto(other, image, *self.layer))
 
 
-def as_image(x):
-    """(T, P, C) as (1, C, T, P), channels last; a view."""
+def as_channels_last(x):
+    """(T, P, C) as an image (1, C, T, P), channels last in memory; a view."""
     return x.permute(2, 0, 1)[None]
 
 
 def as_map(image):
-    """The way back from `as_image`."""
+    """The way back from `as_channels_last`."""
     x = image[0].permute(1, 2, 0)
     # Of a single pixel and frame torch cannot tell the order of the axes.
     return x if x.stride(2) == 1 else x.reshape(-1).view(x.shape)
@@ -67,6 +59,7 @@ class PackedStem:
         self.size, self.reach = conv.kernel_size[0], conv.padding[0]
         self.weight = conv.weight.detach().float().flatten(1).T.contiguous()  # (K, C)
         self.bias = conv.bias.detach().float()
+        self.channels = len(self.bias)
 
     def __call__(self, clip):
         frames, pixels = clip.shape
@@ -82,7 +75,7 @@ class PackedBlock:
     def __init__(self, block, frames):
         self.conv1, self.conv2, self.conv3, self.shortcut = (
             PackedConv.of(conv, frames)
-            for conv in (block.conv1, block.conv2, block.conv3, block.shortcut)
+            for conv in (block.conv1, block.conv2, block.conv3, block.shortcut[0])
         )
         self.channels = block.conv3.out_channels
 
@@ -90,63 +83,63 @@ class PackedBlock:
         return self.conv3.add(self.conv2(self.conv1(x)), self.shortcut(x, "none"))
 
 
-class PackedProbe:
-    """The temporal matrices of a folded `TPro`, then ReLU: (T, P, C) to the same.
+class PackedHeads:
+    """The folded heads of a `TPro`, then ReLU: (T, P, C) to the same.
 
     The matrix units want few wide matrices: GROUP channels share one, (T GROUP) x (T GROUP), that
     is zero between different channels.
     """
 
-    def __init__(self, probe):
-        matrix, bias = probe.matrix.double(), probe.bias.double()  # (C, T, T), (C, T)
-        channels, frames, _ = matrix.shape
+    def __init__(self, heads):
+        correlation, bias = heads.correlation.double(), heads.bias.double()  # (C, T, T), (C, T)
+        channels, frames, _ = correlation.shape
         self.linears = []
         for first in range(0, channels, GROUP):
-            wide = matrix.new_zeros(frames, GROUP, frames, GROUP)
+            wide = correlation.new_zeros(frames, GROUP, frames, GROUP)
             for i in range(GROUP):
-                wide[:, i, :, i] = matrix[first + i]
+                wide[:, i, :, i] = correlation[first + i]
             weight = wide.flatten(2).flatten(0, 1).bfloat16()
-            packed = onednn.pack_matrix(weight, TILE)
+            packed = onednn.pack_matrix(weight, TILE_PIXELS)
             self.linears.append((packed, bias[first : first + GROUP].T.flatten().bfloat16()))
 
     def __call__(self, x):
         frames, pixels, channels = x.shape
-        groups = x.new_empty(channels // GROUP, pixels, frames * GROUP)
-        groups.view(CHUNK).copy_(x.view(CHUNK).permute(2, 1, 0))
+        inputs = x.new_empty(channels // GROUP, pixels, frames * GROUP)
+        inputs.view(AS_GROUPS).copy_(x.view(AS_GROUPS).permute(2, 1, 0))
         out = x.new_empty(frames, pixels, channels)
-        chunks = out.view(CHUNK)  # (T, P, C / 8)
+        groups = out.view(AS_GROUPS)  # (T, P, C / GROUP)
         for i, (weight, bias) in enumerate(self.linears):
-            probed = onednn.linear_packed(groups[i], weight, bias)
-            chunks[:, :, i] = probed.view(CHUNK).T
+            groups[:, :, i] = onednn.linear_packed(inputs[i], weight, bias).view(AS_GROUPS).T
         return out
 
 
 class PackedLevel(TiledLevel):
     """Blocks, pools and head of one level."""
 
-    def __init__(self, level, share, seqlen):
-        super().__init__(level, seqlen, lambda layer: PackedBlock(layer, seqlen))
+    def __init__(self, level, merge_matrix, seqlen):
+        super().__init__(level, seqlen, lambda block: PackedBlock(block, seqlen))
         convs = [PackedConv.of(conv, seqlen) for conv in (level.probe.conv[0], level.projection[0])]
-        self.head = [PackedProbe(level.probe), *convs]
-        self.share = PackedConv(share[:, :, None], None, 0, 1, seqlen)
-        self.offset = share.new_zeros(len(share), seqlen)  # nothing is left to be added
+        self.head = [PackedHeads(level.probe.QK_heads), *convs]
+        self.merge = PackedConv(merge_matrix[:, :, None], None, 0, 1, seqlen)
+        self.offset = merge_matrix.new_zeros(len(merge_matrix), seqlen)  # nothing is left to add
 
     def run(self, x, rows, width, out):
         """Writes the map of (T, rows * width, C) to `out`, (8, T, r, w) float32."""
-        for stage in self.stages:
-            if stage is None:
-                x = pool(x.unflatten(1, (rows, width)))
+        for layer in self.layers:
+            if layer is None:
+                x = pool_after_relu(x.unflatten(1, (rows, width)))
                 rows, width = x.shape[1:3]
                 x = x.flatten(1, 2)
             else:
-                x = stage(x)
+                x = layer(x)
         for layer in self.head:
             x = layer(x)
-        out.copy_(self.share(x, "none").unflatten(1, (rows, width)).permute(3, 0, 1, 2))
+        out.copy_(self.merge(x, "none").unflatten(1, (rows, width)).permute(3, 0, 1, 2))
 
 
-def pool(images):
-    """Maxima over 2 x 2 pixels of (T, R, W, C) after a ReLU; an odd last row or column is left out.
+def pool_after_relu(images):
+    """Maxima over 2 x 2 pixels of (T, R, W, C), none below 0; an odd last row or column is left
+    out.
 
     Numbers in bfloat16 that are not negative are ordered as the integers of the same bits, which
     are compared several times faster.
@@ -160,30 +153,40 @@ def pool(images):
 class PackedTemporalNetwork(TiledNetwork):
     """A detector of temporal levels, as packed layers."""
 
-    map_numbers = Numbers(torch.float32, torch.device("cpu"))
-    tile_pixels = TILE
+    map_arithmetic = Arithmetic(torch.float32, torch.device("cpu"))
+    tile_pixels = TILE_PIXELS
 
-    def __init__(self, stages, seqlen):
+    @staticmethod
+    def takes(stages):
+        in_groups = all(len(level.probe.QK_heads.bias) % GROUP == 0 for level in stages.levels)
+        return in_groups and TiledNetwork.takes(stages)
+
+    @staticmethod
+    def computes_in(arithmetic):
+        in_bf16_on_cpu = arithmetic.dtype == torch.bfloat16 and arithmetic.device.type == "cpu"
+        return in_bf16_on_cpu and onednn.has_packed_layers()
+
+    def __init__(self, stages, seqlen, arithmetic):
         levels = [
-            PackedLevel(level, share, seqlen)
-            for level, share in zip(stages.levels, stages.shares(), strict=True)
+            PackedLevel(level, merge_matrix, seqlen)
+            for level, merge_matrix in zip(stages.levels, stages.merge_matrices(), strict=True)
         ]
         super().__init__(PackedStem(stages.trunk[0][0]), levels, seqlen)
-        self.stages = stages
+        self.made_from = stages, seqlen, arithmetic
 
     def __reduce__(self):  # packed kernels cannot be copied: a copy packs its own
-        return PackedTemporalNetwork, (self.stages, self.seqlen)
+        return PackedTemporalNetwork, self.made_from
 
     def take_pooled(self, frames, height, width, scratch):
-        pooled = torch.empty(frames, height, width, len(self.stem.bias), dtype=torch.bfloat16)
+        pooled = torch.empty(frames, height, width, self.stem.channels, dtype=torch.bfloat16)
         return pooled.permute(0, 3, 1, 2)
 
-    def run_stem(self, clip, pooled, maps, scratch):
+    def run_stem(self, clip, pooled, map_tiles, scratch):
         clip = clip.float()
         x = self.stem(clip.flatten(1))
         size = clip.shape[1:]
-        pooled.copy_(pool(x.unflatten(1, size)).permute(0, 3, 1, 2))
-        for level, out in zip(self.levels, maps, strict=True):
+        pooled.copy_(pool_after_relu(x.unflatten(1, size)).permute(0, 3, 1, 2))
+        for level, out in zip(self.levels, map_tiles, strict=True):
             if out is not None:
                 level.run(x, *size, out)
                 if not torch.isfinite(clip.sum()):  # oneDNN's ReLU takes NaN for 0
@@ -193,9 +196,9 @@ class PackedTemporalNetwork(TiledNetwork):
         x = pooled.permute(0, 2, 3, 1)
         level.run(x.flatten(1, 2), *pooled.shape[2:], out)
 
-    def bytes(self, rows, width, tile_pixels, threads):
+    def memory_needed(self, rows, width, tile_pixels, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
-        tile = max(tile_pixels, 2 * self.unit**2)
+        tile = max(tile_pixels, 2 * self.band_multiple**2)
         # Maps of a tile are half as large, but the C library keeps some that were given back.
         frame = 56 * rows * width + 2 * threads * (3 * self.channels + 4) * tile
         return torch.float32.itemsize * (self.seqlen + 4) * frame

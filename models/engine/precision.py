@@ -1,4 +1,4 @@
-"""Which number types a device computes in."""
+"""The number types that an engine computes in, and which of them a device is fast in."""
 
 import warnings
 
@@ -7,6 +7,16 @@ import torch
 from models.engine import onednn
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Arithmetic:
+    """The number type in which an engine computes, and the device on which."""
+
+    def __init__(self, dtype, device):
+        self.dtype, self.device = dtype, device
+
+    def cast(self, tensor):
+        return tensor.detach().to(self.device, self.dtype).contiguous()
 
 
 def usable_dtype(precision, device, force=False):
@@ -35,12 +45,12 @@ def _computes_in(dtype, device):
 
 
 def _cpu_has_units_for(dtype):
-    """Whether the instruction set multiplies in the type, and torch's layers use it."""
+    """Whether the instruction set multiplies in the type, and torch's layers may use it."""
     capabilities = torch.cpu.get_capabilities()
     names = {
         torch.bfloat16: ("avx512_bf16", "amx_bf16"),
         torch.float16: ("avx512_fp16", "amx_fp16"),
     }
-    # oneDNN's own checks accept emulation, and it can be told not to use what the processor has.
+    # oneDNN can be told to leave units unused; it says yes where it only emulates them.
     has_units = any(capabilities.get(name, False) for name in names[dtype])
     return has_units and (dtype != torch.bfloat16 or onednn.has_convolution(dtype))

@@ -11,29 +11,30 @@ A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
 
 two taps on first differences instead of three, which saves a third of its products.
 
-Threads share rows, each computing its own alone: to meet in every product costs them milliseconds
-where other programs want the cores too.
+Rows are divided among threads, each computing its own alone: to meet in every product costs them
+milliseconds where other programs want the cores too.
 
 Rounding in float32 after the stem comes out as up to 1e-5 in the scores: in the network as trained,
-and here too if sums were taken as they come. On a CPU less is lost: long sums are taken in pieces,
-the products of the heads in float64.
+and here too if sums were taken as they come. On a CPU less is lost: a kernel's sums are taken line
+by line, the products of the heads in float64.
 """
 
 import torch
 from torch.nn import functional
 
 from models.engine import onednn
-from models.engine.heads import ProbeHead, matrix
-from models.engine.program import Numbers, Program, view
+from models.engine.heads import channel_matrix
+from models.engine.precision import Arithmetic
+from models.stages import is_pool
 
-CHUNK = 512  # pixels that a thread takes at a time
+CONVOLVED_PIXELS = 512  # that a thread takes at a time
 
 
-class Rows:
-    """A queue of rows in one piece of memory: `append` at the bottom, `drop` from the top."""
+class RowQueue:
+    """Rows in one piece of memory: `append` at the bottom, `drop` from the top."""
 
-    def __init__(self, numbers, *shape):
-        self.data = torch.empty(0, *shape, dtype=numbers.dtype, device=numbers.device)
+    def __init__(self, arithmetic, *shape):
+        self.data = torch.empty(0, *shape, dtype=arithmetic.dtype, device=arithmetic.device)
         self.count = 0
 
     def __len__(self):
@@ -71,19 +72,19 @@ class RowConv:
         kernel: (C_out, C, T, K, K) in place of the convolution's.
     """
 
-    def __init__(self, conv, numbers, kernel=None):
+    def __init__(self, conv, arithmetic, kernel=None):
         kernel = conv.weight if kernel is None else kernel
         self.reach, self.beside = conv.padding[1:]
-        kernel = numbers.cast(kernel.transpose(2, 3))  # (C_out, C, row, time, column)
+        kernel = arithmetic.cast(kernel.transpose(2, 3))  # (C_out, C, row, time, column)
         self.kernel = kernel.contiguous(memory_format=torch.channels_last_3d)
-        self.bias = numbers.cast(conv.bias)
+        self.bias = arithmetic.cast(conv.bias)
         self.dilation = tuple(conv.dilation[i] for i in (1, 0, 2))
         self.channels = kernel.shape[1]
         self.shorter = self.dilation[1] * (kernel.shape[3] - 1)  # frames that the output lacks
-        self.pieces = self._cut() if sums_in_pieces(numbers) else None
+        self.lines = self._cut_kernel() if sums_by_lines(arithmetic) else None
 
-    def start(self, frames, width, numbers):
-        self.input = Rows(numbers, frames, width, self.channels)
+    def start(self, frames, width, arithmetic):
+        self.input = RowQueue(arithmetic, frames, width, self.channels)
         self.input.append(self.reach).zero_()
 
     @property
@@ -91,30 +92,34 @@ class RowConv:
         """How many rows of output the input allows."""
         return max(0, len(self.input) - 2 * self.reach)
 
-    def run(self, workers, use):
-        """Calls use(top, rows top ... of the output (r, T, W, C_out)); drops used input.
+    def run(self, workers, receive):
+        """Calls receive(top, rows top ... of the output (r, T, W, C_out)); drops used input.
 
         Calls may come from several threads; the rows are theirs until they return.
         """
         stored, ready = self.input.rows, self.ready
         if ready == 0:
             return
-        if self.pieces is None:
+        if self.lines is None:
             image = stored.permute(3, 0, 1, 2).unsqueeze(0)
             padding = (0, 0, self.beside)
             out = onednn.convolve(image, self.kernel, self.bias, padding, self.dilation)
-            use(0, out.squeeze(0).permute(1, 2, 3, 0))
+            receive(0, out.squeeze(0).permute(1, 2, 3, 0))
         else:
-            step = chunk_rows(ready, stored.shape[2], workers)
+            step = rows_of_a_task(ready, stored.shape[2], workers)
 
             def run(top, scratch):
-                use(top, self._sum_pieces(stored, top, min(ready, top + step), scratch))
+                receive(top, self._sum_lines(stored, top, min(ready, top + step), scratch))
 
             workers.run(run, range(0, ready, step))
         self.input.drop(ready)
 
-    def _cut(self):
-        """[((rows, frames) by which the input is shifted, (C_out, C, 1, column) kernel, bias)]."""
+    def _cut_kernel(self):
+        """The kernel's lines of columns.
+
+        Returns:
+            [((rows, frames) by which the input is shifted, (C_out, C, 1, column) kernel, bias)].
+        """
         rows, times = self.kernel.shape[2:4]
         last = rows - 1, times - 1  # adds the bias, which would round all sums before it
         return [
@@ -127,20 +132,20 @@ class RowConv:
             for time in range(times)
         ]
 
-    def _sum_pieces(self, stored, top, stop, scratch):
-        """Rows [top, stop) of the output, as one sum of sums over a kernel's columns and channels.
+    def _sum_lines(self, stored, top, stop, scratch):
+        """Rows [top, stop) of the output: the sum of what each line of the kernel gives.
 
         Shorter sums round less: their errors grow with what has been added up so far. Rows and
-        frames are one axis here, so each piece is a convolution along a shifted line of frames.
+        frames are one axis here, so each line convolves the same image, shifted.
         """
         _, frames, width, _ = stored.shape
-        line = stored.flatten(0, 1).permute(2, 0, 1).unsqueeze(0)  # (1, C, rows x frames, W)
+        image = stored.flatten(0, 1).permute(2, 0, 1).unsqueeze(0)  # (1, C, rows x frames, W)
         out = scratch.take("sums", (stop - top) * frames, width, len(self.kernel)).zero_()
         length = len(out) - self.shorter  # what is left lies between the images
         sums = out[:length].permute(2, 0, 1).unsqueeze(0)
-        for (rows, later), kernel, bias in self.pieces:
+        for (rows, later), kernel, bias in self.lines:
             first = (top + rows) * frames + later
-            shifted = line[:, :, first : first + length]
+            shifted = image[:, :, first : first + length]
             onednn.add_convolution(sums, shifted, kernel, bias, self.beside, self.dilation[2])
         return out.unflatten(0, (stop - top, frames))[:, : frames - self.shorter]
 
@@ -148,20 +153,15 @@ class RowConv:
         self.input.append(self.reach).zero_()
 
 
-def sums_in_pieces(numbers):
-    """Whether products are summed in pieces: in float32, on a CPU that adds convolutions."""
-    on_cpu_in_float32 = numbers.dtype == torch.float32 and numbers.device.type == "cpu"
+def sums_by_lines(arithmetic):
+    """Whether a kernel's sums are taken line by line: in float32, on a CPU that adds to sums."""
+    on_cpu_in_float32 = arithmetic.dtype == torch.float32 and arithmetic.device.type == "cpu"
     return on_cpu_in_float32 and onednn.has_added_convolution()
 
 
-def wider(numbers):
-    """In what the heads compute: in float64 where long sums are taken in pieces."""
-    return Numbers(torch.float64, numbers.device) if sums_in_pieces(numbers) else numbers
-
-
-def chunk_rows(rows, width, workers):
-    """How many rows a thread takes at a time."""
-    return max(1, min(CHUNK // width, -(-rows // workers.threads)))
+def rows_of_a_task(rows, width, workers):
+    """How many of these rows a thread takes at a time."""
+    return max(1, min(CONVOLVED_PIXELS // width, -(-rows // workers.threads)))
 
 
 class RowStem:
@@ -170,18 +170,18 @@ class RowStem:
     Computed in float32 as the network as trained computes it, see `models.blocks.Stem`.
     """
 
-    def __init__(self, layer, numbers):
+    def __init__(self, layer, arithmetic):
         conv, affine, _ = layer
-        self.numbers, self.out = Numbers(torch.float32, numbers.device), numbers
-        self.kernel, self.bias = self.numbers.cast(conv.weight), self.numbers.cast(conv.bias)
+        self.arithmetic, self.out = Arithmetic(torch.float32, arithmetic.device), arithmetic
+        self.kernel, self.bias = self.arithmetic.cast(conv.weight), self.arithmetic.cast(conv.bias)
         self.scale, self.shift = (
-            self.numbers.cast(part.flatten()) for part in (affine.scale, affine.shift)
+            self.arithmetic.cast(a.flatten()) for a in (affine.scale, affine.shift)
         )
         self.padding = conv.padding
         self.lag = self.padding[1]  # rows by which the output is behind the input
 
-    def start(self, frames, width, numbers):
-        self.input = Rows(self.numbers, frames, width)
+    def start(self, frames, width, arithmetic):
+        self.input = RowQueue(self.arithmetic, frames, width)
         self.input.append(self.lag).zero_()
         return width
 
@@ -209,9 +209,13 @@ class RowStem:
             self.input.drop(count)
         return out
 
-    def values(self, rows):
-        """(kept, passing) values per frame and column, of the engine's type, for a band of rows."""
-        size = self.numbers.dtype.itemsize / self.out.dtype.itemsize
+    def memory_values(self, rows):
+        """What a band of `rows` rows needs, in values per frame and column of the engine's type.
+
+        Returns:
+            (kept until the next band, needed besides while this one is computed).
+        """
+        size = self.arithmetic.dtype.itemsize / self.out.dtype.itemsize
         stored = rows + 2 * self.lag
         return size * stored, size * (stored + 2 * len(self.bias) * rows) + len(self.bias) * rows
 
@@ -221,10 +225,7 @@ class RowPool:
 
     lag = 1
 
-    def __init__(self, layer, numbers):
-        pass
-
-    def start(self, frames, width, numbers):
+    def start(self, frames, width, arithmetic):
         self.left = None  # an odd row that waits for its partner
         return width // 2
 
@@ -240,44 +241,44 @@ class RowPool:
     def finish(self, workers):
         return None
 
-    def values(self, rows):
-        """Per frame and column of the output, which is half as wide; channels: at most 32."""
+    def memory_values(self, rows):
+        """As `RowStem.memory_values`, per column of the output; for up to 32 channels."""
         return 32, 32 * (2 * rows + 2)
 
 
 class RowBlock:
-    """A folded STDResBlock: rows before the ReLU in, rows before the ReLU out.
+    """A folded residual block: rows before the ReLU in, rows before the ReLU out.
 
-    With `ends_level` the output is (R, C, T * W) instead, its bias not yet added, for `ProbeHead`.
+    With `ends_level` the output is (R, C, T * W) instead, its bias not yet added, for `LevelHead`.
     """
 
-    def __init__(self, block, numbers, ends_level=False):
+    def __init__(self, block, arithmetic, ends_level=False):
         kernel = block.conv1.weight
         kernel = torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2)
-        self.conv1 = RowConv(block.conv1, numbers, kernel)
-        self.conv2 = RowConv(block.conv2, numbers)
+        self.conv1 = RowConv(block.conv1, arithmetic, kernel)
+        self.conv2 = RowConv(block.conv2, arithmetic)
         self.lag = self.conv1.reach + self.conv2.reach
-        self.mix = numbers.cast(matrix(block.conv3))
-        self.shortcut = numbers.cast(matrix(block.shortcut))
+        self.mix = arithmetic.cast(channel_matrix(block.conv3))
+        self.shortcut = arithmetic.cast(channel_matrix(block.shortcut[0]))
         self.offset = block.conv3.bias.double()
-        self.bias = numbers.cast(self.offset)
+        self.bias = arithmetic.cast(self.offset)
         self.ends_level = ends_level
 
-    def start(self, frames, width, numbers):
-        self.x = Rows(numbers, frames, width, self.shortcut.shape[1])
-        self.conv1.start(frames + 2, width, numbers)
-        self.conv2.start(frames + 2, width, numbers)
+    def start(self, frames, width, arithmetic):
+        self.x = RowQueue(arithmetic, frames, width, self.shortcut.shape[1])
+        self.conv1.start(frames + 2, width, arithmetic)
+        self.conv2.start(frames + 2, width, arithmetic)
         return width
 
     def push(self, rows, workers):
         x, differences = self.x.append(len(rows)), self.conv1.input.append(len(rows))
         step = len(rows)
-        if self.conv1.pieces is not None:
-            step = chunk_rows(len(rows), rows.shape[2], workers)
+        if self.conv1.lines is not None:
+            step = rows_of_a_task(len(rows), rows.shape[2], workers)
 
         def begin(top, _):
-            chunk = slice(top, top + step)
-            self._begin(rows[chunk], x[chunk], differences[chunk])
+            taken = slice(top, top + step)
+            self._begin(rows[taken], x[taken], differences[taken])
 
         workers.run(begin, range(0, len(rows), step))
         return self._second_half(workers)
@@ -331,81 +332,21 @@ class RowBlock:
         else:
             torch.baddbmm(self.bias, z, mix.mT, out=out).baddbmm_(x, shortcut.mT)
 
-    def values(self, rows):
+    def memory_values(self, rows):
+        """As `RowStem.memory_values`."""
         first, second = self.conv1.channels, self.conv2.channels
         context = self.conv1.reach + self.conv2.reach
         kept = 2 * first * (rows + context) + second * (rows + 2 * self.conv2.reach)
         return kept, 3 * second * (rows + context)
 
 
-class RowLevel:
-    """Blocks, pools and head of one level, fed with rows of the trunk."""
-
-    def __init__(self, level, share, seqlen, numbers):
-        self.stages = row_stages(level.layers, numbers, ends_level=True)
-        offset = self.stages[-1].offset
-        self.channels = len(offset)
-        self.wide = wider(numbers)
-        self.bias = self.wide.cast(offset[:, None, None, None])
-        self.head = ProbeHead(level, share, torch.zeros_like(offset), self.wide)
-        self.offset = self.head.offset
-        self.seqlen = seqlen
-
-    def start(self, width, numbers):
-        for stage in self.stages:
-            width = stage.start(self.seqlen, width, numbers)
-        self.width = width
-
-    def finish_head(self, features, strip_pixels, workers):
-        """(R, C, T * W) before the ReLU to (8, T, R, W)."""
-        rows, _, _ = features.shape
-        out = features.new_empty(self.head.out_channels, self.seqlen, rows, self.width)
-        step = max(1, strip_pixels // self.width)
-
-        def run(i, scratch):
-            strip = features[i : i + step]
-            program, stored, small = scratch.program(
-                (self, len(strip), self.width), lambda: self._record_head(len(strip), scratch)
-            )
-            strip = strip.unflatten(2, (self.seqlen, self.width)).permute(1, 2, 0, 3)
-            torch.add(strip, self.bias, out=stored)
-            stored.clamp_min_(0)
-            program.run()
-            out[:, :, i : i + step] = small
-
-        workers.run(run, range(0, rows, step))
-        return out
-
-    def _record_head(self, rows, scratch):
-        """(program, (C, T, R, W) features to be written, (8, T, R, W) map)."""
-        program = Program()
-        channels, pixels = self.channels, rows * self.width
-        values = channels * self.seqlen * pixels
-        pieces = scratch.take("pieces", 2, values, dtype=self.wide.dtype)
-        features = view(pieces[1], channels, self.seqlen, pixels)
-        small = self.head.record(program, features, pieces)
-        size = rows, self.width
-        return program, features.unflatten(2, size), small.unflatten(2, size)
-
-
-def row_stages(layers, numbers, ends_level=False):
+def row_stages(layers, arithmetic, ends_level=False):
     """Row stages of pools and folded blocks."""
     stages = []
     for i, layer in enumerate(layers):
-        if hasattr(layer, "conv1"):
-            last = ends_level and i == len(layers) - 1
-            stages.append(RowBlock(layer, numbers, ends_level=last))
+        if is_pool(layer):
+            stages.append(RowPool())
         else:
-            stages.append(RowPool(layer, numbers))
+            last = ends_level and i == len(layers) - 1
+            stages.append(RowBlock(layer, arithmetic, ends_level=last))
     return stages
-
-
-def feed(stages, rows, workers, finish=False):
-    """Pushes rows (or None) through stages in turn; with `finish`, what waits in them comes too."""
-    for stage in stages:
-        pushed = [stage.push(rows, workers)] if rows is not None and len(rows) else []
-        if finish:
-            pushed.append(stage.finish(workers))
-        pushed = [part for part in pushed if part is not None and len(part)]
-        rows = None if not pushed else pushed[0] if len(pushed) == 1 else torch.cat(pushed)
-    return rows

@@ -8,14 +8,15 @@ t+2) to be consecutive, frames are stored even ones first:
 
     pad, 0, 2, 4, ..., pad, 1, 3, 5, ..., pad          (T + 3 stored frames)
 
-Each pad, the middle one shared, stands for the frame of zeros beyond either end of the clip. See
-`models.engine.heads` for the shifted ReLU.
+A pad stands for the frame of zeros beyond either end of the clip; the middle one serves the even
+frames as their end and the odd ones as their beginning. See `models.engine.heads` for the shifted
+ReLU.
 """
 
 import torch
 
-from models.engine.heads import ProbeHead, matrix
-from models.engine.program import Program, view
+from models.engine.heads import LevelHead, channel_matrix
+from models.engine.tape import Tape, shaped
 from models.engine.tiles import TiledLevel, TiledNetwork
 
 
@@ -50,11 +51,11 @@ class ParityBuffer:
 
     Args:
         storage: the frames.
-        piece: the number of the piece of memory where they are.
+        index: which of the flat buffers of memory they are in.
     """
 
-    def __init__(self, storage, piece):
-        self.storage, self.piece = storage, piece
+    def __init__(self, storage, index):
+        self.storage, self.index = storage, index
         self.frames = len(storage) - 3
         self.evens = (self.frames + 1) // 2
 
@@ -67,30 +68,31 @@ class ParityBuffer:
     def halves(self):
         return self.storage[1 : 1 + self.evens], self.storage[2 + self.evens : -1]
 
-    def record_relu(self, program, floor):
+    def record_relu(self, tape, floor):
         """Shifted ReLU in place; pads become `floor`, which stands for zero."""
-        program.add(torch.maximum, self.inner, floor, out=self.inner)
+        tape.add(torch.maximum, self.inner, floor, out=self.inner)
         for pad in (0, 1 + self.evens, -1):
-            program.add(self.storage[pad].copy_, floor)
+            tape.add(self.storage[pad].copy_, floor)
 
 
 class TemporalStem:
     """The first convolution, from intensities to a parity buffer before the ReLU."""
 
-    def __init__(self, conv, numbers):
+    def __init__(self, conv, arithmetic):
         self.size, self.reach = conv.kernel_size[0], conv.padding[0]
-        self.weight = numbers.cast(tap_matrix(conv))
+        self.weight = arithmetic.cast(tap_matrix(conv))
         self.offset = conv.bias.double()
-        self.floor = numbers.cast(-self.offset[:, None])
+        self.floor = arithmetic.cast(-self.offset[:, None])
+        self.channels = len(self.weight)
 
-    def record(self, program, frames, pixels, pieces):
+    def record(self, tape, frames, pixels, buffers):
         """Records a run; returns (T, P), where to write the intensities, and the parity buffer."""
-        clip = view(pieces[1], frames + 2 * self.reach, 1, pixels)
-        program.add(clip[: self.reach].zero_)
-        program.add(clip[self.reach + frames :].zero_)
-        x = ParityBuffer(view(pieces[0], frames + 3, len(self.weight), pixels), 0)
+        clip = shaped(buffers[1], frames + 2 * self.reach, 1, pixels)
+        tape.add(clip[: self.reach].zero_)
+        tape.add(clip[self.reach + frames :].zero_)
+        x = ParityBuffer(shaped(buffers[0], frames + 3, self.channels, pixels), 0)
         for parity, half in enumerate(x.halves):
-            program.product(self.weight, taps(clip, parity, len(half), 2, self.size), half)
+            tape.add_product(self.weight, taps(clip, parity, len(half), 2, self.size), half)
         return clip[self.reach : self.reach + frames, 0], x
 
 
@@ -101,166 +103,164 @@ class TemporalBlock:
     frames stored one after the other: see `models.engine.rows`.
     """
 
-    def __init__(self, block, offset, numbers):
+    def __init__(self, block, offset, arithmetic):
         kernel = block.conv1.weight.double().flatten(2)
         differences = torch.cat([-kernel[..., 0], kernel[..., 2]], 1)
-        self.weights = [numbers.cast(differences), numbers.cast(tap_matrix(block.conv2))]
-        self.mix, self.shortcut = (
-            numbers.cast(matrix(block.conv3)),
-            numbers.cast(matrix(block.shortcut)),
-        )
+        self.weights = [arithmetic.cast(differences), arithmetic.cast(tap_matrix(block.conv2))]
+        mix, shortcut = channel_matrix(block.conv3), channel_matrix(block.shortcut[0])
+        self.mix, self.shortcut = arithmetic.cast(mix), arithmetic.cast(shortcut)
         inner = constant_response(block.conv1, offset)
         outer = constant_response(block.conv2, inner)
-        self.offset = constant_response(block.conv3, outer) + matrix(block.shortcut) @ offset
-        self.floors = [numbers.cast(-b[:, None]) for b in (inner, outer, self.offset)]
+        self.offset = constant_response(block.conv3, outer) + shortcut @ offset
+        self.floors = [arithmetic.cast(-b[:, None]) for b in (inner, outer, self.offset)]
         self.channels = len(self.mix)
 
-    def record(self, program, x, pieces):
+    def record(self, tape, x, buffers):
         first, second = self.weights
         frames, pixels = x.frames, x.storage.shape[2]
-        there = 1 - x.piece
-        steps = view(pieces[2], frames + 2, *x.storage.shape[1:])
-        program.add(torch.sub, x.storage[1:], x.storage[:-1], out=steps)
+        there = 1 - x.index
+        differences = shaped(buffers[2], frames + 2, *x.storage.shape[1:])
+        tape.add(torch.sub, x.storage[1:], x.storage[:-1], out=differences)
         # conv2 needs neighbours in time: its input is in the natural order, one pad at each end.
-        natural = view(pieces[there], frames + 2, self.channels, pixels)
+        natural = shaped(buffers[there], frames + 2, self.channels, pixels)
         for parity, start in enumerate((0, x.evens + 1)):
             half = natural[1 + parity : -1 : 2]
-            program.product(first, taps(steps, start, len(half), 1, 2), half)
-        program.add(torch.maximum, natural[1:-1], self.floors[0], out=natural[1:-1])
-        program.add(natural[0].copy_, self.floors[0])
-        program.add(natural[-1].copy_, self.floors[0])
+            tape.add_product(first, taps(differences, start, len(half), 1, 2), half)
+        tape.add(torch.maximum, natural[1:-1], self.floors[0], out=natural[1:-1])
+        tape.add(natural[0].copy_, self.floors[0])
+        tape.add(natural[-1].copy_, self.floors[0])
         # Back in parity order; the item at the middle pad means nothing.
-        y = view(pieces[2], frames + 1, self.channels, pixels)
+        y = shaped(buffers[2], frames + 1, self.channels, pixels)
         for parity, half in enumerate((y[: x.evens], y[x.evens + 1 :])):
-            program.product(second, taps(natural, parity, len(half), 2, 3), half)
-        program.add(torch.maximum, y, self.floors[1], out=y)
+            tape.add_product(second, taps(natural, parity, len(half), 2, 3), half)
+        tape.add(torch.maximum, y, self.floors[1], out=y)
         # `natural` has done its work: its memory, still in cache, takes the output.
-        out = ParityBuffer(view(pieces[there], frames + 3, self.channels, pixels), there)
-        program.product(self.mix, y, out.inner)
+        out = ParityBuffer(shaped(buffers[there], frames + 3, self.channels, pixels), there)
+        tape.add_product(self.mix, y, out.inner)
         shortcut = self.shortcut.expand(frames + 1, *self.shortcut.shape)
-        program.add(out.inner.baddbmm_, shortcut, x.inner)
-        out.record_relu(program, self.floors[2])
+        tape.add(out.inner.baddbmm_, shortcut, x.inner)
+        out.record_relu(tape, self.floors[2])
         return out
 
 
-def record_pool(program, images, tall, small):
+def record_pool(tape, images, tall, small):
     """Records the maximum over 2x2 pixels; an odd last row or column is left out.
 
     It commutes with ReLU, shifted or not.
 
     Args:
         images: (frames, C, R, W).
-        tall, small: flat pieces of memory, for the maxima of pairs of rows and for the result.
+        tall, small: flat buffers, for the maxima of pairs of rows and for the result.
 
     Returns:
         (frames, C, R // 2, W // 2) in `small`.
     """
     *outer, rows, width = images.shape
     height, side = rows // 2, width // 2
-    tall, small = view(tall, *outer, height, width), view(small, *outer, height, side)
+    tall, small = shaped(tall, *outer, height, width), shaped(small, *outer, height, side)
     pairs = images[..., : 2 * height, :]
-    program.add(torch.maximum, pairs[..., 0::2, :], pairs[..., 1::2, :], out=tall)
+    tape.add(torch.maximum, pairs[..., 0::2, :], pairs[..., 1::2, :], out=tall)
     pairs = tall[..., : 2 * side]
-    program.add(torch.maximum, pairs[..., 0::2], pairs[..., 1::2], out=small)
+    tape.add(torch.maximum, pairs[..., 0::2], pairs[..., 1::2], out=small)
     return small
 
 
 class TemporalLevel(TiledLevel):
     """Blocks, pools and head of one level."""
 
-    def __init__(self, level, share, offset, seqlen, numbers):
-        def block(layer):
+    def __init__(self, level, merge_matrix, offset, seqlen, arithmetic):
+        def make_block(layer):
             nonlocal offset
-            made = TemporalBlock(layer, offset, numbers)
-            offset = made.offset
-            return made
+            block = TemporalBlock(layer, offset, arithmetic)
+            offset = block.offset
+            return block
 
-        super().__init__(level, seqlen, block)
-        self.head = ProbeHead(level, share, offset, numbers, frame_order(seqlen))
+        super().__init__(level, seqlen, make_block)
+        self.head = LevelHead(level, merge_matrix, offset, arithmetic, frame_order(seqlen))
         self.offset = self.head.offset
 
-    def record(self, program, x, rows, width, pieces):
+    def record(self, tape, x, rows, width, buffers):
         """Records a tile of the level's input, a parity buffer, to (8, T, r, w) of its map."""
-        for stage in self.stages:
-            if stage is None:
+        for layer in self.layers:
+            if layer is None:
                 images = x.storage.unflatten(2, (rows, width))
-                small = record_pool(program, images, pieces[2], pieces[1 - x.piece])
-                x = ParityBuffer(small.flatten(2), 1 - x.piece)
+                small = record_pool(tape, images, buffers[2], buffers[1 - x.index])
+                x = ParityBuffer(small.flatten(2), 1 - x.index)
                 rows, width = rows // 2, width // 2
             else:
-                x = stage.record(program, x, pieces)
+                x = layer.record(tape, x, buffers)
         features = x.inner.transpose(0, 1)
-        small = self.head.record(program, features, (pieces[2], pieces[x.piece]))
+        small = self.head.record(tape, features, (buffers[2], buffers[x.index]))
         return small.unflatten(2, (rows, width))
 
 
 class TemporalNetwork(TiledNetwork):
-    """A detector of temporal levels, as programs of products."""
+    """A detector of temporal levels, as products recorded for each size of tile."""
 
     tile_pixels = 256  # on a CPU: stays in a core's cache
     band_pixels = 32768
 
-    def __init__(self, stages, seqlen, numbers):
-        stem = TemporalStem(stages.trunk[0][0], numbers)
+    def __init__(self, stages, seqlen, arithmetic):
+        stem = TemporalStem(stages.trunk[0][0], arithmetic)
         levels = [
-            TemporalLevel(level, share, stem.offset, seqlen, numbers)
-            for level, share in zip(stages.levels, stages.shares(), strict=True)
+            TemporalLevel(level, merge_matrix, stem.offset, seqlen, arithmetic)
+            for level, merge_matrix in zip(stages.levels, stages.merge_matrices(), strict=True)
         ]
         super().__init__(stem, levels, seqlen)
-        self.numbers = self.map_numbers = numbers
+        self.arithmetic = self.map_arithmetic = arithmetic
 
     def take_pooled(self, frames, height, width, scratch):
-        return scratch.take("pooled", frames + 3, len(self.stem.weight), height, width)
+        return scratch.take("pooled", frames + 3, self.stem.channels, height, width)
 
-    def run_stem(self, clip, pooled, maps, scratch):
+    def run_stem(self, clip, pooled, map_tiles, scratch):
         size = clip.shape[1:]
-        program, intensities, half, smalls = scratch.program(
+        tape, intensities, half, smalls = scratch.recorded(
             ("stem", size), lambda: self._record_stem(*size, scratch)
         )
         intensities.copy_(clip)
-        program.run()
+        tape.run()
         pooled.copy_(half)
-        for out, small in zip(maps, smalls, strict=True):
+        for out, small in zip(map_tiles, smalls, strict=True):
             if small is not None:
                 out.copy_(small)
 
     def run_level(self, level, pooled, out, scratch):
         size = pooled.shape[2:]
-        program, x, small = scratch.program(
+        tape, x, small = scratch.recorded(
             (level, size), lambda: self._record_level(level, *size, scratch)
         )
         x.copy_(pooled)
-        program.run()
+        tape.run()
         out.copy_(small)
 
-    def _pieces(self, pixels, scratch):
-        return scratch.take("pieces", 3, self.channels * (self.seqlen + 4) * pixels)
+    def _buffers(self, pixels, scratch):
+        return scratch.take("buffers", 3, self.channels * (self.seqlen + 4) * pixels)
 
     def _record_stem(self, rows, width, scratch):
-        """(program, (T, R, W) input, (T + 3, C, R // 2, W // 2) pooled stem, levels' maps)."""
-        program, pieces = Program(), self._pieces(rows * width, scratch)
-        clip, x = self.stem.record(program, self.seqlen, rows * width, pieces)
+        """(tape, (T, R, W) input, (T + 3, C, R // 2, W // 2) pooled stem, levels' maps)."""
+        tape, buffers = Tape(), self._buffers(rows * width, scratch)
+        clip, x = self.stem.record(tape, self.seqlen, rows * width, buffers)
         images = x.storage.unflatten(2, (rows, width))
         small = scratch.take("half", images[..., ::2, ::2].numel())
-        half = record_pool(program, images, pieces[1], small)
-        x.record_relu(program, self.stem.floor)
+        half = record_pool(tape, images, buffers[1], small)
+        x.record_relu(tape, self.stem.floor)
         smalls = [
-            None if level.begins_pooled else level.record(program, x, rows, width, pieces)
+            None if level.begins_pooled else level.record(tape, x, rows, width, buffers)
             for level in self.levels
         ]
-        return program, clip.unflatten(1, (rows, width)), half, smalls
+        return tape, clip.unflatten(1, (rows, width)), half, smalls
 
     def _record_level(self, level, rows, width, scratch):
-        """(program, (T + 3, C, R, W) input, map) of a level that begins pooled."""
-        program, pieces = Program(), self._pieces(rows * width, scratch)
-        stored = self.seqlen + 3, len(self.stem.weight)
-        x = ParityBuffer(view(pieces[0], *stored, rows * width), 0)
-        x.record_relu(program, self.stem.floor)
-        small = level.record(program, x, rows, width, pieces)
-        return program, x.storage.unflatten(2, (rows, width)), small
+        """(tape, (T + 3, C, R, W) input, map) of a level that begins pooled."""
+        tape, buffers = Tape(), self._buffers(rows * width, scratch)
+        stored = self.seqlen + 3, self.stem.channels
+        x = ParityBuffer(shaped(buffers[0], *stored, rows * width), 0)
+        x.record_relu(tape, self.stem.floor)
+        small = level.record(tape, x, rows, width, buffers)
+        return tape, x.storage.unflatten(2, (rows, width)), small
 
-    def bytes(self, rows, width, tile_pixels, threads):
+    def memory_needed(self, rows, width, tile_pixels, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
-        item = self.numbers.dtype.itemsize * (self.seqlen + 4)
-        tile = max(tile_pixels, 2 * self.unit**2)
+        item = self.arithmetic.dtype.itemsize * (self.seqlen + 4)
+        tile = max(tile_pixels, 2 * self.band_multiple**2)
         return item * (56 * rows * width + threads * (3 * self.channels + 4) * tile)

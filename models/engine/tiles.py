@@ -1,8 +1,13 @@
-"""Detectors whose levels each start from the clip, run over tiles of pixels by several threads.
+"""Detectors whose levels each start from the stem, run over tiles of pixels by several threads.
 
 The stem runs once, tile by tile, with the levels of full size; the pool with which the other levels
 begin is taken from its output while that is in cache. Those levels then run over tiles of it.
 """
+
+from torch import nn
+
+from models.blocks import ConvBNReLU, TDResBlock
+from models.stages import is_pool
 
 
 class TiledLevel:
@@ -10,20 +15,23 @@ class TiledLevel:
 
     Attributes:
         begins_pooled: whether it begins with a pool, which is left to its input.
-        stages: made by `block` of each of its layers; None for a pool.
-        unit: pixels of its input that one pixel of its map stands for, a side.
+        layers: made by `make_block` of each of its blocks; None for a pool.
+        shrinks: pixels of its input, a side, that one pixel of its map stands for.
         scale: the same of the image.
     """
 
-    def __init__(self, level, seqlen, block):
-        self.begins_pooled = not hasattr(level.layers[0], "conv1")
-        self.stages = [
-            block(layer) if hasattr(layer, "conv1") else None
+    def __init__(self, level, seqlen, make_block):
+        self.begins_pooled = is_pool(level.layers[0])
+        self.layers = [
+            None if is_pool(layer) else make_block(layer)
             for layer in level.layers[self.begins_pooled :]
         ]
-        self.unit = 2 ** self.stages.count(None)
-        self.scale = self.unit * (2 if self.begins_pooled else 1)
-        self.channels = max(stage.channels for stage in self.stages if stage is not None)
+        self.shrinks = 2 ** self.layers.count(None)
+        self.scale = self.shrinks * (2 if self.begins_pooled else 1)
+        self.channels = max(  # of a map between any two layers
+            *(layer.channels for layer in self.layers if layer is not None),
+            *(len(conv.bias) for conv in (level.probe.conv[0], level.projection[0])),
+        )
         self.seqlen = seqlen
 
     def take_map(self, height, width, scratch):
@@ -31,9 +39,11 @@ class TiledLevel:
         size = height // self.scale, width // self.scale
         return scratch.take(("map", self), len(self.offset), self.seqlen, *size)
 
-    def part(self, out, rows, columns):
-        """The part of `out`, a map, that comes of a tile of the level's input."""
-        rows, columns = (slice(s.start // self.unit, s.stop // self.unit) for s in (rows, columns))
+    def map_tile(self, out, rows, columns):
+        """Of `out`, a map, what a tile of the level's input is the source of."""
+        rows, columns = (
+            slice(side.start // self.shrinks, side.stop // self.shrinks) for side in (rows, columns)
+        )
         return out[:, :, rows, columns]
 
 
@@ -41,14 +51,43 @@ class TiledNetwork:
     """The stem and the levels of a detector, of `TiledLevel`.
 
     Subclasses give `take_pooled`, `run_stem` and `run_level`.
+
+    Attributes:
+        band_multiple: bands have a multiple of this many rows, but for the last.
     """
 
     band_pixels = 16384  # on a CPU: above, nothing gets faster
 
     def __init__(self, stem, levels, seqlen):
         self.stem, self.levels, self.seqlen = stem, levels, seqlen
-        self.unit = max(level.scale for level in levels)
-        self.channels = max(level.channels for level in levels)
+        self.band_multiple = max(level.scale for level in levels)
+        self.channels = max(stem.channels, *(level.channels for level in levels))
+
+    @staticmethod
+    def takes(stages):
+        """Whether a network has this form.
+
+        Its kernels act along time only; the trunk is one convolution that has folded its norm;
+        every level is of `TDResBlock` and pools. At most one level begins at full size, and that
+        one has no pool.
+        """
+        full_size = [level for level in stages.levels if not is_pool(level.layers[0])]
+        blocks = [x for level in stages.levels for x in level.layers if not is_pool(x)]
+        stem = stages.trunk[0]
+        return (
+            stages.is_temporal()
+            and len(stages.trunk) == 1
+            and isinstance(stem, ConvBNReLU)
+            and isinstance(stem[1], nn.Identity)
+            and stem[0].dilation[0] == 1
+            and all(isinstance(block, TDResBlock) for block in blocks)
+            and len(full_size) <= 1
+            and not any(is_pool(layer) for level in full_size for layer in level.layers)
+        )
+
+    @staticmethod
+    def computes_in(arithmetic):
+        return True
 
     def start(self, height, width):
         self.sizes = [(height // level.scale, width // level.scale) for level in self.levels]
@@ -62,15 +101,15 @@ class TiledNetwork:
         def run_stem(tile, scratch):
             rows, columns = tile
             half = (slice(side.start // 2, side.stop // 2) for side in tile)
-            parts = [
-                None if level.begins_pooled else level.part(out, rows, columns)
+            map_tiles = [
+                None if level.begins_pooled else level.map_tile(out, rows, columns)
                 for level, out in zip(self.levels, maps, strict=True)
             ]
-            self.run_stem(band[:, rows, columns], pooled[(..., *half)], parts, scratch)
+            self.run_stem(band[:, rows, columns], pooled[(..., *half)], map_tiles, scratch)
 
         def run_level(task, scratch):
             level, out, rows, columns = task
-            out = level.part(out, rows, columns)
+            out = level.map_tile(out, rows, columns)
             self.run_level(level, pooled[..., rows, columns], out, scratch)
 
         workers.run(run_stem, tiles(height, width, tile_pixels, 2))
@@ -78,7 +117,7 @@ class TiledNetwork:
             (level, out, rows, columns)
             for level, out in zip(self.levels, maps, strict=True)
             if level.begins_pooled and out.numel()
-            for rows, columns in tiles(height // 2, width // 2, tile_pixels, level.unit)
+            for rows, columns in tiles(height // 2, width // 2, tile_pixels, level.shrinks)
         ]
         workers.run(run_level, tasks)
         return [out if out.numel() else None for out in maps]
@@ -87,28 +126,31 @@ class TiledNetwork:
         """Memory for the stem's output, pooled: an engine's own layout of (..., height, width)."""
         raise NotImplementedError
 
-    def run_stem(self, clip, pooled, maps, scratch):
+    def run_stem(self, clip, pooled, map_tiles, scratch):
         """A tile of the stem and of the levels of full size.
 
         Args:
             clip: (T, R, W) intensities.
-            pooled: part of what `take_pooled` gave, to be written.
-            maps: by level its part of the map, to be written; None for levels that begin pooled.
+            pooled: the tile's place in what `take_pooled` gave, to be written.
+            map_tiles: by level its place in the map, to be written; None for levels that begin
+                pooled.
         """
         raise NotImplementedError
 
     def run_level(self, level, pooled, out, scratch):
-        """A tile of a level that begins pooled, to `out`, its part of the map."""
+        """A tile of a level that begins pooled, to `out`, its place in the map."""
         raise NotImplementedError
 
 
-def tiles(height, width, pixels, unit):
+def tiles(height, width, pixels, multiple):
     """Cuts an image into (row slice, column slice) of about `pixels` each.
 
-    All but the last of a row or column are multiples of `unit` pixels high and wide.
+    All but the last of a row or column are a multiple of `multiple` pixels high and wide.
     """
-    columns = min(max(unit, pixels // unit // unit * unit), -(-width // unit) * unit)
-    rows = max(unit, pixels // columns // unit * unit)
+    columns = min(
+        max(multiple, pixels // multiple // multiple * multiple), -(-width // multiple) * multiple
+    )
+    rows = max(multiple, pixels // columns // multiple * multiple)
     return [
         (slice(top, min(top + rows, height)), slice(left, min(left + columns, width)))
         for top in range(0, height, rows)

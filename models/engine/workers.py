@@ -1,4 +1,4 @@
-"""Threads that share the tiles of a band."""
+"""Threads among which the tiles of a band are divided."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 import torch
 
-from models.engine.program import Scratch
+from models.engine.tape import Scratch
 
 
 @contextmanager
 def one_thread():
-    """Keeps torch from sharing what this thread computes with threads of its own.
+    """Keeps torch from dividing what this thread computes among threads of its own.
 
     A thread that is started meanwhile, anywhere in the process, begins with one for itself, too.
     """
@@ -31,35 +31,37 @@ class Workers:
     Elsewhere tasks run one after the other.
 
     Use as a context manager; tasks run only inside, and one thread is inside at a time. A copy
-    starts without memory of its own: recorded programs belong to the memory they were recorded on.
+    starts without memory of its own: recorded calls belong to the memory they were recorded on.
     """
 
-    def __init__(self, numbers):
-        self.numbers = numbers
+    def __init__(self, arithmetic):
+        self.arithmetic = arithmetic
         self.scratches = []
-        self.pool = None
-        self.threads = 1  # that tasks are shared by
+        self.executor = None
+        self.threads = 1  # among which tasks are divided
         self.lock = threading.Lock()
 
     def __reduce__(self):
-        return Workers, (self.numbers,)
+        return Workers, (self.arithmetic,)
 
     def count(self):
-        return torch.get_num_threads() if self.numbers.device.type == "cpu" else 1
+        return torch.get_num_threads() if self.arithmetic.device.type == "cpu" else 1
 
     def __enter__(self):
         self.lock.acquire()
         count = self.threads = self.count()
         while len(self.scratches) < count:
-            self.scratches.append(Scratch(self.numbers))
+            self.scratches.append(Scratch(self.arithmetic))
         if count > 1:
-            self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+            self.executor = ThreadPoolExecutor(
+                count, initializer=torch.set_num_threads, initargs=(1,)
+            )
         return self
 
     def __exit__(self, *_):
-        if self.pool is not None:
-            self.pool.shutdown()
-            self.pool = None
+        if self.executor is not None:
+            self.executor.shutdown()
+            self.executor = None
             # The pool's threads set the number of threads that later threads start with, too.
             torch.set_num_threads(torch.get_num_threads())
         self.lock.release()
@@ -71,7 +73,7 @@ class Workers:
 
     def run(self, task, items):
         """Calls task(item, scratch) for every item; returns when all are done."""
-        if self.pool is None or len(items) == 1:
+        if self.executor is None or len(items) == 1:
             for item in items:
                 task(item, self.scratch)
             return
@@ -82,5 +84,5 @@ class Workers:
             for item in waiting:
                 task(item, scratch)
 
-        for done in [self.pool.submit(work, scratch) for scratch in self.scratches]:
+        for done in [self.executor.submit(work, scratch) for scratch in self.scratches]:
             done.result()

@@ -29,7 +29,12 @@ SEQLEN = 40
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--model", choices=MODELS, action="append", help="these only; all by default")
+    add(
+        "--model",
+        choices=MODELS,
+        action="append",
+        help="these only; all with a fast engine by default",
+    )
     add("--size", default="256x256", help="HEIGHTxWIDTH")
     add("--precision", choices=PRECISIONS, default="fp32")
     add("--force", action="store_true", help="use the precision where it is only emulated, too")
@@ -47,7 +52,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    names = args.model or list(MODELS)
+    names = args.model or [name for name in MODELS if build_model(name).stages() is not None]
     height, width = (int(side) for side in args.size.split("x"))
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.clips import normalise
+from data.clips import normalise_into
 from data.footage import open_footage
 from data.lists import find_sequence, find_sequences
 from data.sequences import open_sequences
@@ -151,7 +151,7 @@ def test_released_weights_find_the_drone_in_most_frames_of_its_images(shared, re
     for path in sorted((source / "images").iterdir())[:40]:
         (clip / path.name).symlink_to(path)
     (sequence,) = open_all(clip)
-    window = torch.from_numpy(normalise(whole(sequence).frames, *sequence.normalisation))[None]
+    window = torch.from_numpy(normalise_into(whole(sequence).frames, *sequence.normalisation))[None]
     with torch.inference_mode():
         scores = torch.sigmoid(fuse(model.eval())(window[None]))[0].numpy()
     spec = get_spec("NUDT-MIRSDT")

@@ -336,13 +336,6 @@ def test_frames_that_are_no_integers_are_refused(tmp_path, capsys):
     assert "float32; expected 8 or 16 bits" in line
 
 
-def test_two_frames_of_one_name_are_refused(tmp_path, capsys):
-    for suffix in ("png", "bmp"):
-        write_image(tmp_path / "own" / f"1.{suffix}", np.zeros((8, 9), np.uint8))
-    line = refusal(["--dataset", "Frames", "--datapath", tmp_path / "own"], capsys)
-    assert "two frames would be written to 1.png" in line
-
-
 def test_a_masked_image_is_black_and_white(tmp_path):
     masks = np.zeros((2, 8, 9), np.uint8)
     masks[:, 2, 3] = 1

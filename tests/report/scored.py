@@ -8,12 +8,14 @@ import numpy as np
 from models.detector import Detector
 from tests.builders import ArraySequence, random_sequence
 from utils.evaluation import Evaluator, ScoredBlock
-from utils.protocols import choose
+from utils.protocols import MAIN as MAIN_NAME
+from utils.protocols import PROTOCOLS, choose
 from utils.report.highlights import Highlights
 from utils.report.results import header, summarise
 from utils.scan import open_scan
 
-MAIN, OTHER = choose()
+MAIN = PROTOCOLS[MAIN_NAME]
+ALWAYS = {protocol.name: protocol for protocol in choose()}  # what every test counts by
 
 
 class Bright(Detector):
@@ -56,7 +58,7 @@ def feed(writers, sequence, scores, size=7):
         writer.end(sequence)
 
 
-def evaluate_six(limit=2.0):
+def evaluate_six(limit=2.0, protocols=()):
     """Tests `Bright` on six sequences, with low and high SNR among them: (metrics, strips)."""
     rng = np.random.default_rng(46)
     names = [f"Sequence{number}" for number in (47, 56, 85, 86, 87, 88)]
@@ -69,7 +71,7 @@ def evaluate_six(limit=2.0):
     detector = Bright(limit)
     highlights = Highlights(0.5, MAIN)
     scan = open_scan(detector, detector, batch_size=2)
-    evaluation = Evaluator(scan, choose(), 0.5, [highlights]).run(sequences)
+    evaluation = Evaluator(scan, choose(protocols), 0.5, [highlights]).run(sequences)
     subsets = {"low_snr": names[:2], "high_snr": names[2:]}
     tested = SimpleNamespace(run="bright", name="DeepPro", detector=detector)
     metrics = summarise(evaluation, subsets, header(tested, "NUDT-MIRSDT", 0.5))

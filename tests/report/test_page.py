@@ -5,8 +5,8 @@ import re
 import pytest
 from PIL import Image
 
-from tests.report.scored import MAIN, evaluate_six
-from utils.protocols import ALWAYS, OPERATING_POINT, choose, operating_point
+from tests.report.scored import ALWAYS, MAIN, evaluate_six
+from utils.protocols import operating_point
 from utils.report.results import write_results
 
 
@@ -43,7 +43,7 @@ def test_the_numbers_of_the_report_are_those_of_metrics_json(tested):
     metrics, rows = tested[0], cells((tested[1] / "report.html").read_text())
     index = operating_point(metrics["thresholds"])
     titles = {"low_snr": "low SNR", "high_snr": "high SNR", "all": "all"}
-    for name, protocol in ((p.name, p) for p in choose()):
+    for name, protocol in ALWAYS.items():
         for subset, title in titles.items():
             counts = metrics["protocols"][name]["subsets"][subset]
             pd, fa = 100 * counts["pd"][index], 1e5 * counts["fa"][index]
@@ -76,4 +76,3 @@ def test_pictures_of_the_report_before_do_not_stay(tested, tmp_path):
         f"pd_fa_{name}.png" for name in ALWAYS
     }
     assert "The worst sequences" not in (tmp_path / "report.html").read_text()
-    assert f"Threshold {OPERATING_POINT}" in (tmp_path / "report.html").read_text()

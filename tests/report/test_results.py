@@ -7,10 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from tests.report.scored import MAIN, Bright, evaluate_six, sequence_of
+from tests.report.scored import ALWAYS, MAIN, Bright, evaluate_six, sequence_of
+from utils.compare.intervals import compare
+from utils.compare.joint import joint_table
+from utils.compare.runs import shared_protocols
 from utils.evaluation import Evaluator
 from utils.metrics import THRESHOLDS
-from utils.protocols import PROTOCOLS, Protocol, choose
+from utils.protocols import PROTOCOLS
 from utils.report.metrics_file import read_metrics, write_metrics
 from utils.report.results import (
     header,
@@ -32,9 +35,9 @@ def metrics():
     return evaluate_six()[0]
 
 
-def evaluate(sequence, *names):
+def evaluate(sequence):
     scan = open_scan(Bright(), Bright())
-    return Evaluator(scan, choose(names), 0.5).run([sequence])
+    return Evaluator(scan, ALWAYS.values(), 0.5).run([sequence])
 
 
 def test_metrics_json_keeps_its_contract(metrics, tmp_path):
@@ -69,7 +72,7 @@ def test_metrics_json_keeps_its_contract(metrics, tmp_path):
 
 
 def test_eval_txt_follows_the_protocol_asked_for(metrics, tmp_path):
-    for name, protocol in ((p.name, p) for p in choose()):
+    for name, protocol in ALWAYS.items():
         write_eval(tmp_path / "eval.txt", metrics, protocol)
         counts = metrics["protocols"][name]
         text = (tmp_path / "eval.txt").read_text()
@@ -183,54 +186,31 @@ def test_files_of_earlier_versions_are_read_with_the_thresholds_of_the_whole_fil
     assert read_metrics(tmp_path / "metrics.json") == metrics
 
 
-class Brightest(Protocol):
-    """A rule of another kind: the share of frames whose highest score is on a target."""
-
-    name, title, thresholds = "brightest", "brightest pixel", (0.2, 0.5)
-    columns = (("Hits", "hits", 100, 1), ("mean", "mean", 1, 3))
-
-    class Counts:
-        def __init__(self, frames=0, hits=(0, 0)):
-            self.frames, self.hits = frames, np.array(hits)
-
-        def __add__(self, other):
-            return Brightest.Counts(self.frames + other.frames, self.hits + other.hits)
-
-        def as_dict(self):
-            return {"frames": self.frames, "hits_counted": self.hits.tolist()}
-
-    def count(self, block):
-        flat = block.scores.reshape(len(block.scores), -1)
-        on_target = block.centroids.reshape(flat.shape)[np.arange(len(flat)), flat.argmax(1)] > 0
-        hits = [int((on_target & (flat.max(1) >= at)).sum()) for at in self.thresholds]
-        return Brightest.Counts(len(flat), hits)
-
-    def figures(self, counts):
-        hits = (counts.hits / counts.frames).tolist()
-        return {"hits": hits, "mean": sum(hits) / 2}
-
-    def found(self, block, threshold):
-        targets = block.targets()
-        return np.zeros(targets.count, bool)
-
-    def alarms(self, block, threshold):
-        return np.zeros(block.scores.shape, bool)
-
-
-def test_a_protocol_of_another_kind_is_reported_by_its_own_columns(tmp_path, monkeypatch, rng):
-    protocol = Brightest()
-    monkeypatch.setitem(PROTOCOLS, protocol.name, protocol)
-    scores = rng.random((11, 20, 20), np.float32)
-    centroids = (scores > 0.995).astype(np.uint8)
-    frames = (40 * scores).astype(np.uint8) + 105
-    evaluation = evaluate(sequence_of("s", scores, centroids, frames), protocol.name)
-    metrics = summarise(evaluation, {}, header(Tested(), "Mine", 0.5))
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in ALWAYS])
+def test_every_other_protocol_is_reported_by_its_own_columns(tmp_path, name):
+    protocol = PROTOCOLS[name]
+    metrics, _ = evaluate_six(protocols=[name])
     write_results(tmp_path, "", metrics, [], protocol)
-    hits = metrics["protocols"][protocol.name]["subsets"]["all"]["hits"]
-    figures = f"Hits {100 * hits[1]:.1f}  mean {sum(hits) / 2:.3f}"
-    assert any(line == f"  brightest pixel  all       {figures}" for line in summary_lines(metrics))
-    assert f"Th_Seg = {0.5:e}:\tHits:[{hits[1]:e}]" in (tmp_path / "eval.txt").read_text()
-    page = (tmp_path / "report.html").read_text()
-    assert f"<td>{100 * hits[1]:.1f}</td>" in page.replace(' class=""', "")
-    assert "Hits<small>brightest pixel</small>" in page
-    assert not (tmp_path / "report" / f"pd_fa_{protocol.name}.png").exists()
+    assert read_metrics(tmp_path / "metrics.json") == metrics
+    assert list(metrics["protocols"]) == [*ALWAYS, name]
+    counted = metrics["protocols"][name]
+    at = counted["thresholds"].index(0.5)
+    texts, words = [], []
+    for title, key, factor, digits in protocol.columns:
+        figure = counted["subsets"]["all"][key]
+        figure = figure[at] if isinstance(figure, list) else figure
+        texts.append("-" if figure is None else f"{figure * factor:.{digits}f}")
+        words.append(f"{title} {texts[-1]}")
+    shown = [line for line in summary_lines(metrics) if line.startswith(f"  {protocol.title} ")]
+    assert len(shown) == 3 and shown[-1].endswith(f"  all       {'  '.join(words)}")
+    page = (tmp_path / "report.html").read_text().replace(' class=""', "")
+    assert "".join(f"<th>{title}</th>" for title, *_ in protocol.columns) in page
+    assert "".join(f"<td>{text}</td>" for text in texts) in page
+    assert protocol.title in page[page.index("What the numbers mean") :]
+    evaluated = (tmp_path / "eval.txt").read_text().splitlines()
+    lines = [line for line in evaluated if f"Th_Seg = {0.5:e}:\t" in line]
+    assert len(lines) == 6 + 3 and all("[" in line and "nan" not in line for line in lines)
+    joint = joint_table([metrics, metrics])
+    assert any(line.split()[-len(texts) :] == texts for line in joint)
+    runs = [metrics, metrics]
+    assert compare(runs, ["1", "2"], shared_protocols(runs), 0.5, 20, 1)

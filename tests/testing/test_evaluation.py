@@ -11,7 +11,7 @@ from losses import build_loss
 from models.detector import Detector
 from tests.builders import ArraySequence, random_sequence
 from utils.evaluation import Evaluator, ScoredBlock, Truth, ahead, resize_scores, validate
-from utils.metrics import PixelIoU, ScoredFrames
+from utils.metrics import PixelIoU
 from utils.protocols import PROTOCOLS
 from utils.scan import open_scan, run_clip, window_starts
 
@@ -88,8 +88,10 @@ def test_counts_are_those_of_the_whole_sequences(sequences, detector, batch_size
             continue
         scores = kept.scores(sequence.name)
         iou.update(scores, sequence.masks)
+        truth = sequence.masks, sequence.centroids
+        block = ScoredBlock(sequence, 0, sequence.frames, scores, *truth)
         for name, protocol in PROTOCOLS.items():
-            counts = protocol.count(ScoredFrames(scores, sequence.centroids))
+            counts = protocol.count(block)
             whole[name] = counts if whole[name] is None else whole[name] + counts
     for name, counts in whole.items():
         assert evaluation.counts(name).as_dict() == counts.as_dict()

@@ -163,7 +163,8 @@ def test_bad_footage_is_refused_in_one_line(run, tmp_path, frames, capsys, monke
     pages = tmp_path / "pages"
     pages.mkdir()
     write_pages(pages / "a.tif", frames)
-    refused(capsys, run, pages, "a.tif", "9 frames in one file")
+    write_pages(pages / "b.tif", frames[:1])
+    refused(capsys, run, pages, "b.tif beside a.tif, which has several frames")
     half = write_folder(tmp_path / "half" / "images", frames).parent
     write_folder(half / "masks", frames[:4])
     refused(capsys, run, half, "9 frames but 4 masks")

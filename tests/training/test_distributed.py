@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 
@@ -27,21 +29,39 @@ from utils.run_dir import RunDir
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(*arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*command, "--nproc_per_node=2", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+def two_processes(*arguments):
+    """Runs a Python command as two processes, as torchrun does; by rank, how they ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(2):
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *map(str, arguments)],
+                cwd=REPOSITORY,
+                env={
+                    **ENVIRONMENT,
+                    "MASTER_ADDR": "127.0.0.1",
+                    **{k: str(v) for k, v in ranks.items()},
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=200) for process in started]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *output)
+        for process, output in zip(started, outputs, strict=True)
+    ]
 
 
 def test_first_losses_differ_only_by_batchnorm(dataset, tmp_path):
-    ended = torchrun(REPOSITORY / "tests/training/two_ranks.py", dataset, tmp_path / "two.json")
-    assert ended.returncode == 0, ended.stderr[-9000:]
+    script = REPOSITORY / "tests/training/two_ranks.py"
+    for ended in two_processes(script, dataset, tmp_path / "two.json"):
+        assert ended.returncode == 0, ended.stderr[-9000:]
     two = json.loads((tmp_path / "two.json").read_text())
     one = two_ranks.first_losses(Group(), dataset)
     # The same running statistics on both sides: the same losses.
@@ -83,11 +103,62 @@ def test_two_processes_train_and_their_metrics_are_those_of_one(dataset, tmp_pat
     assert loss == pytest.approx(rows(folder)[0]["val_loss"], abs=1e-12)
 
 
-def test_a_rank_that_fails_ends_the_job_with_its_error(dataset, tmp_path):
+# Trains until the process of this rank, at its third step, sends itself this signal.
+STRUCK = """
+import os, sys
+import train
+from utils.command_line import run_command
+
+rank, signal, *argv = sys.argv[1:]
+step, steps = train.Trainer.step, []
+
+def struck(self, batch):
+    steps.append(1)
+    if len(steps) == 3 and os.environ["RANK"] == rank:
+        os.kill(os.getpid(), int(signal))
+    return step(self, batch)
+
+train.Trainer.step = struck
+run_command(lambda: train.main(train.parse_args(argv)))
+"""
+
+
+@pytest.mark.parametrize("rank, number", [(1, signal.SIGKILL), (0, signal.SIGTERM)])
+def test_the_end_of_one_process_ends_the_other_in_one_line(dataset, tmp_path, rank, number):
+    options = f"--datapath {dataset} --savepath {tmp_path} --model DeepPro {TRAINING}"
+    ends = two_processes("-c", STRUCK, rank, int(number), *options.split())
+    struck, other = ends[rank], ends[1 - rank]
+    if number == signal.SIGTERM:
+        assert struck.returncode == 128 + number and struck.stderr == "stopped by SIGTERM\n"
+    else:
+        assert struck.returncode == -number
+    assert other.returncode == 1, other.stderr
+    assert other.stderr == "error: another process of this job has ended; see its message\n"
+
+
+def test_an_error_of_all_processes_is_one_line_of_each(dataset, tmp_path):
     options = f"--datapath {dataset} --savepath {tmp_path} --model DeepPro --batch_size 3"
-    ended = torchrun("train.py", *options.split(), "--gpu", "cpu", "--seqlen", "8")
-    assert ended.returncode != 0
-    assert "--batch_size 3 does not split among 2 processes" in ended.stderr
+    for ended in two_processes("train.py", *options.split(), "--gpu", "cpu", "--seqlen", "8"):
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("error: --batch_size 3 does not split among 2 processes")
+        assert ended.stderr.count("\n") == 1
+
+
+def test_torchrun_starts_processes_that_find_each_other(tmp_path):
+    program = "import sys; from utils.process import joined_group\n"
+    program += "with joined_group('cpu') as group: "
+    program += "sys.stdout.write(f'{group.gather([group.rank])} {group.size}\\n')"
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ended = subprocess.run(
+        [*command, str(tmp_path / "program.py")],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ended.stdout.splitlines() == ["[0, 1] 2"] * 2, ended.stderr[-3000:]
 
 
 def test_heldout_selection_takes_no_test_sequence(dataset, tmp_path, capsys):

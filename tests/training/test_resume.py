@@ -116,7 +116,7 @@ def test_ten_kills_change_neither_weights_nor_numbers(dataset, tmp_path):
 
 
 def test_sigterm_within_an_epoch_loses_no_step(dataset, tmp_path, monkeypatch, capsys):
-    arguments = f"--datapath {dataset} {OPTIONS} --epoch 2"
+    arguments = f"--datapath {dataset} {OPTIONS} --epoch 2 --cache memory"
     assert call(train_script, arguments, f"--savepath {tmp_path / 'whole'}") == 0
     step = train_script.Trainer.step
     steps = []
@@ -138,6 +138,15 @@ def test_sigterm_within_an_epoch_loses_no_step(dataset, tmp_path, monkeypatch, c
     # Everything but the run's place is remembered.
     assert proceed(folder) == 0
     assert_same_training(run_folder(tmp_path / "whole"), folder)
+
+
+@pytest.mark.parametrize("place", ["train.open_data", "test.main"])
+def test_sigterm_outside_the_epochs_is_one_line(dataset, tmp_path, monkeypatch, capsys, place):
+    """Before the first step, and in the test at the end."""
+    monkeypatch.setattr(place, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
+    assert call(train_script, arguments) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
 
 
 def test_a_finished_run_says_so_and_keeps_its_weights(dataset, tmp_path, capsys):
@@ -164,6 +173,7 @@ def test_results_older_than_the_best_checkpoint_are_made_anew(dataset, tmp_path)
     assert json.loads(results.read_text())["protocols"] == expected
 
 
+@pytest.mark.usefixtures("untested")
 @pytest.mark.parametrize(
     ("before", "now"),
     [
@@ -179,6 +189,7 @@ def test_what_a_run_cannot_change_is_refused(dataset, tmp_path, capsys, before, 
     refused(capsys, status, "cannot go on with", now.split()[1])
 
 
+@pytest.mark.usefixtures("untested")
 def test_a_checkpoint_without_optimiser_state_tests_but_is_not_continued(
     dataset,
     tmp_path,

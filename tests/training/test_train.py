@@ -16,8 +16,8 @@ from data.lists import find_sequences
 from data.sequences import open_sequences
 from data.specs import get_spec
 from losses import build_loss
-from models import MODELS, build_model
-from tests.builders import call, random_sequence, write_list, write_nudt_sequence
+from models import build_model
+from tests.builders import STAGED, call, random_sequence, write_list, write_nudt_sequence
 from tests.training.runs import TRAINING, history, refused, rows, train
 from utils.checkpoint import load, load_weights
 from utils.evaluation import add_up, validate
@@ -26,6 +26,7 @@ from utils.run_dir import RunDir
 from utils.training.trainer import OPTIMIZERS, Schedule
 
 
+@pytest.mark.usefixtures("untested")
 @pytest.mark.parametrize("model, precision", [("DeepPro", "fp32"), ("DeepPro-Plus", "bf16")])
 def test_a_compiled_training_is_the_plain_one_within_rounding(
     dataset, tmp_path, monkeypatch, model, precision
@@ -59,7 +60,7 @@ def test_a_compiled_training_is_the_plain_one_within_rounding(
         torch.testing.assert_close(weights[key], weight, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", STAGED)
 def test_training_ends_with_a_tested_checkpoint_and_a_log_in_the_published_form(
     dataset, tmp_path, model, capsys
 ):
@@ -90,6 +91,7 @@ def test_training_ends_with_a_tested_checkpoint_and_a_log_in_the_published_form(
     assert "threshold 0.5" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("untested")
 def test_the_same_seed_gives_the_same_training(dataset, run, tmp_path):
     # To the last digit: the validation of an epoch follows from all weights.
     assert rows(train(dataset, tmp_path, "DeepPro", "--epoch 2")) == rows(run)[:2]
@@ -139,6 +141,7 @@ def test_numbered_checkpoints_are_every_fifth_epoch_and_the_last(run):
     assert names == {"epoch_5_model.pth", "epoch_6_model.pth"}
 
 
+@pytest.mark.usefixtures("untested")
 def test_epochs_have_clips_of_their_own(dataset, tmp_path, monkeypatch):
     seen = []
     original = TrainClips.draw_window
@@ -165,6 +168,7 @@ def test_optimisers_are_as_published():
     assert (sgd["momentum"], sgd["weight_decay"]) == (0.9, 0)
 
 
+@pytest.mark.usefixtures("untested")
 def test_training_continues_a_run(dataset, tmp_path, capsys):
     folder = train(dataset, tmp_path, "DeepPro", "--epoch 1")
     train(dataset, tmp_path, "DeepPro", f"--epoch 2 --log_dir {folder.name}")
@@ -172,12 +176,14 @@ def test_training_continues_a_run(dataset, tmp_path, capsys):
     assert log.count("**** Epoch 1 (") == log.count("**** Epoch 2 (") == 1
 
 
+@pytest.mark.usefixtures("untested")
 @pytest.mark.parametrize("loss", ["BCE", "HAM", "HPM"])
 def test_other_losses_train_and_name_the_run(dataset, tmp_path, loss):
     folder = train(dataset, tmp_path, "DeepPro", f"--epoch 1 --loss {loss}")
     assert f"__{loss}loss_DeepPro_" in folder.name
 
 
+@pytest.mark.usefixtures("untested")
 @pytest.mark.parametrize("model", ["DeepPro", "DeepPro-Plus"])
 def test_all_departures_from_the_published_training_together(dataset, tmp_path, model):
     options = "--exclude_padding --empty_clips 0.1 --flips --ema 0.9 --precision bf16"
@@ -191,6 +197,7 @@ def test_all_departures_from_the_published_training_together(dataset, tmp_path, 
     assert any(not torch.equal(averaged[key], trained[key]) for key in trained)
 
 
+@pytest.mark.usefixtures("untested")
 def test_tensorboard_events_are_written(dataset, tmp_path):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     folder = train(dataset, tmp_path, "DeepPro", "--epoch 2")

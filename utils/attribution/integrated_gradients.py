@@ -9,6 +9,7 @@ an array (T, H, W): how much of C(x) - C(x') is due to each grey level. Its sum 
 if the integral is exact: it is complete. See `utils.attribution.quadrature` for how nearly it is.
 """
 
+import numpy as np
 import torch
 
 from utils.attribution.quadrature import Adaptive
@@ -42,13 +43,13 @@ class ScorePath:
             wanted: (n, K) bool: for which targets.
 
         Yields:
-            (place number, target number, slope, part): part is (x - x') dC/dx, (T, H, W) float64,
+            (place number, target number, slope, part): part is (x - x') dC/dx, (T, H, W) float32,
             and slope its sum, dC/da.
         """
         found = self.of_targets.differentiate(map(self._clip, places), wanted)
         for i, k, _, gradient in found:
-            part = (gradient * self.step[0]).double().cpu().numpy()
-            yield i, k, float(part.sum()), part
+            part = (gradient * self.step[0]).cpu().numpy()
+            yield i, k, float(part.sum(dtype=np.float64)), part
 
     def _clip(self, place):
         return self.start + torch.tensor(place, dtype=torch.float32) * self.step

@@ -70,9 +70,9 @@ class Equidistant:
         n = self.points
         places = np.linspace(0, 1, n) if self.ends else (np.arange(n) + 0.5) / n
         targets = path.targets
-        totals = [0.0] * targets
+        totals = [np.float64(0)] * targets
         for _, k, _, part in path.gradients(places, np.ones((n, targets), bool)):
-            totals[k] = totals[k] + part / n
+            totals[k] = totals[k] + part.astype(np.float64) / n
         begin, end = path.scores([0, 1])
         return [Integral(totals[k], begin[k], end[k], n) for k in range(targets)]
 
@@ -192,7 +192,7 @@ class Cells:
 
     def add(self, place, slope, part):
         """Takes a requested gradient."""
-        self.total = self.total + float(self.requests.pop(place)) * part
+        self.total = self.total + float(self.requests.pop(place)) * part.astype(np.float64)
         self.slopes[place] = slope
         self.points += 1
 
@@ -238,7 +238,7 @@ class Cells:
             if part is None:
                 self.requests[middle(cell)] = weight
             else:
-                self.total = self.total + float(weight) * part
+                self.total = self.total + float(weight) * part.astype(np.float64)
         self.waiting = []
 
     def integral(self, known):

@@ -1,6 +1,7 @@
 """The figures of a report: Pd over Fa, and temporal profiles."""
 
 import itertools
+import textwrap
 
 import numpy as np
 
@@ -14,6 +15,7 @@ STYLES = (
     (":", "#8a3fa0", "D"),
     ((0, (5, 1, 1, 1, 1, 1)), "#555555", "v"),
 )
+LABEL_WIDTH = 62  # letters of a line in the legend
 INK, GRID = "#22262c", "#d8dce2"
 
 
@@ -32,18 +34,20 @@ def draw_pd_fa(path, curves, thresholds, title):
     curves = {label: curve for label, curve in curves.items() if curve["pd"][0] is not None}
     marked = operating_point(thresholds)
     figure, axes = _figure(5.6, 4.6)
-    leftmost, lowest = 0.1, 1.0
+    leftmost, rightmost, lowest = 0.1, 0.0, 1.0
     for (label, curve), (line, colour, marker) in zip(
         curves.items(), itertools.cycle(STYLES), strict=False
     ):
         pd, fa = np.array(curve["pd"]), np.maximum(curve["fa"], 0.5 / curve["pixels"])
+        label = textwrap.fill(label, LABEL_WIDTH)
         axes.plot(fa, pd, linestyle=line, color=colour, linewidth=1.8, label=label)
         axes.plot(
             fa[marked], pd[marked], marker, color=colour, markersize=9, markeredgecolor="white"
         )
-        leftmost, lowest = min(leftmost, fa.min()), min(lowest, pd.min())
+        leftmost, rightmost = min(leftmost, fa.min()), max(rightmost, fa.max())
+        lowest = min(lowest, pd.min())
     axes.set_xscale("log")
-    axes.set_xlim(leftmost * 0.6, 1.3)
+    axes.set_xlim(leftmost * 0.6, (rightmost or 1) * 1.3)
     axes.set_ylim(max(lowest - 0.05, -0.02), 1.01)
     axes.set_xlabel("Fa: false-alarm pixels / pixels")
     axes.set_ylabel("Pd: detected / targets")

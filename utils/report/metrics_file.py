@@ -112,7 +112,8 @@ def column_texts(protocol, counted, entry):
     ]
 
 
-def units(columns):
-    """What the numbers of some columns are in: Pd in 1e-2, Fa in 1e-5."""
+def shown_at(columns, threshold=OPERATING_POINT):
+    """What the numbers of some columns are: Threshold 0.5; Pd in 1e-2, Fa in 1e-5."""
     scaled = [(title, factor) for title, _, factor, _ in columns if factor != 1]
-    return ", ".join(f"{title} in 1e-{math.log10(factor):.0f}" for title, factor in scaled)
+    units = ", ".join(f"{title} in 1e-{math.log10(factor):.0f}" for title, factor in scaled)
+    return "; ".join(text for text in (f"threshold {threshold:g}", units) if text)

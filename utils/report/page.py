@@ -1,15 +1,24 @@
 """report.html: a test's results on one page that needs nothing beside it."""
 
 import base64
+import inspect
 from html import escape
 from pathlib import Path
 
-from utils.protocols import MAIN, OPERATING_POINT, PROTOCOLS
+from utils.protocols import MAIN, PROTOCOLS
 from utils.report.figures import draw_pd_fa, draw_profile
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
-from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, units
+from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, shown_at
 from utils.report.overlay import COLOURS, draw_frame, report_scale
-from utils.report.published import PROTOCOL_NOTE, compare_targets, published_rows
+from utils.report.published import (
+    AUC_NOTE,
+    MODEL_NOTES,
+    PROTOCOL_NOTE,
+    compare_targets,
+    model_title,
+    protocol_title,
+    published_rows,
+)
 from utils.run_dir import make_folder
 
 # The count behind a ratio, and its title: they stand left of it where a protocol has them.
@@ -22,6 +31,7 @@ h2 { font-size: 1.2rem; margin: 40px 0 8px; border-bottom: 1px solid #d8dce2; }
 h3 { font-size: 1rem; margin: 24px 0 4px; overflow-wrap: anywhere; }
 p { margin: 8px 0; max-width: 50rem; }
 .quiet { color: #5a626c; overflow-wrap: anywhere; }
+.lines { white-space: pre-line; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0; }
 th, td { padding: 4px 10px; text-align: right; white-space: nowrap; }
@@ -66,7 +76,7 @@ def write_report(path, metrics, strips, protocol):
         _strips(strips, folder, protocol, metrics["threshold_eval"]),
         _profiles(strips, folder),
         _timing(metrics),
-        _definitions(),
+        _definitions(metrics),
     ]
     title = escape(f"{metrics['model']} on {metrics['dataset']}")
     page = (
@@ -87,7 +97,7 @@ def _head(metrics):
     everything = counted["subsets"]["all"]
     frames = sum(sequence["frames"] for sequence in counted["sequences"].values())
     return (
-        f"<h1>{escape(metrics['model'])} on {escape(metrics['dataset'])}</h1>"
+        f"<h1>{escape(model_title(metrics['model']))} on {escape(metrics['dataset'])}</h1>"
         f'<p class="quiet">Run {escape(metrics["run"])}, clips of {metrics["seqlen"]} frames</p>'
         f"<p>{len(counted['sequences'])} sequences, {frames} frames, {everything['targets']} "
         f"targets. IoU of positive and mask pixels at threshold {metrics['threshold_eval']}: "
@@ -121,6 +131,9 @@ def _published(metrics):
     parts = [f"<p>{escape(compare_targets(metrics).note)}</p>"]
     if published_rows(metrics["dataset"], "all"):
         parts.append(f"<p>{escape(PROTOCOL_NOTE)}</p>")
+    if metrics["model"] in MODEL_NOTES:
+        parts.append(f"<p>{escape(MODEL_NOTES[metrics['model']])}</p>")
+    ours = model_title(metrics["model"])
     alike = {}  # protocols by their columns
     for name, counted in metrics["protocols"].items():
         alike.setdefault(PROTOCOLS[name].columns, {})[name] = counted
@@ -130,15 +143,16 @@ def _published(metrics):
             for name, counted in protocols.items():
                 if subset in counted["subsets"]:
                     texts = column_texts(PROTOCOLS[name], counted, counted["subsets"][subset])
-                    words = [title, f"this run, {metrics['model']}", PROTOCOLS[name].title]
+                    words = [title, f"this run, {ours}", PROTOCOLS[name].title]
                     rows.append(("ours", [*words, *(text for _, text in texts)]))
             if columns == PROTOCOLS[MAIN].columns:
                 for row in published_rows(metrics["dataset"], subset):
-                    words = [title, f"{row.model}, published", PROTOCOLS[row.protocol].title]
+                    words = [title, f"{row.model}, published", protocol_title(row)]
                     numbers = [f"{row.pd:.2f}", f"{row.fa:.2f}", f"{row.auc:.4f}"]
                     rows.append(("", [*words, *numbers]))
         head = ["targets", "model", "protocol", *(column[0] for column in columns)]
-        parts.append(f"<p>Threshold {OPERATING_POINT:g}; {units(columns)}.</p>")
+        note = AUC_NOTE if columns == PROTOCOLS[MAIN].columns else ""
+        parts.append(f"<p>{_sentence(shown_at(columns))} {note}</p>")
         parts.append(_table(head, rows, words=(1, 2)))
     return "<h2>Beside the published rows</h2>" + "".join(parts)
 
@@ -162,9 +176,9 @@ def _sequences(metrics):
     minor = [3 + index for index, (_, _, key, *_) in enumerate(columns) if key in behind]
     scaled = dict.fromkeys(column for name in protocols for column in PROTOCOLS[name].columns)
     return (
-        f"<h2>Sequences</h2><p>Threshold {OPERATING_POINT:g}; lowest Pd first, then highest Fa, "
-        f"under {PROTOCOLS[MAIN].title}. {units(scaled)}. Found targets and alarm pixels are left "
-        "of the rates that they make.</p>" + _table(head, rows, minor=(1, *minor))
+        f"<h2>Sequences</h2><p>{_sentence(shown_at(scaled))} Lowest Pd first, then highest Fa, "
+        f"under {PROTOCOLS[MAIN].title}. Found targets and alarm pixels are left of the rates that "
+        "they make.</p>" + _table(head, rows, minor=(1, *minor))
     )
 
 
@@ -242,16 +256,25 @@ def _timing(metrics):
     )
 
 
-def _definitions():
-    return (
-        '<h2>What the numbers mean</h2><p class="quiet">Targets are the 8-connected components of '
-        "the centroid masks. A target is detected if a pixel with score &ge; threshold lies within "
-        "<i>hit</i> pixels of it. False alarms are such pixels outside the squares of half-width "
-        "<i>guard</i> around all target pixels. Pd is detected / targets, Fa is false-alarm pixels "
-        "/ pixels, AUC the area under Pd over Fa at the 27 published thresholds; it is dominated "
-        "by thresholds below 1e-5. Squares that would reach over the upper or left border are "
-        "empty, as in the published counts. The same counts are in metrics.json.</p>"
-    )
+def _definitions(metrics):
+    """The rules of the protocols, as their classes state them."""
+    kinds, parts = {}, []
+    for name in metrics["protocols"]:
+        kinds.setdefault(type(PROTOCOLS[name]), []).append(PROTOCOLS[name].title)
+    for kind, titles in kinds.items():
+        text = (inspect.getdoc(kind) or "").split("\nAttributes:")[0].replace("`", "")
+        parts.append(f"<h3>{escape('; '.join(titles))}</h3>")
+        for paragraph in text.strip().split("\n\n"):
+            # Lists and formulas keep their lines.
+            listed = any(line.startswith((" ", "- ")) for line in paragraph.splitlines())
+            style = "quiet lines" if listed else "quiet"
+            parts.append(f'<p class="{style}">{escape(inspect.cleandoc(paragraph))}</p>')
+    parts.append('<p class="quiet">The counts and figures are in metrics.json.</p>')
+    return "<h2>What the numbers mean</h2>" + "".join(parts)
+
+
+def _sentence(text):
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _table(head, rows, words=(), minor=()):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-REACH = 100  # frames of a profile before and after the frame that it is about
-MOST_BYTES = 96 << 20  # of frames and scores that are kept for it
+PROFILE_REACH = 100  # frames of a profile before and after the frame that it is about
+PROFILE_BYTES = 96 << 20  # of frames and scores that are kept for it
 
 
 class Passed(NamedTuple):
@@ -32,7 +32,7 @@ class RecentFrames:
         most_bytes: that may be kept: where frames are large, profiles cover fewer of them.
     """
 
-    def __init__(self, reach=REACH, most_bytes=MOST_BYTES):
+    def __init__(self, reach=PROFILE_REACH, most_bytes=PROFILE_BYTES):
         self.reach, self.most_bytes = reach, most_bytes
         self.passed = deque()
 

@@ -4,10 +4,16 @@ import math
 from datetime import datetime
 
 from utils.files import write_text
-from utils.protocols import MAIN, OPERATING_POINT, PROTOCOLS
-from utils.report.metrics_file import STEPS, SUBSETS, column_texts, units, write_metrics
+from utils.protocols import MAIN, PROTOCOLS
+from utils.report.metrics_file import STEPS, SUBSETS, column_texts, shown_at, write_metrics
 from utils.report.page import write_report
-from utils.report.published import PROTOCOL_NOTE, compare_targets, published_row
+from utils.report.published import (
+    PROTOCOL_NOTE,
+    compare_targets,
+    model_title,
+    protocol_title,
+    published_row,
+)
 
 EVAL_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}  # as published
 
@@ -103,7 +109,7 @@ def write_eval(path, metrics, protocol):
     for subset in (name for name in EVAL_TITLES if name in counted["subsets"]):
         entry = counted["subsets"][subset]
         single = [
-            f"\t{title}:{math.nan if entry[key] is None else entry[key]:.5f}"
+            f"\t{title}:{_number(entry[key]):.5f}"
             for title, key, _, _ in protocol.columns
             if not isinstance(entry[key], list)
         ]
@@ -115,8 +121,13 @@ def write_eval(path, metrics, protocol):
 
 
 def _threshold_lines(protocol, entry):
-    """A line for each threshold: counts and ratios as published, of other protocols the figures."""
+    """A line for each threshold: counts and ratios as published; of other protocols the figures."""
     published = {"targets", "pixels", "detected", "false_alarm_pixels"} <= entry.keys()
+    grids = {title: entry[key] for title, key, *_ in protocol.columns}
+    grids = {title: figures for title, figures in grids.items() if isinstance(figures, list)}
+    if not grids:  # its columns sum up what runs over the thresholds
+        lists = {key: each for key, each in entry.items() if isinstance(each, list)}
+        grids = {key: each for key, each in lists.items() if key != "sequences"}
     lines = []
     for index, threshold in enumerate(protocol.thresholds):
         if published:
@@ -125,32 +136,34 @@ def _threshold_lines(protocol, entry):
             pd = found / targets if targets else math.nan
             words = [f"PD:[{found}/{targets}, {pd:.5f}]", f"FA:[{alarms}, {alarms / pixels:e}]"]
         else:
-            words = [
-                f"{title}:[{math.nan if entry[key][index] is None else entry[key][index]:e}]"
-                for title, key, _, _ in protocol.columns
-                if isinstance(entry[key], list)
-            ]
+            words = [f"{title}:[{_number(each[index]):g}]" for title, each in grids.items()]
         lines.append("\t".join([f"Th_Seg = {threshold:e}:", *words]) + "\n")
     return lines
+
+
+def _number(figure):
+    return math.nan if figure is None else figure
 
 
 def summary_lines(metrics):
     """The closing summary for the terminal: a line for each protocol and subset, published rows."""
     columns = dict.fromkeys(c for name in metrics["protocols"] for c in PROTOCOLS[name].columns)
     lines = [
-        f"{metrics['model']} on {metrics['dataset']}, threshold {OPERATING_POINT:g}, "
-        f"IoU at {metrics['threshold_eval']}: {metrics['iou']:.4f}   ({units(columns)})"
+        f"{model_title(metrics['model'])} on {metrics['dataset']}, IoU at "
+        f"{metrics['threshold_eval']}: {metrics['iou']:.4f}   ({shown_at(columns)})"
     ]
     comparison, beside = compare_targets(metrics), False
+    width = max(len(PROTOCOLS[name].title) for name in metrics["protocols"])
     for name, counted in metrics["protocols"].items():
         protocol = PROTOCOLS[name]
         for subset in (subset for subset in SUBSETS if subset in counted["subsets"]):
             texts = column_texts(protocol, counted, counted["subsets"][subset])
             figures = "  ".join(f"{title} {text}" for title, text in texts)
-            line = f"  {protocol.title}  {SUBSETS[subset]:8}  {figures}"
+            line = f"  {protocol.title:{width}}  {SUBSETS[subset]:8}  {figures}"
             row = published_row(metrics["dataset"], subset, metrics["model"])
-            if row is not None and row.protocol == name and comparison.comparable:
+            if row is not None and comparison.comparable and name == (row.protocol or MAIN):
                 line += f"   published: Pd {row.pd:.2f}  Fa {row.fa:.2f}  AUC {row.auc:.4f}"
+                line += "" if row.protocol else f" (protocol {protocol_title(row)})"
                 beside = True
             lines.append(line)
     lines.append(f"  {PROTOCOL_NOTE if beside else comparison.note}")

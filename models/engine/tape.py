@@ -8,22 +8,12 @@ import mmap
 import torch
 
 
-class Numbers:
-    """The type and device in which an engine computes."""
-
-    def __init__(self, dtype, device):
-        self.dtype, self.device = dtype, device
-
-    def cast(self, tensor):
-        return tensor.detach().to(self.device, self.dtype).contiguous()
+def shaped(memory, *shape):
+    """The start of a flat tensor as one of `shape`; a view."""
+    return memory[: math.prod(shape)].view(shape)
 
 
-def view(piece, *shape):
-    """The start of a flat piece of memory as a tensor of `shape`."""
-    return piece[: math.prod(shape)].view(shape)
-
-
-class Program:
+class Tape:
     """Calls on fixed tensors, in order.
 
     On a tile that fits a core's cache a layer takes less time than Python needs to take the views
@@ -36,7 +26,7 @@ class Program:
     def add(self, function, *args, **kwargs):
         self.calls.append(functools.partial(function, *args, **kwargs))
 
-    def product(self, weight, x, out):
+    def add_product(self, weight, x, out):
         """out[i] = weight @ x[i], or weight[i] @ x[i] where weight has as many axes."""
         weight = weight if weight.dim() == x.dim() else weight.expand(len(x), *weight.shape)
         self.add(torch.bmm, weight, x, out=out)
@@ -49,41 +39,41 @@ class Program:
 class Scratch:
     """Named buffers that are used again, so that memory is not mapped anew for every tile.
 
-    Also keeps the programs that were recorded on them.
+    Also keeps what was recorded on them.
     """
 
-    def __init__(self, numbers):
-        self.numbers = numbers
+    def __init__(self, arithmetic):
+        self.arithmetic = arithmetic
         self.buffers = {}
-        self.programs = {}
+        self.tapes = {}
 
     def take(self, name, *shape, dtype=None):
         """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken.
 
-        In `dtype`, by default that of the numbers, as which it may be many times as wide.
+        It is in `dtype`, which may be several times as wide as the arithmetic's, the default.
         """
-        if dtype is not None and dtype != self.numbers.dtype:
-            times = dtype.itemsize // self.numbers.dtype.itemsize
+        if dtype is not None and dtype != self.arithmetic.dtype:
+            times = dtype.itemsize // self.arithmetic.dtype.itemsize
             return self.take(name, math.prod(shape) * times).view(dtype).view(shape)
         size = math.prod(shape)
         buffer = self.buffers.get(name)
         if buffer is None or buffer.numel() < size:
-            self.programs.clear()  # they may hold the buffer that goes
+            self.tapes.clear()  # they may hold the buffer that goes
             buffer = self.buffers[name] = self._zeros(size)
-        return view(buffer, *shape)
+        return shaped(buffer, *shape)
 
-    def program(self, key, record):
+    def recorded(self, key, record):
         """What `record()` returned when it was first called for this key."""
-        if key not in self.programs:
-            recorded = record()
-            if len(self.programs) >= 64:  # tile sizes of many image sizes
-                self.programs.clear()
-            self.programs[key] = recorded
-        return self.programs[key]
+        if key not in self.tapes:
+            made = record()
+            if len(self.tapes) >= 64:  # tile sizes of many image sizes
+                self.tapes.clear()
+            self.tapes[key] = made
+        return self.tapes[key]
 
     def _zeros(self, size):
         """Zeros, as stale frames are multiplied by zero in places, and 0 * nan is nan."""
-        dtype, device = self.numbers.dtype, self.numbers.device
+        dtype, device = self.arithmetic.dtype, self.arithmetic.device
         size_bytes = size * dtype.itemsize
         if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size_bytes < 2**21:
             return torch.zeros(size, dtype=dtype, device=device)

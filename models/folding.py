@@ -1,0 +1,81 @@
+"""Folding: what a detector computes in evaluation, without BatchNorm and difference kernels."""
+
+import copy
+
+import torch
+from torch import nn
+
+from models.difference_conv import kernel_to_fold
+
+
+@torch.no_grad()
+def fold(model, dtype=None):
+    """An evaluation copy of a detector in which every layer that can has folded its norms.
+
+    Difference kernels become plain kernels, a BatchNorm goes into the convolution before it, and
+    1/sqrt(T) and the norm of the temporal probe into its matrices: see each layer's `fold_norms`.
+    The model is left as it was. The copy's outputs are the model's in evaluation, up to rounding.
+
+    What the model computes from its parameters alone, spatial-difference kernels and the scale and
+    shift of a norm, is rounded as the model rounds it; it is combined in float64 and rounded once,
+    to `dtype`, by default the model's.
+    """
+    if dtype is None:
+        dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    for layer in [*folded.modules()]:
+        if hasattr(layer, "fold_norms"):
+            layer.fold_norms()
+    return folded.eval().to(dtype)
+
+
+def fold_norm(conv, norm):
+    """One plain `Conv3d` that does what `conv` and then `norm`, in evaluation, do.
+
+    The scale of the norm goes into the kernel's output channels.
+    """
+    scale, shift = scale_and_shift(norm)
+    bias = shift + scale * conv.bias.double()
+    return conv_like(conv, kernel_to_fold(conv) * scale.view(-1, 1, 1, 1, 1), bias)
+
+
+def conv_like(conv, kernel, bias):
+    """A plain `Conv3d` with the geometry of `conv`, and this kernel and bias, in their type."""
+    folded = nn.utils.skip_init(
+        nn.Conv3d,
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        device=kernel.device,
+        dtype=kernel.dtype,
+    )
+    folded.weight.copy_(kernel)
+    folded.bias.copy_(bias)
+    return folded.requires_grad_(False)
+
+
+def scale_and_shift(norm):
+    """(scale, shift), (C,) float64: a BatchNorm in evaluation is y = scale x + shift.
+
+    scale = gamma / sqrt(variance + eps) and shift = beta - scale mean are rounded as batch_norm
+    rounds them on a CPU, to float32 at least: that is part of the network as trained.
+    """
+    dtype = torch.promote_types(norm.weight.dtype, torch.float32)
+    scale = norm.weight.to(dtype) * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+    # Rounded once, as a fused multiply-add.
+    shift = norm.bias.double() - scale.double() * norm.running_mean.double()
+    return scale.double(), shift.to(dtype).double()
+
+
+class ChannelAffine(nn.Module):
+    """y = scale x + shift, numbers (C,) of their own for each channel of (B, C, T, H, W)."""
+
+    def __init__(self, scale, shift):
+        super().__init__()
+        self.register_buffer("scale", scale.view(-1, 1, 1, 1))
+        self.register_buffer("shift", shift.view(-1, 1, 1, 1))
+
+    def forward(self, x):
+        return self.scale * x + self.shift

@@ -1,0 +1,173 @@
+"""The parts of the engines against what they are parts of; private operators and what stands in."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models.engine import onednn
+from models.engine.merge import Interpolation
+from models.engine.packed import PackedTemporalNetwork
+from models.engine.precision import Arithmetic
+from models.engine.row_network import RowLevel
+from models.engine.rows import RowConv, RowStem
+from models.engine.temporal import TemporalNetwork
+from models.engine.workers import Workers
+from models.folding import fold
+from models.fused import fuse
+from tests.builders import perturbed
+from tests.test_fused import PERTURBED, smallest_budget, without_onednn
+
+SINGLE, DOUBLE = (
+    Arithmetic(dtype, torch.device("cpu")) for dtype in (torch.float32, torch.float64)
+)
+adds_to_sums = pytest.mark.skipif(
+    not onednn.has_added_convolution(), reason="sums are taken as they come on this processor"
+)
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(1, 7), (4, 9), (20, 41), (50, 101), (300, 5)])
+def test_interpolation_is_torchs_with_its_rounding(inside, outside):
+    # Large numbers show a weight that is rounded otherwise than torch rounds it.
+    signal = torch.randn(1, 1, inside) * 1e4
+    expected = functional.interpolate(signal, outside, mode="linear", align_corners=True)
+    start = outside // 3
+    first, weights = Interpolation(inside, outside).as_product(start, outside)
+    found = weights @ signal[0, 0, first : first + weights.shape[1]]
+    torch.testing.assert_close(found, expected[0, 0, start:], atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(1, 3), (4, 9), (53, 213), (75, 301)])
+def test_outputs_that_are_possible_need_no_further_input(inside, outside):
+    rows = Interpolation(inside, outside)
+    for inputs in range(inside + 1):
+        count = rows.outputs_from(inputs)
+        assert count == outside or rows.after[count] >= inputs
+        assert count == 0 or rows.after[:count].max() < inputs
+    assert rows.outputs_from(inside) == outside
+
+
+@pytest.mark.parametrize("with_onednn", [pytest.param(True, marks=adds_to_sums), False])
+@pytest.mark.parametrize("size", [(1, 1), (9, 4), (12, 17), (7, 200)])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_convolution_of_rows_is_one_of_the_image(monkeypatch, with_onednn, size, frames):
+    if not with_onednn:
+        without_onednn(monkeypatch)
+    conv = nn.Conv3d(5, 6, 3, padding=(1, 2, 2), dilation=(1, 2, 2)).requires_grad_(False)
+    clip = torch.randn(1, 5, frames, *size)
+    rows = RowConv(conv, SINGLE)
+    padded = functional.pad(clip, (0, 0, 0, 0, 1, 1))[0].permute(2, 1, 3, 0)
+    rows.start(frames + 2, size[1], SINGLE)
+    expected = conv(clip)[0].permute(2, 1, 3, 0)
+    found, done = torch.empty_like(expected), 0
+
+    def keep(top, out):
+        found[done + top : done + top + len(out)] = out
+
+    with Workers(SINGLE) as workers:
+        for band in padded.split(4):
+            rows.input.append(len(band)).copy_(band)
+            ready = rows.ready
+            rows.run(workers, keep)
+            done += ready
+        rows.finish()
+        rows.run(workers, keep)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_plus_starts_with_the_rounding_of_the_network_as_trained():
+    model = PERTURBED["DeepPro-Plus"]
+    clip = torch.randn(1, 1, 5, 19, 23)
+    with torch.no_grad():
+        expected = model.conv_in[1](model.conv_in[0](clip))[0].permute(2, 1, 3, 0)
+    stem = RowStem(fold(model, torch.float64).conv_in, SINGLE)
+    stem.start(5, 23, SINGLE)
+    rows = clip[0, 0].transpose(0, 1)
+    found = torch.cat([stem.push(rows[:8], None), stem.push(rows[8:], None), stem.finish(None)])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    # Nearly all the same bits; another convolution may add up in another order.
+    assert (found == expected).float().mean() > 0.9
+
+
+@adds_to_sums
+def test_heads_of_plus_round_only_their_result():
+    """The same features through the heads of a detector that is in float64 all through."""
+    features = torch.randn(3, 32, 5 * 7)
+    folded = fold(PERTURBED["DeepPro-Plus"], torch.float64).stages()
+    (merge_matrix,) = folded.merge_matrices()
+    found = []
+    for arithmetic in (SINGLE, DOUBLE):
+        level = RowLevel(folded.levels[0], merge_matrix, 5, arithmetic)
+        level.start(7, arithmetic)
+        with Workers(arithmetic) as workers:
+            found.append(level.run_head(features.to(arithmetic.dtype), 14, workers))
+    assert (found[0] == found[1].float()).float().mean() > 0.999
+
+
+needs_packed = pytest.mark.skipif(
+    not onednn.has_packed_layers(), reason="no oneDNN layers in bfloat16 on this processor"
+)
+
+
+@needs_packed
+@pytest.mark.parametrize("size", [(4, 4), (5, 4), (7, 7), (4, 300)])
+def test_packed_layers_take_the_smallest_clips(size):
+    model = perturbed("DeepPro", 1)
+    clip = torch.randn(1, 1, 1, *size)
+    with torch.no_grad():
+        logits = fuse(model, "bf16", force_precision=True)(clip)
+        torch.testing.assert_close(logits, model(clip), atol=0.02, rtol=0.02)
+
+
+@needs_packed
+def test_packed_layers_do_not_hide_what_is_no_number():
+    clip = torch.randn(1, 1, 5, 20, 24)
+    clip[0, 0, 2, 7, 9] = torch.nan
+    logits = fuse(PERTURBED["DeepPro"], "bf16", force_precision=True)(clip)
+    assert logits[0, :, 7, 9].isnan().all() and not logits[0, :, 15:].isnan().any()
+
+
+@needs_packed
+@pytest.mark.parametrize("seqlen", [1, 2, 5, 40])
+def test_packed_layers_round_no_more_than_products_in_the_same_type(seqlen, monkeypatch):
+    model = perturbed("DeepPro", seqlen)
+    fast = fuse(model, "bf16", force_precision=True)
+    assert isinstance(fast.engine, PackedTemporalNetwork)
+    clip = torch.randn(2, 1, seqlen, 37, 43)
+    with torch.no_grad():
+        expected = model(clip)
+    error = (fast(clip) - expected).abs()
+    small = fuse(model, "bf16", smallest_budget(model, clip, "bf16"), force_precision=True)
+    assert small.plan(37, 43)[0] < fast.plan(37, 43)[0]
+    assert (small(clip) - fast(clip)).abs().max() <= error.max()
+    without_onednn(monkeypatch)
+    other = fuse(model, "bf16", force_precision=True)
+    assert isinstance(other.engine, TemporalNetwork)
+    other_error = (other(clip) - expected).abs()
+    assert error.mean() <= 1.2 * other_error.mean() and error.max() <= 1.5 * other_error.max()
+
+
+def test_a_check_says_no_to_an_operator_that_is_missing_or_wrong(monkeypatch):
+    for check in (onednn.has_added_convolution, onednn.has_packed_layers):
+        monkeypatch.setattr("torch.ops.mkldnn", object())
+        assert not check.__wrapped__()  # without what it remembers
+    monkeypatch.setattr("torch.mkldnn_convolution", lambda image, *others: image)
+    assert not onednn.has_convolution.__wrapped__(torch.float32)
+    monkeypatch.delattr("torch.mkldnn_convolution")
+    assert not onednn.has_convolution.__wrapped__(torch.bfloat16)
+
+
+def test_the_formulas_of_gradients_are_those_of_torchs_operators(monkeypatch):
+    image, grad = torch.randn(2, 3, 7, 5), torch.randn(2, 4, 7, 5)
+    kernel, weight = torch.randn(4, 3, 3, 1), torch.rand(4)
+    mean, deviation = torch.randn(4), torch.rand(4)
+
+    def results():
+        yield from onednn.convolution_gradients(grad, image, kernel, (2, 0), (2, 1))
+        yield from onednn.batch_norm_gradients(grad, 2 * grad + 1, weight, mean, deviation, 1e-5)
+        yield from onednn.column_moments(torch.randn(9, 5, generator=torch.manual_seed(1)))
+
+    expected = list(results())
+    monkeypatch.setattr("models.engine.onednn.has_operator", lambda name: False)
+    for found, other in zip(results(), expected, strict=True):
+        torch.testing.assert_close(found, other, atol=1e-5, rtol=1e-5)

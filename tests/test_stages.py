@@ -1,0 +1,182 @@
+"""What follows from the description of a detector: forward pass, folding, engine, training."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models import build_model
+from models.blocks import ConvBNReLU, STDResBlock, Stem, TDResBlock, projection
+from models.difference_conv import SpatialDifferenceConv3d
+from models.engine.training import FastTraining
+from models.folding import fold
+from models.fused import FusedDetector, UnfusedDetector, fuse
+from models.stages import Level, StagedDetector, Stages, upsample
+from models.tpro import TPro
+from tests.builders import STAGED, perturb, perturbed
+
+
+class Described(StagedDetector):
+    """A detector of layers as they are given: trunk, then levels, merged if there are several."""
+
+    seqlen, smallest_side = 6, 4
+
+    def __init__(self, trunk, levels, channels=8):
+        super().__init__()
+        self.trunk = nn.ModuleList(trunk)
+        self.levels = nn.ModuleList(nn.ModuleList(layers) for layers in levels)
+        self.probes = nn.ModuleList(TPro(channels, heads=2, seqlen=6) for _ in levels)
+        self.projections = nn.ModuleList(projection(channels, 4) for _ in levels)
+        self.merge = projection(4 * len(levels), 4) if len(levels) > 1 else None
+        self.final = nn.Conv3d(4, 1, kernel_size=1)
+
+    def stages(self):
+        parts = zip(self.levels, self.probes, self.projections, strict=True)
+        levels = [Level([*layers], probe, last) for layers, probe, last in parts]
+        return Stages([*self.trunk], levels, self.merge, self.final)
+
+
+def pool():
+    return nn.MaxPool3d((1, 2, 2))
+
+
+def temporal_stem():
+    return ConvBNReLU(nn.Conv3d(1, 4, (3, 1, 1), padding=(1, 0, 0)))
+
+
+def spatial_stem():
+    return Stem(SpatialDifferenceConv3d(1, 4, (3, 3, 3), padding=1))
+
+
+# What each is described by: its trunk, and the pools and blocks of its levels.
+NETWORKS = {
+    "one level": lambda: ([temporal_stem()], [[TDResBlock(4, 8)]]),
+    "a pooled level alone": lambda: ([temporal_stem()], [[pool(), TDResBlock(4, 8)]]),
+    "two levels": lambda: (
+        [temporal_stem()],
+        [[TDResBlock(4, 8)], [pool(), TDResBlock(4, 4), pool(), TDResBlock(4, 8)]],
+    ),
+    "both levels at full size": lambda: ([temporal_stem()], [[TDResBlock(4, 8)] for _ in "12"]),
+    "a block in the trunk": lambda: ([temporal_stem(), TDResBlock(4, 4)], [[TDResBlock(4, 8)]]),
+    "a pool in the trunk": lambda: ([temporal_stem(), pool()], [[TDResBlock(4, 8)]]),
+    "a pool at the end": lambda: ([temporal_stem()], [[TDResBlock(4, 8), pool()]]),
+    "two kinds of blocks": lambda: (
+        [spatial_stem(), pool(), TDResBlock(4, 4)],
+        [[STDResBlock(4, 8)], [TDResBlock(4, 4), pool(), STDResBlock(4, 8)]],
+    ),
+}
+TEMPORAL = [name for name in NETWORKS if name != "two kinds of blocks"]
+WITH_ENGINE = ("one level", "a pooled level alone", "two levels", "two kinds of blocks")
+
+
+def described(name):
+    torch.manual_seed(46)
+    return perturb(Described(*NETWORKS[name]())).eval()
+
+
+def deeppro(net, clip):
+    x, size = net.conv_in(clip), clip.shape[-2:]
+    level1 = net.conv_out1_1(net.TPro1(net.layer1(x)))
+    level2 = net.conv_out1_2(net.TPro2(net.layer2(x)))
+    level3 = net.conv_out1_3(net.TPro3(net.layer3(x)))
+    levels = torch.cat([level1, upsample(level2, size), upsample(level3, size)], dim=1)
+    return net.final(net.conv_out2(levels))
+
+
+def deeppro_plus(net, clip):
+    return net.conv_out2(net.conv_out1(net.TPro(net.layer1(net.conv_in(clip)))))
+
+
+def deeppro_plus_for_moving_scenes(net, clip):
+    x, size = net.layer0(net.conv_in(clip)), clip.shape[-2:]
+    level1 = net.conv_out1_1(net.TPro1(net.layer1(x)))
+    level2 = net.conv_out1_2(net.TPro2(net.layer2(x)))
+    levels = torch.cat([upsample(level1, size), upsample(level2, size)], dim=1)
+    return net.final(net.conv_out2(levels))
+
+
+DEFINITIONS = deeppro, deeppro_plus, deeppro_plus_for_moving_scenes
+
+
+@pytest.mark.parametrize(("name", "definition"), [*zip(STAGED, DEFINITIONS, strict=True)])
+def test_the_forward_pass_is_the_papers_bit_by_bit(name, definition):
+    model = perturbed(name)
+    clip = torch.randn(2, 1, 5, 9, 14)
+    with torch.no_grad():
+        assert torch.equal(model(clip), definition(model, clip).squeeze(1))
+
+
+def test_a_residual_block_is_its_equation():
+    block = perturb(STDResBlock(2, 4)).eval()
+    x = torch.randn(1, 2, 5, 6, 7)
+    shortcut_conv, shortcut_norm = block.shortcut
+    with torch.no_grad():
+        y = functional.relu(block.bn1(block.conv1(x)))
+        y = functional.relu(block.bn2(block.conv2(y)))
+        y = block.bn3(block.conv3(y)) + shortcut_norm(shortcut_conv(x))
+        assert torch.equal(block(x), functional.relu(y))
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_folding_keeps_the_structure_and_leaves_no_norm(name):
+    folded = fold(perturbed(name))
+    assert [type(layer) for layer in folded.stages().trunk] == [
+        type(layer) for layer in perturbed(name).stages().trunk
+    ]
+    assert not any(isinstance(layer, nn.BatchNorm3d) for layer in folded.modules())
+    assert {type(m) for m in folded.modules() if isinstance(m, nn.Conv3d)} == {nn.Conv3d}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_whatever_is_described_folds_and_fuses(name):
+    model = described(name)
+    fast = fuse(model)
+    assert isinstance(fast, FusedDetector if name in WITH_ENGINE else UnfusedDetector)
+    for size in ((13, 18), (4, 5)):
+        clip = torch.randn(2, 1, 6, *size)
+        with torch.no_grad():
+            logits = model(clip)
+            torch.testing.assert_close(fold(model)(clip), logits, atol=3e-6, rtol=1e-5)
+        torch.testing.assert_close(fast(clip), logits, atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", WITH_ENGINE)
+def test_whatever_has_an_engine_takes_half_precision_and_the_smallest_bands(name):
+    model = described(name)
+    clip = torch.randn(1, 1, 6, 19, 23)
+    with pytest.raises(ValueError, match="memory budget") as refusal:
+        fuse(model, memory=1)(clip)
+    smallest = int(str(refusal.value).split(" need ")[1].split()[0])
+    expected = fuse(model)(clip)
+    torch.testing.assert_close(fuse(model, memory=smallest)(clip), expected, atol=2e-6, rtol=1e-5)
+    logits = fuse(model, "bf16", force_precision=True)(clip)
+    assert (torch.sigmoid(logits) - torch.sigmoid(expected)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_temporal_kernels_alone_decide_for_the_fast_training_pass(name):
+    model = described(name).train()
+    is_temporal = name in TEMPORAL
+    clip = torch.randn(2, 1, 6, 9, 10)
+    assert model.stages().is_temporal() == FastTraining(model).is_fast(clip) == is_temporal
+    other = copy.deepcopy(model)
+    expected, logits = model(clip), FastTraining(other)(clip)
+    assert is_temporal or torch.equal(logits, expected)
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=2e-4)
+    weight = torch.randn_like(logits)
+    (expected * weight).sum().backward()
+    (logits * weight).sum().backward()
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        # Biases before a norm have no gradient but rounding.
+        assert (one.grad - two.grad).norm() <= 0.01 * one.grad.norm() + 1e-3
+    for one, two in zip(model.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
+
+
+def test_a_probe_tells_the_length_of_its_clips():
+    for name in STAGED:
+        model = build_model(name, 7)
+        assert type(model).clip_length(model.state_dict()) == model.seqlen == 7
+        assert type(model).clip_length({}) is None
