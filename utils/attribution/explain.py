@@ -1,6 +1,6 @@
 """The attribution of targets of a sequence: the clip around each, its integral, interventions."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,7 +49,6 @@ class Attribution:
         top, left: the excerpt's first row and column in the frames.
         size: (H, W) of the frames; outside of the excerpt every attribution is 0.
         integral: `utils.attribution.quadrature.Integral`, (T, h, w).
-        passes: `Passes` of all targets that were attributed together, interventions not counted.
         shares: `utils.attribution.maps.Shares`.
         intervention: `utils.attribution.intervention.Intervention`; None if there was none.
     """
@@ -64,7 +63,6 @@ class Attribution:
     left: int
     size: tuple
     integral: Integral
-    passes: Passes
     shares: Shares
     intervention: Intervention | None
 
@@ -114,11 +112,14 @@ class Explainer:
         path: of `utils.attribution.paths.PATHS`.
         quadrature: of `utils.attribution.quadrature`.
         interventions: whether they are made.
+
+    Attributes:
+        passes: `utils.attribution.scores.Passes` so far, those of interventions not counted.
     """
 
     def __init__(self, detector, path, quadrature, interventions=True):
         self.detector, self.path, self.quadrature = detector, path, quadrature
-        self.interventions = interventions
+        self.interventions, self.passes = interventions, Passes()
 
     def explain(self, sequence, targets):
         """Yields the `Attribution` of each target; frames and pixels count in the sequence.
@@ -153,7 +154,7 @@ class Explainer:
         targets = [target.moved(0, top, left) for target in targets]
         scores = TargetScores(self.detector, targets, network)
         integrals = integrate(scores, clip, start, self.quadrature)
-        passes = replace(scores.passes)
+        self.passes = self.passes + scores.passes
         for k, (target, integral) in enumerate(zip(targets, integrals, strict=True)):
             made = None
             if self.interventions:
@@ -169,7 +170,6 @@ class Explainer:
                 left=left,
                 size=window.clip.shape[1:],
                 integral=integral,
-                passes=passes,
                 shares=share_influence(integral.attribution, target),
                 intervention=made,
             )

@@ -1,5 +1,6 @@
 """Whether the way back through a network fits into memory, before it is tried."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -31,11 +32,9 @@ def check_memory(detector, shape, network=None, free=None):
     device = next(iter(detector.parameters()), torch.zeros(())).device
     free = free_memory(device) if free is None else free
     small = [min(side, PROBE) for side in shape]
-    areas = [
-        rows * columns for rows, columns in (padded_size(detector, *s) for s in (shape, small))
-    ]
+    area, small_area = (math.prod(padded_size(detector, *sides)) for sides in (shape, small))
     batch = max(1, BATCH_VOXELS // (detector.seqlen * shape[0] * shape[1]))
-    needed = batch * kept_bytes(network or detector, detector, small, device) * areas[0] // areas[1]
+    needed = batch * kept_bytes(network or detector, detector, small, device) * area // small_area
     if free is not None and needed > free:
         raise ValueError(
             f"attribution in {detector.seqlen} frames of {shape[0]}x{shape[1]} needs about "

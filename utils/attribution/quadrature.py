@@ -4,7 +4,6 @@ Along the path a target's score switches on within a narrow range, so that equid
 miss it: the published 50 points give sums between 0.00002 and 2.7 times what they should.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
 

@@ -55,11 +55,6 @@ class TargetScores:
                 )
         self.passes = Passes()
 
-    @property
-    def sizes(self):
-        """(K,) float64, the number of pixels of each target: the largest scores they can have."""
-        return np.array([len(target.pixels) for target in self.targets], float)
-
     def of(self, clips):
         """(B, K) float64 scores of clips (B, 1, T, H, W); gradients pass.
 

@@ -28,6 +28,13 @@ class Target:
         pixels = self.pixels - np.array([row, column])
         return Target(self.frame - frame, pixels, self.kind, self.score)
 
+    def scaled(self, size, other):
+        """The same in frames of (height, width) `other` instead of `size`."""
+        if tuple(size) == tuple(other):
+            return self
+        pixels = np.unique(self.pixels * np.array(other) // np.array(size), axis=0)
+        return Target(self.frame, pixels, self.kind, self.score)
+
     def box(self):
         """(top, left, bottom, right), half open."""
         (top, left), (bottom, right) = self.pixels.min(axis=0), self.pixels.max(axis=0) + 1
