@@ -31,10 +31,20 @@ def parse_args(argv=None):
     parser = CommandParser(prog="-m utils.compare", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", type=Path, help="a metrics.json, or its folder")
-    add("--threshold", type=float, default=OPERATING_POINT, help="one of the runs' thresholds")
+    add(
+        "--threshold",
+        type=float,
+        default=OPERATING_POINT,
+        help="of the scores; one at which the runs were counted",
+    )
     add("--output", type=Path, help="write Pd over Fa of all runs to this PNG, for each protocol")
-    add("--samples", type=int, default=10_000, help="test lists drawn for an interval")
-    add("--seed", type=int, default=46, help="of the draws")
+    add(
+        "--samples",
+        type=int,
+        default=10_000,
+        help="how often the test list is drawn anew for the 95 %% intervals",
+    )
+    add("--seed", type=int, default=46, help="of these draws")
     return parser.parse_args(argv)
 
 
