@@ -122,6 +122,7 @@ def test_all_five_rows_stand_in_the_report_and_the_summary(metrics, tmp_path):
         counted["subsets"]["low_snr"]["targets"] = 529
     write_results(tmp_path, "", same, [], ALWAYS["hit1_guard4"])
     page = (tmp_path / "report.html").read_text()
+    assert "12.35 frames/s (5 runs of 40 frames" in page
     for model in PUBLISHED_COST:
         assert page.count(f"{model}, published") == 2  # low SNR, all
         same["model"] = model
