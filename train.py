@@ -100,7 +100,9 @@ def parse_args(argv=None):
     )
     args = parser.parse_args(argv)
     if args.log_dir is not None:
-        parser.set_defaults(**recorded_arguments(args, parser))
+        run = find_run(args.savepath, args.log_dir)
+        # What the run was started with; what is given now comes before it.
+        parser.recall(describe(load_last(run)).args, run.path, without=PLACE_OPTIONS)
         args = parser.parse_args(argv)
     if args.seqlen is None:
         args.seqlen = MODELS[args.model].seqlen
@@ -113,13 +115,6 @@ def parse_args(argv=None):
     if args.ema == 1:
         raise ValueError(f"--ema {args.ema}: expected a decay from 0 to below 1")
     return args
-
-
-def recorded_arguments(args, parser):
-    """What a continued run was started with: its defaults; what is given now comes before it."""
-    recorded = describe(load_last(find_run(args.savepath, args.log_dir))).args
-    known = {action.dest for action in parser._actions} - set(PLACE_OPTIONS)
-    return {key: value for key, value in recorded.items() if key in known}
 
 
 def main(args):
@@ -276,11 +271,9 @@ def open_cache(args, spec, training, group):
 def build_trainer(args, clips, device, group):
     """A fresh network with what trains it."""
     detector = build_model(args.model, args.seqlen).to(device)
-    if next(detector.parameters(), None) is None:
-        raise ValueError(f"--model {args.model}: has no weights to train; test it with test.py")
-    network = FastTraining(detector) if detector.stages() is not None else detector
-    if args.compile:
-        network = torch.compile(detector)
+    if not any(True for _ in detector.parameters()):
+        raise ValueError(f"--model {args.model}: has no weights to train; test.py tests it")
+    network = torch.compile(detector) if args.compile else FastTraining(detector)
     rates = args.learning_rate, args.decay_rate
     criterion = build_loss(args.loss)
     if args.exclude_padding:

@@ -21,6 +21,39 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
 
+    def recall(self, recorded, source, without=()):
+        """Takes options that were recorded as defaults, if they could have been given.
+
+        Args:
+            recorded: values by name; what is no option of this command is left out.
+            source: where they come from, for messages.
+            without: names that are not taken.
+
+        Raises:
+            ValueError: a value that the option does not take.
+        """
+        words, taken = [], {}
+        for action in self._actions:
+            value = recorded.get(action.dest)
+            if value is None or action.dest in without:
+                continue
+            taken[action.dest] = value
+            flag = action.option_strings[-1]
+            if action.nargs != 0:
+                words.append(f"{flag}={value}")
+            elif not isinstance(value, bool):
+                raise ValueError(f"{source}: {flag} is recorded as {value!r}; expected True, False")
+
+        def refuse(message):
+            raise ValueError(f"{source}: a recorded option cannot be taken: {message}")
+
+        self.error = refuse
+        try:
+            parsed = vars(self.parse_args(words))
+        finally:
+            del self.error
+        self.set_defaults(**{n: v if isinstance(v, bool) else parsed[n] for n, v in taken.items()})
+
     def error(self, message):
         self.exit(USER_ERROR, f"error: {message}; see python {self.prog} --help\n")
 
