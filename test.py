@@ -78,7 +78,8 @@ def parse_args(argv=None):
         default=[MAIN],
         metavar="NAME",
         help="protocols to count by, beside the two published ones; the first is that of eval.txt "
-        f"and pictures. One of: {', '.join(PROTOCOLS)}",
+        "and pictures. One of: "
+        + "; ".join(f"{name} ({protocol.title})" for name, protocol in PROTOCOLS.items()),
     )
     add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
@@ -276,7 +277,9 @@ def choose_normalisation(mean, std, dataset):
     if dataset is not None:
         spec = get_spec(dataset)
         if spec.mean is None:
-            raise ValueError(f"--normalise-as {dataset}: it has no mean and std of its own")
+            raise ValueError(
+                f"--normalise-as {dataset}: its row has no mean and std; use --mean and --std"
+            )
         mean, std = spec.mean, spec.std
     if mean is None:
         return None
@@ -326,7 +329,7 @@ def run_test(args, spec, tested, sequences, device, group):
     # Numbers first: they are there even if the disk has no room for the rest.
     print("\n".join(summary), flush=True)
     if args.efficiency:
-        setting = f"{args.engine} engine, {args.precision}"
+        setting = f"--engine {args.engine} --precision {args.precision}"
         efficiency = measure_efficiency(detector, scan, args.efficiency, setting)
         print(f"  {efficiency_line(efficiency)}", flush=True)
         if metrics is not None:

@@ -119,8 +119,8 @@ def included_run(dataset):
     name = INCLUDED.get(dataset)
     if name is None:
         raise ValueError(
-            f"--log_dir is missing: expected the run to test; one comes with this code for "
-            f"--dataset {' or '.join(INCLUDED)} only"
+            f"--log_dir is missing: expected the run to test, or --weights FILE; a run comes "
+            f"with this code for --dataset {' or '.join(INCLUDED)} only"
         )
     return find_run(Path(__file__).resolve().parent.parent / "log", name)
 

@@ -38,12 +38,22 @@ def parse_args(argv=None):
         help="compare by these only; by all that the runs share if not given. One of: "
         f"{', '.join(PROTOCOLS)}",
     )
-    add("--threshold", type=float, default=OPERATING_POINT, help="one of the runs' thresholds")
+    add(
+        "--threshold",
+        type=float,
+        default=OPERATING_POINT,
+        help="of the scores; one that the runs count at",
+    )
     add("--output", type=Path, help="write Pd over Fa of all runs to this PNG, for each protocol")
     add("--csv", type=Path, metavar="FILE", help="write the figures and intervals, unscaled")
     add("--latex", type=Path, metavar="FILE", help="write a tabular for each protocol")
-    add("--samples", type=int, default=10_000, help="test lists drawn for an interval")
-    add("--seed", type=int, default=46, help="of the draws")
+    add(
+        "--samples",
+        type=int,
+        default=10_000,
+        help="times the test list is drawn anew for an interval",
+    )
+    add("--seed", type=int, default=46, help="of these draws")
     return parser.parse_args(argv)
 
 

@@ -11,7 +11,9 @@ class Protocol:
     """A rule for counting, and what is made of the counts.
 
     Counts are integers; those of several blocks, sequences or processes are added with `+` and
-    divided once, by `figures`.
+    divided once, by `figures`. A protocol is a frozen dataclass, and what its docstring says above
+    "Attributes:" stands in the report. Where it counts `targets`, `pixels`, `detected` and
+    `false_alarm_pixels`, as the published ones do, results are given with intervals and counts.
 
     Attributes:
         name: as on the command line and in metrics.json.
