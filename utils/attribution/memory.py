@@ -27,13 +27,14 @@ def check_memory(detector, shape, network=None, free=None):
     Raises:
         ValueError: they do not; the message has both sizes.
     """
-    if free is None and detector.seqlen * shape[0] * shape[1] <= BATCH_VOXELS:
+    area = math.prod(padded_size(detector, *shape))
+    if free is None and detector.seqlen * area <= BATCH_VOXELS:
         return
     device = next(iter(detector.parameters()), torch.zeros(())).device
-    free = free_memory(device) if free is None else free
+    free = available_memory(device) if free is None else free
     small = [min(side, PROBE) for side in shape]
-    area, small_area = (math.prod(padded_size(detector, *sides)) for sides in (shape, small))
-    batch = max(1, BATCH_VOXELS // (detector.seqlen * shape[0] * shape[1]))
+    small_area = math.prod(padded_size(detector, *small))
+    batch = max(1, BATCH_VOXELS // (detector.seqlen * area))
     needed = batch * kept_bytes(network or detector, detector, small, device) * area // small_area
     if free is not None and needed > free:
         raise ValueError(
@@ -60,7 +61,7 @@ def kept_bytes(network, detector, shape, device):
     return sum(size for size, _ in kept.values()) // (frames if detector.recurrent else 1)
 
 
-def free_memory(device):
+def available_memory(device):
     """Bytes that are free on a device; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
