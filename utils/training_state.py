@@ -40,13 +40,15 @@ class Description:
     def selected(self):
         """Which epoch it is of and what it was selected on, in words."""
         select = self.args.get("select")
-        return select and f"epoch {self.epochs}, selected on the {SELECTIONS[select]}"
+        if not isinstance(select, str) or select not in SELECTIONS:
+            return None
+        return f"epoch {self.epochs}, selected on the {SELECTIONS[select]}"
 
 
 def describe(checkpoint):
     """The `Description` of a checkpoint from `utils.checkpoint.load`."""
     epoch = checkpoint.get("epoch")
-    epochs = None if epoch is None else epoch + 1
+    epochs = epoch + 1 if isinstance(epoch, int) else None  # other tools keep other things there
     return Description(checkpoint[WEIGHTS], checkpoint.get("args") or {}, epochs)
 
 
@@ -110,28 +112,28 @@ class TrainingState:
             path: of the run, for messages.
 
         Raises:
-            ValueError: it has no optimiser to continue with, or was trained with options that
-                cannot change.
+            ValueError: it has no optimiser or number of epochs to continue with, or was trained
+                with options that cannot change.
         """
         self._refuse_changes(checkpoint, path)
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
             if self.average is not None:
                 self.average.restore(checkpoint["average"])
-        except (KeyError, ValueError) as error:
+            if checkpoint.get("random"):
+                restore_random_states(checkpoint["random"])
+            self.epoch, self.position = describe(checkpoint).epochs - 1, checkpoint.get("position")
+            self.history = list(checkpoint.get("history", ()))
+            self.log_size = checkpoint.get("log_size")
+            self.best_iou = float(
+                checkpoint.get("best_iou", checkpoint.get("class_avg_iou", -math.inf))
+            )
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: its last checkpoint cannot be continued with these options "
                 f"({error}); expected the optimiser's state, and --ema as before"
             ) from error
-        if checkpoint.get("random"):
-            restore_random_states(checkpoint["random"])
         self.restored = True
-        self.epoch, self.position = checkpoint["epoch"], checkpoint.get("position")
-        self.history = list(checkpoint.get("history", ()))
-        self.log_size = checkpoint.get("log_size")
-        self.best_iou = float(
-            checkpoint.get("best_iou", checkpoint.get("class_avg_iou", -math.inf))
-        )
 
     def _refuse_changes(self, checkpoint, path):
         recorded, now = describe(checkpoint).args, self.options
