@@ -17,7 +17,9 @@ def export_model(model, path):
     output `logits` (1, T, H, W) float32. `torch.export.load(path).module()` reads a .pt2 back.
 
     Raises:
-        ValueError: another suffix, or .onnx without the packages that write it.
+        ValueError: another suffix, .onnx without the packages that write it, or a detector that
+            is not described by its `stages`.
+        OSError: there is no such folder.
     """
     path = Path(path)
     if path.suffix not in (".pt2", ".onnx"):
@@ -29,6 +31,13 @@ def export_model(model, path):
                 f"{path}: writing ONNX needs {' and '.join(missing)}; "
                 f"pip install {' '.join(missing)}"
             )
+    if model.stages() is None:
+        raise ValueError(
+            f"{path}: {type(model).__name__} cannot be exported; expected a network of stages, "
+            "such as DeepPro"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     program = export_program(model)
     if path.suffix == ".onnx":
         torch.onnx.export(

@@ -23,3 +23,11 @@ def gradient_times_input(detector, clip, frame, row, column):
         logit = run_clip(detector, clip, detector)[0, frame, row, column]
         (gradient,) = torch.autograd.grad(logit, clip)
     return (gradient * clip.detach())[0, 0].float().cpu().numpy()
+
+
+def is_differentiable(detector, device):
+    """Whether a detector's logits have a gradient: those of a filter outside torch have none."""
+    side = detector.smallest_side
+    with torch.inference_mode(False), torch.enable_grad():
+        clip = torch.zeros(1, 1, detector.seqlen, side, side, device=device, requires_grad=True)
+        return run_clip(detector, clip, detector).requires_grad

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from utils.attribution.gradient_times_input import gradient_times_input
+from utils.attribution.gradient_times_input import gradient_times_input, is_differentiable
 from utils.attribution.maps import Attribution
 from utils.report.figures import draw_attribution
 from utils.report.profiles import RecentFrames
@@ -31,7 +31,7 @@ class Attributions(Writer):
         threshold: a pixel is a detection if its score is at least this.
 
     Raises:
-        ValueError: the detector predicts the last frame of a clip only.
+        ValueError: the detector predicts the last frame of a clip only, or has no gradient.
     """
 
     def __init__(self, folder, detector, device, threshold):
@@ -39,6 +39,10 @@ class Attributions(Writer):
             raise ValueError(
                 f"--attribution: {type(detector).__name__} predicts the {detector.predicts} frame "
                 "of a clip; expected a detector that predicts all frames"
+            )
+        if not is_differentiable(detector, device):
+            raise ValueError(
+                f"--attribution: {type(detector).__name__} has no gradient; expected a network"
             )
         self.folder = make_folder(folder)
         self.detector, self.device, self.threshold = detector, device, threshold
