@@ -42,9 +42,9 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_t
         allow_tf32: on CUDA, let fp32 products round their factors to 10 bits.
 
     Raises:
-        ValueError: unknown precision, no size of memory, or `stages` that describe no network; in a
-            call, a clip that the model
-            refuses, or a budget that does not hold one band of it, with the smallest that does.
+        ValueError: unknown precision, no size of memory, or `stages` that are refused; in a call, a
+            clip that the model refuses, or a budget that does not hold one band of it, with the
+            smallest that does.
     """
     memory = parse_memory(memory)
     engines = []

@@ -101,11 +101,8 @@ def is_pool(layer):
 
 def is_two_by_two(pool):
     """Whether a pool takes the largest of every 2 x 2 pixels of a frame."""
-    sizes = [
-        each if isinstance(each, tuple) else (each,) * 3 for each in (pool.kernel_size, pool.stride)
-    ]
     plain = pool.padding in (0, (0, 0, 0)) and pool.dilation in (1, (1, 1, 1))
-    return sizes == [(1, 2, 2)] * 2 and plain and not pool.ceil_mode and not pool.return_indices
+    return plain and pool.kernel_size == pool.stride == (1, 2, 2) and not pool.ceil_mode
 
 
 def run_layers(layers, x, compute):

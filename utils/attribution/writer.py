@@ -5,6 +5,7 @@ import torch
 
 from utils.attribution.gradient_times_input import gradient_times_input, is_differentiable
 from utils.attribution.maps import Attribution
+from utils.files import write_whole
 from utils.report.figures import draw_attribution
 from utils.report.profiles import RecentFrames
 from utils.report.writers import Writer
@@ -68,7 +69,8 @@ class Attributions(Writer):
         if recording is None or not shown:
             return
         attribution = attribute(self.detector, sequence, recording, self.device)
-        np.savez_compressed(self.folder / f"{sequence.name}.npz", **vars(attribution))
+        path = self.folder / f"{sequence.name}.npz"
+        write_whole(path, lambda file: np.savez_compressed(file, **vars(attribution)))
         draw_attribution(self.folder / f"{sequence.name}.png", attribution)
 
     def close(self):
