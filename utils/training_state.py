@@ -162,9 +162,9 @@ class TrainingState:
             before, now = recorded.get(name), self.options.get(name)
             if before is None:
                 return f"the checkpoint does not record its --{name}"
-            if before != now and (
-                name != "datapath" or Path(before).resolve() != Path(now).resolve()
-            ):
+            if name == "datapath":
+                before, now = (Path(str(place)).resolve() for place in (before, now))
+            if before != now:
                 return f"--{name} was {before}"
         return None
 
