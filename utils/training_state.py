@@ -165,7 +165,7 @@ class TrainingState:
             if name == "datapath":
                 before, now = (Path(str(place)).resolve() for place in (before, now))
             if before != now:
-                return f"--{name} was {before}"
+                return f"--{name} was {' '.join(str(before).split())}"
         return None
 
     def _refuse_changes(self, checkpoint, path):
