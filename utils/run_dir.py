@@ -16,7 +16,7 @@ LOG_FORMAT = "%(asctime)s - Model - %(levelname)s - %(message)s"
 # What the test at the end of a training writes, in this order.
 RESULTS = ("eval.txt", "metrics.json", "report.html")
 # Of a run's folder, see `run_name`; a second run of the same minute has a number behind it.
-NAME = re.compile(
+RUN_NAME = re.compile(
     r"(?P<dataset>.+?)__[-\d]+_[-\d]+__(?P<tag>[^_]+)_(?P<model>.+)_DataL(?P<seqlen>\d+)(_\d+)?"
 )
 # By data set, the run that is part of this repository.
@@ -77,7 +77,7 @@ class RunDir:
 
     def options(self):
         """What the folder's name tells of the training's options, by their names."""
-        found = NAME.fullmatch(self.name)
+        found = RUN_NAME.fullmatch(self.name)
         if found is None:
             return {}
         losses = {tag: loss for loss, tag in LOSS_TAGS.items()}
