@@ -14,6 +14,7 @@ from data.frames import ImageFiles
 from data.images import read_frame, read_mask, resize
 from data.lists import find_sequences, prepare
 from data.pairing import frame_numbers, printable
+from data.record import read_normalisation
 from data.remarks import Remarks
 
 STATISTICS_BLOCK = 16  # frames at a time of which the mean and std are added up
@@ -276,7 +277,7 @@ def open_test_list(spec, root, normalisation=None):
     prepare(spec, root)
     files = find_sequences(spec, spec.test, root)
     return open_sequences(
-        files, normalisation or (spec.mean, spec.std), spec.test_size, spec.first_frame
+        files, normalisation or read_normalisation(spec, root), spec.test_size, spec.first_frame
     )
 
 
