@@ -243,7 +243,8 @@ def test_what_is_left_out_is_said(tmp_path, rng):
     write_image(tmp_path / "s/preview.png", frames[0])
     (tmp_path / "s/masks/1.npy").unlink()
     (tmp_path / "s/masks").rmdir()
-    with pytest.warns(DataWarning, match="s: preview.png beside images/ ignored"):
+    np.save(tmp_path / "s/masks.npy", masks)
+    with pytest.warns(DataWarning, match="s: masks.npy, preview.png beside images/ ignored"):
         open_names(tmp_path / "s")
 
 
