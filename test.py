@@ -329,7 +329,7 @@ def run_test(args, spec, tested, sequences, device, group):
         levels = writers["normalisations"].line()
         summary.append(f"  {found}; grey levels normalised by {levels}")
     if args.attribution:
-        summary += writers["attribution"].summary_lines()
+        summary += writers["attribution"].attribution_lines()
         if metrics is not None:
             metrics["attribution"] = writers["attribution"].as_dict()
     # Numbers first: they are there even if the disk has no room for the rest.
