@@ -19,7 +19,7 @@ from utils.attribution.figures import draw_attribution, draw_influence
 from utils.attribution.maps import Influence, frame_influence, normalised_map
 from utils.attribution.quadrature import Adaptive, Equidistant
 from utils.attribution.scores import Passes
-from utils.attribution.summary import row_of, attribution_lines
+from utils.attribution.summary import attribution_lines, row_of
 from utils.attribution.targets import Choice, find_candidates
 from utils.files import write_text
 from utils.report.page import Section
