@@ -8,9 +8,9 @@ import pytest
 
 from data.cache.build import Frames
 from data.clips import (
+    CandidateWindow,
     ClipOptions,
     TrainClips,
-    CandidateWindow,
     candidate_windows,
     centres,
     draw_crop,
