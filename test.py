@@ -149,6 +149,10 @@ def parse_args(argv=None):
         parser.error("--weights with --log_dir; expected one or the other")
     if args.weights is not None and args.model is None:
         parser.error("--weights without --model; expected the network's name beside it")
+    if args.epoch is not None and (args.weights is not None or without_run(args)):
+        parser.error("--epoch without a run; expected --log_dir, whose checkpoints are numbered")
+    if args.export_model is not None and len(args.log_dir or ()) > 1:
+        parser.error("--export_model with several runs; expected one --log_dir")
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
@@ -225,7 +229,7 @@ def open_tested(args, quiet=False):
         folder = args.output or tests / f"{args.dataset}_{args.weights.stem}"
         yield open_checkpoint(args, args.weights, args.weights.stem, args.model, folder)
         return
-    if args.log_dir is None and args.model is not None and not has_weights(args.model):
+    if without_run(args):
         folder = args.output or tests / f"{args.dataset}_{args.model}"
         model = build_model(args.model, args.seqlen)
         yield Tested(args.model, args.model, model.eval(), folder)
@@ -243,9 +247,11 @@ def open_tested(args, quiet=False):
         yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
 
 
-def has_weights(name):
-    """Whether the network of this name learns anything: a filter does not."""
-    return next(build_model(name).parameters(), None) is not None
+def without_run(args):
+    """Whether the model alone is to be tested: a filter, which learns nothing and needs no run."""
+    if args.log_dir is not None or args.model is None:
+        return False
+    return next(build_model(args.model).parameters(), None) is None
 
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
@@ -323,7 +329,7 @@ def run_test(args, spec, tested, sequences, device, group):
         levels = writers["normalisations"].line()
         summary.append(f"  {found}; grey levels normalised by {levels}")
     if args.attribution:
-        summary += writers["attribution"].summary_lines()
+        summary += writers["attribution"].attribution_lines()
         if metrics is not None:
             metrics["attribution"] = writers["attribution"].as_dict()
     # Numbers first: they are there even if the disk has no room for the rest.

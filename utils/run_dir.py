@@ -164,8 +164,9 @@ def find_model_name(run, recorded, names):
     Raises:
         ValueError: none of these tells.
     """
-    if recorded and recorded.get("model") in names:
-        return recorded["model"]
+    model = recorded.get("model") if recorded else None
+    if isinstance(model, str) and model in names:
+        return model
     logged = [path.stem for path in (run.path / "logs").glob("*.txt") if path.stem in names]
     if len(logged) == 1:
         return logged[0]

@@ -146,8 +146,8 @@ def boxes_of_masks(masks, first):
 def link(boxes):
     """The boxes, with tracks where they have none.
 
-    From one labelled frame to the next, boxes that are each other's nearest, at most `LONGEST_MOVE` pixels
-    apart, are one target.
+    From one labelled frame to the next, boxes that are each other's nearest, at most
+    `LONGEST_MOVE` pixels apart, are one target.
     """
     if all(box.track is not None for box in boxes):
         return list(boxes)

@@ -11,12 +11,12 @@ from utils.attribution.memory import check_memory
 from utils.attribution.paths import path_start
 from utils.attribution.quadrature import Integral
 from utils.attribution.scores import Passes, TargetScores
-from utils.attribution.targets import Target
+from utils.attribution.targets import ScoreTarget
 from utils.scan import normalised, window_starts
 
 
 @dataclass(frozen=True)
-class Window:
+class AttributedClip:
     """The frames of a sequence that are fed at once.
 
     Attributes:
@@ -43,8 +43,8 @@ class Attribution:
     Attributes:
         sequence: its name.
         number: of the attributed frame.
-        target: `Target`; frame and pixels are counted in the excerpt below.
-        numbers, real: (T,) numbers of the frames, and which the sequence has; see `Window`.
+        target: `ScoreTarget`; frame and pixels are counted in the excerpt below.
+        numbers, real: (T,) numbers of the frames, and which the sequence has; see `AttributedClip`.
         frames: (T, h, w) grey levels of the excerpt.
         top, left: the excerpt's first row and column in the frames.
         size: (H, W) of the frames; outside of the excerpt every attribution is 0.
@@ -55,7 +55,7 @@ class Attribution:
 
     sequence: str
     number: int
-    target: Target
+    target: ScoreTarget
     numbers: np.ndarray
     real: slice
     frames: np.ndarray
@@ -76,7 +76,7 @@ class Attribution:
 
 
 def cut_window(sequence, frame, detector):
-    """The `Window` in which a frame is attributed.
+    """The `AttributedClip` in which a frame is attributed.
 
     Of a detector that predicts all frames it is the one of the test's windows that has the frame
     nearest to its middle. One that predicts the last frame, or that is recurrent, gets the T frames
@@ -101,7 +101,7 @@ def cut_window(sequence, frame, detector):
     clip[seqlen - padded :] = 0
     ahead, follow = np.arange(-missing, 0), np.arange(1, padded + 1)
     numbers = np.concatenate([numbers[0] + ahead, numbers, numbers[-1] + follow])
-    return Window(first, frames, clip, slice(missing, seqlen - padded), numbers)
+    return AttributedClip(first, frames, clip, slice(missing, seqlen - padded), numbers)
 
 
 class Explainer:

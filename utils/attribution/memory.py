@@ -30,7 +30,7 @@ def check_memory(detector, shape, network=None, free=None):
     if free is None and detector.seqlen * shape[0] * shape[1] <= BATCH_VOXELS:
         return
     device = next(iter(detector.parameters()), torch.zeros(())).device
-    free = free_memory(device) if free is None else free
+    free = memory_left(device) if free is None else free
     small = [min(side, PROBE) for side in shape]
     area, small_area = (math.prod(padded_size(detector, *sides)) for sides in (shape, small))
     batch = max(1, BATCH_VOXELS // (detector.seqlen * shape[0] * shape[1]))
@@ -60,7 +60,7 @@ def kept_bytes(network, detector, shape, device):
     return sum(size for size, _ in kept.values()) // (frames if detector.recurrent else 1)
 
 
-def free_memory(device):
+def memory_left(device):
     """Bytes that are free on a device; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

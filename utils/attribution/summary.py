@@ -50,7 +50,7 @@ def row_of(found, file, threshold):
     return line
 
 
-def summary_lines(rows, passes, without, what):
+def attribution_lines(rows, passes, without, what):
     """For the terminal: a line for all targets together, and one for each.
 
     Args:

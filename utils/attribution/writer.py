@@ -19,7 +19,7 @@ from utils.attribution.figures import draw_attribution, draw_influence
 from utils.attribution.maps import Influence, frame_influence, normalised_map
 from utils.attribution.quadrature import Adaptive, Equidistant
 from utils.attribution.scores import Passes
-from utils.attribution.summary import row_of, summary_lines
+from utils.attribution.summary import attribution_lines, row_of
 from utils.attribution.targets import Choice, find_candidates
 from utils.files import write_text
 from utils.report.page import Section
@@ -158,9 +158,9 @@ class Attributions(Writer):
         draw_influence(self.folder / "influence.png", {name: [(offsets, influence)]}, title)
         return [self.folder]
 
-    def summary_lines(self):
+    def attribution_lines(self):
         """For the terminal."""
-        return summary_lines(self.rows, self.passes, self.without, self.options.what)
+        return attribution_lines(self.rows, self.passes, self.without, self.options.what)
 
     def as_dict(self):
         """For metrics.json: the summary's figures and the curve of `Influence`; None if nothing
@@ -186,7 +186,7 @@ class Attributions(Writer):
         ]
         if self.rows:
             figures.insert(0, (self.folder / "influence.png", "Influence of reference frames"))
-        return Section("What the scores are due to", self.summary_lines(), figures)
+        return Section("What the scores are due to", self.attribution_lines(), figures)
 
 
 def save_arrays(path, found):
