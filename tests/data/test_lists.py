@@ -302,5 +302,7 @@ def test_normalisation_of_the_table():
         "SatVideoIRSDT": (111.47, 22.43),
         "IRSatVideo-LEO": (72.104, 12.303),
         "Synthetic": (105.4025, 26.6452),
+        "Synthetic-HiNo": (105.4025, 26.6452),
+        "Converted": (None, None),  # recorded in its folder
         "Frames": (None, None),
     }
