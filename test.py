@@ -14,8 +14,10 @@ from models.export import export_model
 from models.fused import fuse
 from utils.attribution.writer import Attributions
 from utils.checkpoint import load, load_weights
-from utils.command_line import CommandParser, fraction, positive, run_command
-from utils.compare import joint_table
+from utils.command_line import CommandParser, fraction, frame_size, positive, run_command
+from utils.compare.joint import joint_table
+from utils.compare.published_table import published_table
+from utils.efficiency import efficiency_line, measure_efficiency
 from utils.evaluation import Evaluator
 from utils.process import choose_device, joined_group, keep_freed_memory
 from utils.protocols import MAIN, PROTOCOLS, choose
@@ -85,6 +87,15 @@ def parse_args(argv=None):
         type=Path,
         help="where results go; if not given, the run's folder, or LOGPATH/tests/DATASET for the "
         "run that comes with this code and for WEIGHTS. Of several runs each gets a folder in it",
+    )
+    add(
+        "--efficiency",
+        nargs="?",
+        type=frame_size,
+        const=(480, 720),
+        metavar="HEIGHTxWIDTH",
+        help="also measure what each detector costs at frames of this size, 480x720 if not given, "
+        "and end with the published tables anew, ours beside the quoted numbers",
     )
     add("--visual", action="store_true", help="write score maps and animated overlays")
     add("--no-overlay", action="store_true", help="write no animated overlays")
@@ -161,6 +172,8 @@ def main(args, group=None):
         device = choose_device(args.gpu, group)
         if device.type == "cpu" and args.engine == "reference":
             keep_freed_memory()
+        if args.efficiency and group.size > 1:
+            raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")
         table = []
         for tested in open_tested(args, quiet=not group.is_main):
             sequences = spec.open(spec, args.datapath, normalisation)
@@ -168,6 +181,8 @@ def main(args, group=None):
     table = [metrics for metrics in table if metrics is not None]
     if len(table) > 1:
         print("\n".join(joint_table(table)))
+    if args.efficiency and table:
+        print("\n".join(published_table(table)))
 
 
 def open_tested(args, quiet=False):
@@ -276,6 +291,12 @@ def run_test(args, spec, tested, sequences, device, group):
         summary.append(f"  {found}; grey levels normalised by {levels}")
     # Numbers first: they are there even if the disk has no room for the rest.
     print("\n".join(summary), flush=True)
+    if args.efficiency:
+        setting = f"{args.engine} engine, {args.precision}"
+        efficiency = measure_efficiency(detector, scan, args.efficiency, setting)
+        print(f"  {efficiency_line(efficiency)}", flush=True)
+        if metrics is not None:
+            metrics["efficiency"] = efficiency
     written = [path for writer in writers.values() for path in writer.close()]
     if metrics is not None:
         protocol, strips = PROTOCOLS[args.protocol[0]], writers["highlights"].strips

@@ -121,7 +121,9 @@ def parse_args(argv=None):
     )
     args = parser.parse_args(argv)
     if args.log_dir is not None:
-        parser.set_defaults(**recorded_arguments(args, parser))
+        run = find_run(args.savepath, args.log_dir)
+        # What the run was started with; what is given now comes before it.
+        parser.recall(describe(load_last(run)).args, run.path, without=PLACE_OPTIONS)
         args = parser.parse_args(argv)
     if args.seqlen is None:
         args.seqlen = MODELS[args.model].seqlen
@@ -134,13 +136,6 @@ def parse_args(argv=None):
     if args.ema == 1:
         raise ValueError(f"--ema {args.ema}: expected a decay from 0 to below 1")
     return args
-
-
-def recorded_arguments(args, parser):
-    """What a continued run was started with: its defaults; what is given now comes before it."""
-    recorded = describe(load_last(find_run(args.savepath, args.log_dir))).args
-    known = {action.dest for action in parser._actions} - set(PLACE_OPTIONS)
-    return {key: value for key, value in recorded.items() if key in known}
 
 
 def main(args):

@@ -78,7 +78,9 @@ class Finder:
         sequences = [sequence for _, sequence in found if sequence is not None]
         labels = [child for child, sequence in found if sequence and _is_for_labels(child)]
         if labels:
-            raise ValueError(f"{path}: {labels[0].name} but no frames beside it; expected images/")
+            raise ValueError(
+                f"{path}: {labels[0].name} but no frames beside it in a folder; expected images/"
+            )
         rest = left_out(child for child, sequence in found if sequence is None)
         if sequences and rest:
             self.remarks.make("ignored", f"{path}: {first_names(rest)} ignored, without frames")
@@ -149,7 +151,7 @@ class Finder:
 
 
 _OPENERS = (
-    (PAGE_SUFFIXES, lambda path, _: (Pages(path), None, None)),
+    (PAGE_SUFFIXES, lambda path, remarks: (Pages(path, remarks), None, None)),
     (ARRAY_SUFFIXES, open_arrays),
     (VIDEO_SUFFIXES, lambda path, remarks: (VideoFrames(path, remarks), None, None)),
 )
@@ -171,7 +173,8 @@ def _only(folder, children, names):
 
 
 def _is_for_labels(path):
-    return path.name.casefold() in MASK_FOLDERS + CENTROID_FOLDERS
+    name = path.name if path.is_dir() else path.stem
+    return name.casefold() in MASK_FOLDERS + CENTROID_FOLDERS
 
 
 def _is_sequence(path):
@@ -186,7 +189,7 @@ def _has_pages(path):
     if path.suffix.lower() not in PAGE_SUFFIXES:
         return False
     try:
-        return len(Pages(path)) > 1
+        return len(Pages(path, Remarks())) > 1
     except ValueError:
         return False  # reading it will tell
 

@@ -36,6 +36,7 @@ class Frames:
         self.sequences, self.size = sequences, size
         self.mode, self.arrays, self.stores = mode, arrays, stores
         self._last = None, None  # the window decoded last, where nothing is kept
+        self._types = {}  # by sequence, and the frame that told it, where nothing is kept
         self._rows = {}  # by sequence, of those asked for so far
 
     def read(self, index, start, stop):
@@ -43,7 +44,11 @@ class Frames:
         if not self.arrays:
             window = index, start, stop
             if self._last[0] != window:
-                self._last = window, read_window(self.sequences[index], start, stop, self.size)
+                files = self.sequences[index]
+                frames, masks = read_window(files, start, stop, self.size)
+                dtype, first = self._types.setdefault(index, (frames.dtype, files.images[start]))
+                check_type(frames.dtype, files.images[start], dtype, first)
+                self._last = window, (frames, masks)
             return self._last[1]
         frames, masks = self.arrays[index]
         return frames[start:stop], masks[start:stop]

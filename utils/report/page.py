@@ -10,7 +10,15 @@ from utils.report.figures import draw_pd_fa, draw_profile
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
 from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, shown_at
 from utils.report.overlay import COLOURS, draw_frame, report_scale
-from utils.report.published import AUC_NOTE, PROTOCOL_NOTE, compare_targets, published_rows
+from utils.report.published import (
+    AUC_NOTE,
+    MODEL_NOTES,
+    PROTOCOL_NOTE,
+    compare_targets,
+    model_title,
+    protocol_title,
+    published_rows,
+)
 from utils.run_dir import make_folder
 
 # The count behind a ratio, and its title: they stand left of it where a protocol has them.
@@ -89,7 +97,7 @@ def _head(metrics):
     everything = counted["subsets"]["all"]
     frames = sum(sequence["frames"] for sequence in counted["sequences"].values())
     return (
-        f"<h1>{escape(metrics['model'])} on {escape(metrics['dataset'])}</h1>"
+        f"<h1>{escape(model_title(metrics['model']))} on {escape(metrics['dataset'])}</h1>"
         f'<p class="quiet">Run {escape(metrics["run"])}, clips of {metrics["seqlen"]} frames</p>'
         f"<p>{len(counted['sequences'])} sequences, {frames} frames, {everything['targets']} "
         f"targets. IoU of positive and mask pixels at threshold {metrics['threshold_eval']}: "
@@ -123,6 +131,9 @@ def _published(metrics):
     parts = [f"<p>{escape(compare_targets(metrics).note)}</p>"]
     if published_rows(metrics["dataset"], "all"):
         parts.append(f"<p>{escape(PROTOCOL_NOTE)}</p>")
+    if metrics["model"] in MODEL_NOTES:
+        parts.append(f"<p>{escape(MODEL_NOTES[metrics['model']])}</p>")
+    ours = model_title(metrics["model"])
     alike = {}  # protocols by their columns
     for name, counted in metrics["protocols"].items():
         alike.setdefault(PROTOCOLS[name].columns, {})[name] = counted
@@ -132,11 +143,11 @@ def _published(metrics):
             for name, counted in protocols.items():
                 if subset in counted["subsets"]:
                     texts = column_texts(PROTOCOLS[name], counted, counted["subsets"][subset])
-                    words = [title, f"this run, {metrics['model']}", PROTOCOLS[name].title]
+                    words = [title, f"this run, {ours}", PROTOCOLS[name].title]
                     rows.append(("ours", [*words, *(text for _, text in texts)]))
             if columns == PROTOCOLS[MAIN].columns:
                 for row in published_rows(metrics["dataset"], subset):
-                    words = [title, f"{row.model}, published", PROTOCOLS[row.protocol].title]
+                    words = [title, f"{row.model}, published", protocol_title(row)]
                     numbers = [f"{row.pd:.2f}", f"{row.fa:.2f}", f"{row.auc:.4f}"]
                     rows.append(("", [*words, *numbers]))
         head = ["targets", "model", "protocol", *(column[0] for column in columns)]
