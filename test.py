@@ -292,7 +292,7 @@ def run_test(args, spec, tested, sequences, device, group):
     # Numbers first: they are there even if the disk has no room for the rest.
     print("\n".join(summary), flush=True)
     if args.efficiency:
-        setting = f"{args.engine} engine, {args.precision}"
+        setting = f"--engine {args.engine} --precision {args.precision}"
         efficiency = measure_efficiency(detector, scan, args.efficiency, setting)
         print(f"  {efficiency_line(efficiency)}", flush=True)
         if metrics is not None:

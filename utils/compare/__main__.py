@@ -42,7 +42,7 @@ def parse_args(argv=None):
         "--threshold",
         type=float,
         default=OPERATING_POINT,
-        help="of the scores; one at which the runs were counted",
+        help="of the scores; one that the runs count at",
     )
     add("--output", type=Path, help="write Pd over Fa of all runs to this PNG, for each protocol")
     add("--csv", type=Path, metavar="FILE", help="write the figures and intervals, unscaled")
@@ -51,7 +51,7 @@ def parse_args(argv=None):
         "--samples",
         type=int,
         default=10_000,
-        help="how often the test list is drawn anew for the 95 %% intervals",
+        help="times the test list is drawn anew for an interval",
     )
     add("--seed", type=int, default=46, help="of these draws")
     return parser.parse_args(argv)

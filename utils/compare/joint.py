@@ -2,6 +2,7 @@
 
 from utils.compare.runs import comparison_notes, iou_text, shared_protocols
 from utils.report.metrics_file import SUBSETS, column_texts, shown_at
+from utils.report.published import model_title
 
 
 def joint_table(runs):
@@ -10,7 +11,7 @@ def joint_table(runs):
     Args:
         runs: contents of metrics.json of each.
     """
-    names = [f"{number} {run['model']}" for number, run in enumerate(runs, 1)]
+    names = [f"{number} {model_title(run['model'])}" for number, run in enumerate(runs, 1)]
     lines = [f"{name}: {run['run']}" for name, run in zip(names, runs, strict=True)]
     lines += comparison_notes(runs, names)
     shared = shared_protocols(runs)

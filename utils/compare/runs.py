@@ -3,6 +3,7 @@
 from utils.compare.counts_file import read_counts
 from utils.protocols import PROTOCOLS
 from utils.report.metrics_file import SUBSETS, figure_text, read_metrics
+from utils.report.published import model_title
 
 RESULTS = ("metrics.json", "eval.txt")  # what is looked for in a folder, in this order
 
@@ -29,7 +30,9 @@ def label_runs(paths, runs):
     """A short name for each run: its number, its model if known, and folder."""
     folders = [path.resolve().name if path.is_dir() else path.stem for path in paths]
     return [
-        f"{number} {folder}" if run["model"] is None else f"{number} {run['model']} ({folder})"
+        f"{number} {folder}"
+        if run["model"] is None
+        else f"{number} {model_title(run['model'])} ({folder})"
         for number, (run, folder) in enumerate(zip(runs, folders, strict=True), 1)
     ]
 

@@ -5,6 +5,7 @@ import inspect
 from html import escape
 from pathlib import Path
 
+from utils.efficiency import efficiency_line
 from utils.protocols import MAIN, PROTOCOLS
 from utils.report.figures import draw_pd_fa, draw_profile
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
@@ -243,6 +244,8 @@ def _profiles(strips, folder):
 
 def _timing(metrics):
     timing = metrics["timing"]
+    cost = metrics.get("efficiency")
+    cost = "" if cost is None else f"<p>{escape(efficiency_line(cost))}</p>"
     rows = []
     for step in (*STEPS, "total"):
         seconds = timing[f"{step}_seconds"]
@@ -253,6 +256,7 @@ def _timing(metrics):
         f"the network, so the parts may add up to more than the total. {timing['frames']} frames, "
         f"{timing['frames_per_second'] or 0:.1f} a second.</p>"
         + _table(["step", "seconds", "of the total"], rows)
+        + cost
     )
 
 

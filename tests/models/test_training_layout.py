@@ -11,7 +11,7 @@ from torch import nn
 from models import build_model
 from models.blocks import STDResBlock
 from models.engine.training import FastTraining, moments
-from tests.test_models import biases_before_batchnorm
+from tests.models.test_models import biases_before_batchnorm
 
 
 def assert_same_training(plain, other, expected, logits):
