@@ -12,7 +12,9 @@ from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.export import export_model
 from models.fused import fuse
-from utils.attribution.writer import Attributions
+from utils.attribution.figures import draw_influence_of
+from utils.attribution.paths import PATHS
+from utils.attribution.writer import AttributionOptions, Attributions, parse_what
 from utils.checkpoint import load, load_weights
 from utils.command_line import CommandParser, fraction, frame_size, positive, run_command
 from utils.compare.joint import joint_table
@@ -102,9 +104,36 @@ def parse_args(argv=None):
     add(
         "--attribution",
         action="store_true",
-        help="write to attribution/, for each sequence with a target or detection, what the logit "
-        "of one target pixel rests on: gradient times input of each frame of its clip, beside the "
-        "pixel's grey level and score",
+        help="write to attribution/ what the scores of targets are due to: integrated gradients of "
+        "some targets of each sequence, figures, and whether interventions agree",
+    )
+    add(
+        "--attribution-of",
+        type=parse_what,
+        default="targets",
+        metavar="WHAT",
+        help="targets (detections where there are no masks), alarms: false ones, or one pixel: "
+        "FRAME,ROW,COLUMN",
+    )
+    add("--attribution-frames", type=positive(int), default=1, help="most frames of a sequence")
+    add("--attribution-targets", type=positive(int), default=8, help="most targets of a frame")
+    add(
+        "--attribution-path",
+        choices=PATHS,
+        default="zero",
+        help="where the path to the clip starts: at the data set's mean level, at the blurred mean "
+        "of time, or at black",
+    )
+    add(
+        "--attribution-error",
+        type=fraction,
+        default=0.01,
+        help="completeness error at which no more points of the path are added",
+    )
+    add(
+        "--attribution-points",
+        type=positive(int),
+        help="so many equidistant points with both ends, as published, whatever the error",
     )
     add("--export", choices=EXPORTS, help="write a text file of centroids for each sequence")
     add(
@@ -120,6 +149,10 @@ def parse_args(argv=None):
         parser.error("--weights with --log_dir; expected one or the other")
     if args.weights is not None and args.model is None:
         parser.error("--weights without --model; expected the network's name beside it")
+    if args.epoch is not None and (args.weights is not None or without_run(args)):
+        parser.error("--epoch without a run; expected --log_dir, whose checkpoints are numbered")
+    if args.export_model is not None and len(args.log_dir or ()) > 1:
+        parser.error("--export_model with several runs; expected one --log_dir")
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
@@ -181,6 +214,10 @@ def main(args, group=None):
     table = [metrics for metrics in table if metrics is not None]
     if len(table) > 1:
         print("\n".join(joint_table(table)))
+        if args.attribution:
+            place = make_folder(args.output or Path(args.logpath) / "tests" / args.dataset)
+            draw_influence_of(place / "influence.png", table)
+            print(f"  written to {place}: influence.png")
     if args.efficiency and table:
         print("\n".join(published_table(table)))
 
@@ -192,7 +229,7 @@ def open_tested(args, quiet=False):
         folder = args.output or tests / f"{args.dataset}_{args.weights.stem}"
         yield open_checkpoint(args, args.weights, args.weights.stem, args.model, folder)
         return
-    if args.log_dir is None and args.model is not None and not has_weights(args.model):
+    if without_run(args):
         folder = args.output or tests / f"{args.dataset}_{args.model}"
         model = build_model(args.model, args.seqlen)
         yield Tested(args.model, args.model, model.eval(), folder)
@@ -210,9 +247,11 @@ def open_tested(args, quiet=False):
         yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
 
 
-def has_weights(name):
-    """Whether the network of this name learns anything: a filter does not."""
-    return next(build_model(name).parameters(), None) is not None
+def without_run(args):
+    """Whether the model alone is to be tested: a filter, which learns nothing and needs no run."""
+    if args.log_dir is not None or args.model is None:
+        return False
+    return next(build_model(args.model).parameters(), None) is None
 
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
@@ -289,6 +328,10 @@ def run_test(args, spec, tested, sequences, device, group):
         found = f"{writers['detections'].count} detections at threshold {args.threshold_eval}"
         levels = writers["normalisations"].line()
         summary.append(f"  {found}; grey levels normalised by {levels}")
+    if args.attribution:
+        summary += writers["attribution"].summary_lines()
+        if metrics is not None:
+            metrics["attribution"] = writers["attribution"].as_dict()
     # Numbers first: they are there even if the disk has no room for the rest.
     print("\n".join(summary), flush=True)
     if args.efficiency:
@@ -300,7 +343,8 @@ def run_test(args, spec, tested, sequences, device, group):
     written = [path for writer in writers.values() for path in writer.close()]
     if metrics is not None:
         protocol, strips = PROTOCOLS[args.protocol[0]], writers["highlights"].strips
-        written += write_results(tested.folder, suffix_of(args), metrics, strips, protocol)
+        more = [writers["attribution"].section()] if args.attribution else []
+        written += write_results(tested.folder, suffix_of(args), metrics, strips, protocol, more)
     names = ", ".join(dict.fromkeys(path.name for path in written))
     print(f"  written to {tested.folder}: {names}")
     return metrics
@@ -322,8 +366,16 @@ def open_writers(args, spec, tested, device):
     if not args.no_overlay:
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
     if args.attribution:
-        place = output / "attribution"
-        writers["attribution"] = Attributions(place, tested.detector, device, threshold)
+        options = AttributionOptions(
+            args.attribution_of,
+            args.attribution_frames,
+            args.attribution_targets,
+            args.attribution_path,
+            args.attribution_points,
+            args.attribution_error,
+        )
+        given = output / "attribution", tested.detector, device, threshold, options, protocol
+        writers["attribution"] = Attributions(*given)
     return writers
 
 

@@ -122,8 +122,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.log_dir is not None:
         run = find_run(args.savepath, args.log_dir)
+        checkpoint = load_last(run)
         # What the run was started with; what is given now comes before it.
-        parser.recall(describe(load_last(run)).args, run.path, without=PLACE_OPTIONS)
+        recorded = run.options() if checkpoint is None else describe(checkpoint).args
+        parser.recall(recorded, run.path, without=PLACE_OPTIONS)
         args = parser.parse_args(argv)
     if args.seqlen is None:
         args.seqlen = MODELS[args.model].seqlen
@@ -157,9 +159,11 @@ def train(args, group):
     seed_everything(args.seed)
     clips, sequences = open_data(args, spec, group)
     trainer = build_trainer(args, clips, device, group)
-    run, checkpoint = group.share(open_run(args) if group.is_main else None)
-    state = build_state(args, trainer, run, checkpoint)
-    log = RunLog(run.log_file(args.model), state.log_size, group.is_main)
+    run = group.share(open_run(args) if group.is_main else None)
+    log = RunLog(run.log_file(args.model), group.is_main)
+    checkpoint = group.share(load_last(run) if group.is_main else None)
+    state = build_state(args, trainer, clips, run, checkpoint)
+    log.cut(state.log_size)
     log_start(log, args, trainer, clips, sequences)
     log(state.describe_start(run.name))
     recorder = Recorder(run, state, log)
@@ -314,28 +318,35 @@ def build_trainer(args, clips, device, group):
 
 
 def open_run(args):
-    """The run folder, new or continued, and the checkpoint to continue from, or None."""
+    """The run's folder, new or to be continued."""
     if args.log_dir is None:
         name = run_name(args.dataset, datetime.now(), args.loss, args.model, args.seqlen)
-        return new_run(args.savepath, name), None
+        return new_run(args.savepath, name)
     run = find_run(args.savepath, args.log_dir)
     checkpoint = load_last(run)
-    model = find_model_name(run, describe(checkpoint).args, MODELS)
+    model = find_model_name(run, checkpoint and describe(checkpoint).args, MODELS)
     if model != args.model:
         raise ValueError(f"{run.path}: is a run of {model}; expected --model {model}")
-    return run, checkpoint
+    run.sweep()
+    return run
 
 
 def load_last(run):
-    """What a run continues from: its last checkpoint, or its best where it has no last."""
+    """What a run continues from: its last checkpoint, or its best where it has no last.
+
+    None where the training ended before its first.
+    """
+    if run.is_bare():
+        return None
     path = run.checkpoint("last")
     return load(path if path.is_file() else run.checkpoint("best"))
 
 
-def build_state(args, trainer, run, checkpoint):
+def build_state(args, trainer, clips, run, checkpoint):
     """How far the training is: at its start, or where the checkpoint says."""
-    options = plain(vars(args))
-    state = TrainingState(trainer.detector, trainer.optimizer, trainer.average, options)
+    data = [[files.name, len(files)] for files in clips.sequences]
+    parts = trainer.detector, trainer.optimizer, trainer.average
+    state = TrainingState(*parts, plain(vars(args)), data)
     if checkpoint is not None:
         load_weights(trainer.detector, checkpoint, args.model, run.path)
         state.restore(checkpoint, run.path)
@@ -357,7 +368,8 @@ def log_start(log, args, trainer, clips, sequences):
 
 def stop_run(stop, run, log):
     """Ends after SIGTERM or Ctrl-C, with the exit status that shells expect."""
-    log(f"Stopped by {Signals(stop.signal).name}; continue with --log_dir '{run.name}'")
+    words = ["--savepath", str(run.logpath), "--log_dir", run.name]
+    log(f"Stopped by {Signals(stop.signal).name}; continue with {shlex.join(words)}")
     log.close()
     raise SystemExit(128 + stop.signal)
 

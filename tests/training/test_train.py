@@ -33,7 +33,7 @@ from utils.training.trainer import OPTIMIZERS, Schedule
 def test_a_compiled_training_is_the_plain_one_within_rounding(
     dataset, tmp_path, monkeypatch, model, precision
 ):
-    # Captured as for the C++ compiler, which tests/models/test_training_layout.py calls; run without it.
+    # Captured as for the C++ compiler, which test_training_layout.py calls; run without it.
     # DeepPro's plain training is another pass than the one captured; DeepPro-Plus' is the same.
     steps = []
 

@@ -4,6 +4,7 @@ import base64
 import inspect
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.efficiency import efficiency_line
 from utils.protocols import MAIN, PROTOCOLS
@@ -54,7 +55,21 @@ figcaption { font-size: .875rem; color: #5a626c; }
 """
 
 
-def write_report(path, metrics, strips, protocol):
+class Section(NamedTuple):
+    """A part of the page that others bring: paragraphs, and figures with captions.
+
+    Attributes:
+        title: its heading.
+        paragraphs: of plain text.
+        figures: of (path of a PNG, caption).
+    """
+
+    title: str
+    paragraphs: list
+    figures: list
+
+
+def write_report(path, metrics, strips, protocol, more=()):
     """Writes the page, and beside it a folder of its name with the PNGs it is made of.
 
     Args:
@@ -62,6 +77,7 @@ def write_report(path, metrics, strips, protocol):
         metrics: from `utils.report.results.summarise`.
         strips: from `utils.report.highlights.Highlights`.
         protocol: `utils.protocols.Protocol` by which the strips were judged.
+        more: `Section`s to add.
 
     Raises:
         OSError: a file could not be written.
@@ -76,6 +92,7 @@ def write_report(path, metrics, strips, protocol):
         _sequences(metrics),
         _strips(strips, folder, protocol, metrics["threshold_eval"]),
         _profiles(strips, folder),
+        *map(_added, more),
         _timing(metrics),
         _definitions(metrics),
     ]
@@ -240,6 +257,12 @@ def _profiles(strips, folder):
         "or missed is by the protocol, which may count none at the border of the image.</p>"
         f'<div class="grid">{"".join(figures)}</div>'
     )
+
+
+def _added(section):
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in section.paragraphs)
+    figures = "".join(_figure(path, caption, caption) for path, caption in section.figures)
+    return f'<h2>{escape(section.title)}</h2>{paragraphs}<div class="grid">{figures}</div>'
 
 
 def _timing(metrics):

@@ -76,7 +76,7 @@ def _summarise_protocol(evaluation, protocol, subsets):
     }
 
 
-def write_results(output, suffix, metrics, strips, protocol):
+def write_results(output, suffix, metrics, strips, protocol, more=()):
     """Writes eval<suffix>.txt, metrics<suffix>.json and report<suffix>.html; returns their paths.
 
     Args:
@@ -85,12 +85,13 @@ def write_results(output, suffix, metrics, strips, protocol):
         metrics: from `summarise`.
         strips: from `utils.report.highlights.Highlights`.
         protocol: `utils.protocols.Protocol` of eval.txt, by which the strips were judged, too.
+        more: `utils.report.page.Section`s to add to the report.
     """
     kinds = (("eval", "txt"), ("metrics", "json"), ("report", "html"))
     paths = [output / f"{stem}{suffix}.{kind}" for stem, kind in kinds]
     write_eval(paths[0], metrics, protocol)
     write_metrics(paths[1], metrics)
-    write_report(paths[2], metrics, strips, protocol)
+    write_report(paths[2], metrics, strips, protocol, more)
     return paths
 
 
