@@ -102,11 +102,3 @@ def test_a_filter_without_gradient_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match="has no gradient"):
         Attributions(tmp_path / "a", build_model(name), "cpu", 0.5)
     assert not (tmp_path / "a").exists()
-
-
-def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, rng):
-    scores = rng.random((3, 9, 9), np.float32)
-    (tmp_path / "s.npz").mkdir()
-    with pytest.raises(OSError, match="s.npz: could not be written"):
-        written(tmp_path, Bright(), sequence_of("s", scores), scores, threshold=0.5)
-    assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]

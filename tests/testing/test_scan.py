@@ -255,6 +255,7 @@ def test_logits_are_of_the_size_of_the_clip_whatever_the_canvas():
     clip = torch.rand(2, 1, 5, 9, 11)
     assert run_clip(LastOfFive(), clip, LastOfFive()).shape == (2, 1, 9, 11)
     assert padded_size(LastOfFive(), 9, 11) == (16, 16)
+    assert padded_size(LastOfFive(), 7, 8, canvas=False) == (8, 8)
     assert padded_size(LastOfFive(), 9, 17) == (16, 24)  # does not fit on the canvas
     assert padded_size(WholeClip(), 9, 17) == (9, 17)
 

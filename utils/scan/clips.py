@@ -39,15 +39,15 @@ def normalised(frames, mean, std):
     return out
 
 
-def run_clip(network, clip, detector):
+def run_clip(network, clip, detector, canvas=True):
     """Logits (B, n, H, W) of the last n frames of a clip (B, 1, T, H, W), for any detector.
 
     Pads to the canvas or the multiple that the detector asks for, with zeros below and at the
     right, runs a recurrent network frame by frame, and cuts the logits to the size of the clip.
-    Gradients pass.
+    Gradients pass. Without `canvas` clips are padded to the multiple only: training crops.
     """
     height, width = clip.shape[-2:]
-    rows, columns = padded_size(detector, height, width)
+    rows, columns = padded_size(detector, height, width, canvas)
     if (rows, columns) != (height, width):
         clip = functional.pad(clip, (0, columns - width, 0, rows - height))
     if detector.recurrent:
@@ -61,21 +61,24 @@ def run_clip(network, clip, detector):
     return logits[..., :height, :width]
 
 
-def padded_size(detector, height, width):
+def padded_size(detector, height, width, canvas=True):
     """(height, width) that a detector wants frames of this size padded to."""
-    canvas = detector.pads_to
-    if canvas is not None and max(height, width) <= canvas:
-        return canvas, canvas
+    side = detector.pads_to
+    if canvas and side is not None and max(height, width) <= side:
+        return side, side
     multiple = detector.side_multiple
     return tuple(-(-side // multiple) * multiple for side in (height, width))
 
 
 class ClipNetwork(nn.Module):
-    """A network as one module from clip (B, 1, T, H, W) to logits (B, n, H, W); see `run_clip`."""
+    """A network as one module from training crops (B, 1, T, H, W) to logits (B, n, H, W).
+
+    See `run_clip`. Crops are not put on a canvas, which is far larger than most of them.
+    """
 
     def __init__(self, network, detector):
         super().__init__()
         self.network, self.promises = network, (detector,)  # a tuple: not a second submodule
 
     def forward(self, clip):
-        return run_clip(self.network, clip, self.promises[0])
+        return run_clip(self.network, clip, self.promises[0], canvas=False)
