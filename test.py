@@ -1,13 +1,12 @@
 """Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data.lists import read_snr
-from data.specs import get_spec
+from data.specs import choose_normalisation, get_spec
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.export import export_model
@@ -272,32 +271,6 @@ def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     if found.selected is not None and not quiet:
         print(f"{path}: {found.selected}")
     return Tested(title, name, model.eval(), folder)
-
-
-def choose_normalisation(mean, std, dataset):
-    """(mean, std) that the command line asks for; None if it leaves them to the data set.
-
-    Raises:
-        ValueError: only one of mean and std is given, std is not positive, or the data set named
-            has no values of its own.
-    """
-    if (mean is None) != (std is None):
-        given, missing = ("--mean", "--std") if std is None else ("--std", "--mean")
-        raise ValueError(f"{given} without {missing}; expected both or neither")
-    if mean is not None and dataset is not None:
-        raise ValueError("--mean and --std with --normalise-as; expected one or the other")
-    if dataset is not None:
-        spec = get_spec(dataset)
-        if spec.mean is None:
-            raise ValueError(
-                f"--normalise-as {dataset}: its row has no mean and std; use --mean and --std"
-            )
-        mean, std = spec.mean, spec.std
-    if mean is None:
-        return None
-    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise ValueError(f"--mean {mean} --std {std}: expected finite numbers, std above 0")
-    return mean, std
 
 
 def run_test(args, spec, tested, sequences, device, group):

@@ -13,7 +13,6 @@ import torch
 from models import MODELS, build_model
 from models.detector import Detector
 from utils.checkpoint import load, load_weights, save
-from utils.training_state import EPOCH_OPTIONS, TrainingState, describe
 
 
 def state_of(name, seqlen=6, **extra):
@@ -237,22 +236,3 @@ def test_a_failed_write_leaves_the_previous_checkpoint_unharmed(tmp_path, monkey
     with pytest.raises(OSError, match="could not be written.*No space left"):
         save(path, state_of("DeepPro"))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["last_model.pth"]
-
-
-@pytest.mark.parametrize(
-    "odd", [{"epoch": "3"}, {"args": {"select": "moon"}}, {"args": {"select": ["test"]}}, {}]
-)
-def test_what_other_tools_put_beside_the_weights_says_nothing(odd):
-    found = describe({"model_state_dict": {}, **odd})
-    assert found.epochs is None and found.selected is None
-
-
-@pytest.mark.parametrize("key", ("epoch", "history", "random", "best_iou"))
-def test_a_last_checkpoint_with_odd_values_is_not_continued(key):
-    model = torch.nn.Linear(1, 1)
-    options = dict.fromkeys(EPOCH_OPTIONS, 1) | {"select": "test", "optimizer": "SGD"}
-    state = TrainingState(model, torch.optim.SGD(model.parameters()), None, options)
-    state.epoch = 2
-    checkpoint = state.last() | {key: {"epoch": None, "random": {"python": 1}}.get(key, 5j)}
-    with pytest.raises(ValueError, match="run: its last checkpoint cannot be continued"):
-        state.restore(checkpoint, "run")
