@@ -16,6 +16,7 @@ from data.batches import Batches
 from data.cache.build import MODES, open_frames
 from data.clips import ClipOptions, TrainClips
 from data.lists import find_sequences, hold_out, prepare
+from data.record import read_normalisation
 from data.sequences import open_sequences
 from data.specs import get_spec
 from losses import LOSSES, build_loss
@@ -58,20 +59,25 @@ def parse_args(argv=None):
     add("--lr_decay", type=positive(float), default=0.7, help="its factor every STEP_SIZE epochs")
     add("--step_size", type=positive(int), default=10, help="epochs between decays")
     add("--optimizer", choices=OPTIMIZERS, default="Adam", help="optimiser")
-    add("--decay_rate", type=not_negative(float), default=1e-4, help="weight decay (Adam)")
-    add("--loss", choices=LOSSES, default="SoftIoU", help="training loss")
+    add(
+        "--decay_rate",
+        type=not_negative(float),
+        default=1e-4,
+        help="weight decay of Adam; SGD has none",
+    )
+    add("--loss", choices=LOSSES, default="SoftIoU", help="training loss: see losses/")
     add("--seqlen", type=positive(int), help="frames of a clip; the network's if not given")
     add("--patch_size", type=positive(int), default=128, help="side of the training crop, pixels")
     add(
         "--sample_rate",
         type=positive(float),
         default=None,
-        help="share of the candidate windows that makes an epoch; the data set's if not given "
+        help="share of the possible clips that makes an epoch; the data set's if not given "
         "(0.1 for NUDT-MIRSDT)",
     )
     add("--threshold_eval", type=fraction, default=0.5, help="score threshold of IoU")
     add("--gpu", default="0", help="index of the GPU, or cpu")
-    add("--gpu_num", type=positive(int), default=1, help="processes to start, one a GPU")
+    add("--gpu_num", type=positive(int), default=1, help="how many GPUs, one process each")
     add(
         "--workers",
         type=not_negative(int),
@@ -86,21 +92,40 @@ def parse_args(argv=None):
     )
     add("--deterministic", action="store_true", help="the same result again on CUDA; slower")
     add("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
-    add("--cache", choices=MODES, default="auto", help="where decoded frames are kept")
+    add(
+        "--cache",
+        choices=MODES,
+        default="auto",
+        help="where decoded frames are kept; auto: the first of memory, disk, none with room",
+    )
     add("--cache_dir", type=Path, help="of --cache disk; DATAPATH/.frames if not given")
-    add("--select", choices=SELECTIONS, default="test", help="what chooses the best checkpoint")
-    add("--ema", type=fraction, default=0.0, help="decay of averaged weights, as 0.999; 0: none")
+    add(
+        "--select",
+        choices=SELECTIONS,
+        default="test",
+        help="what chooses the best checkpoint: the test list, or a tenth of the training list",
+    )
+    add(
+        "--ema",
+        type=fraction,
+        default=0.0,
+        help="decay of an average of the weights, which is then tested; 0: none",
+    )
     add("--flips", action="store_true", help="mirror clips at random")
     add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
     add(
         "--empty_clips",
         type=not_negative(float),
         default=0.0,
-        help="weight of empty clips' scores",
+        help="weight of a loss on clips without target, their mean score; 0: none",
     )
     args = parser.parse_args(argv)
     if args.log_dir is not None:
-        parser.set_defaults(**recorded_arguments(args, parser))
+        run = find_run(args.savepath, args.log_dir)
+        checkpoint = load_last(run)
+        # What the run was started with; what is given now comes before it.
+        recorded = run.options() if checkpoint is None else describe(checkpoint).args
+        parser.recall(recorded, run.path, without=PLACE_OPTIONS)
         args = parser.parse_args(argv)
     if args.seqlen is None:
         args.seqlen = MODELS[args.model].seqlen
@@ -113,13 +138,6 @@ def parse_args(argv=None):
     if args.ema == 1:
         raise ValueError(f"--ema {args.ema}: expected a decay from 0 to below 1")
     return args
-
-
-def recorded_arguments(args, parser):
-    """What a continued run was started with: its defaults; what is given now comes before it."""
-    recorded = describe(load_last(find_run(args.savepath, args.log_dir))).args
-    known = {action.dest for action in parser._actions} - set(PLACE_OPTIONS)
-    return {key: value for key, value in recorded.items() if key in known}
 
 
 def main(args):
@@ -141,9 +159,11 @@ def train(args, group):
     seed_everything(args.seed)
     clips, sequences = open_data(args, spec, group)
     trainer = build_trainer(args, clips, device, group)
-    run, checkpoint = group.share(open_run(args) if group.is_main else None)
-    state = build_state(args, trainer, run, checkpoint)
-    log = RunLog(run.log_file(args.model), state.log_size, group.is_main)
+    run = group.share(open_run(args) if group.is_main else None)
+    log = RunLog(run.log_file(args.model), group.is_main)
+    checkpoint = group.share(load_last(run) if group.is_main else None)
+    state = build_state(args, trainer, clips, run, checkpoint)
+    log.cut(state.log_size)
     log_start(log, args, trainer, clips, sequences)
     log(state.describe_start(run.name))
     recorder = Recorder(run, state, log)
@@ -244,14 +264,15 @@ def open_data(args, spec, group):
         args.exclude_padding,
         MODELS[args.model].predicts,
     )
+    mean, std = read_normalisation(spec, args.datapath)
     frames = open_cache(args, spec, training, group)
-    clips = TrainClips(training, spec.mean, spec.std, options, spec.train_size, frames)
+    clips = TrainClips(training, mean, std, options, spec.train_size, frames)
     if len(clips) < args.batch_size:
         raise ValueError(
             f"{len(clips)} clips an epoch do not fill one batch of {args.batch_size}; "
             "expected a smaller --batch_size or a larger --sample_rate"
         )
-    return clips, open_sequences(selecting, (spec.mean, spec.std), spec.test_size)
+    return clips, open_sequences(selecting, (mean, std), spec.test_size)
 
 
 def open_cache(args, spec, training, group):
@@ -276,11 +297,9 @@ def open_cache(args, spec, training, group):
 def build_trainer(args, clips, device, group):
     """A fresh network with what trains it."""
     detector = build_model(args.model, args.seqlen).to(device)
-    if next(detector.parameters(), None) is None:
-        raise ValueError(f"--model {args.model}: has no weights to train; test it with test.py")
-    network = FastTraining(detector) if detector.stages() is not None else detector
-    if args.compile:
-        network = torch.compile(detector)
+    if not any(True for _ in detector.parameters()):
+        raise ValueError(f"--model {args.model}: has no weights to train; test.py tests it")
+    network = torch.compile(detector) if args.compile else FastTraining(detector)
     rates = args.learning_rate, args.decay_rate
     criterion = build_loss(args.loss)
     if args.exclude_padding:
@@ -299,28 +318,35 @@ def build_trainer(args, clips, device, group):
 
 
 def open_run(args):
-    """The run folder, new or continued, and the checkpoint to continue from, or None."""
+    """The run's folder, new or to be continued."""
     if args.log_dir is None:
         name = run_name(args.dataset, datetime.now(), args.loss, args.model, args.seqlen)
-        return new_run(args.savepath, name), None
+        return new_run(args.savepath, name)
     run = find_run(args.savepath, args.log_dir)
     checkpoint = load_last(run)
-    model = find_model_name(run, describe(checkpoint).args, MODELS)
+    model = find_model_name(run, checkpoint and describe(checkpoint).args, MODELS)
     if model != args.model:
         raise ValueError(f"{run.path}: is a run of {model}; expected --model {model}")
-    return run, checkpoint
+    run.sweep()
+    return run
 
 
 def load_last(run):
-    """What a run continues from: its last checkpoint, or its best where it has no last."""
+    """What a run continues from: its last checkpoint, or its best where it has no last.
+
+    None where the training ended before its first.
+    """
+    if run.is_bare():
+        return None
     path = run.checkpoint("last")
     return load(path if path.is_file() else run.checkpoint("best"))
 
 
-def build_state(args, trainer, run, checkpoint):
+def build_state(args, trainer, clips, run, checkpoint):
     """How far the training is: at its start, or where the checkpoint says."""
-    options = plain(vars(args))
-    state = TrainingState(trainer.detector, trainer.optimizer, trainer.average, options)
+    data = [[files.name, len(files)] for files in clips.sequences]
+    parts = trainer.detector, trainer.optimizer, trainer.average
+    state = TrainingState(*parts, plain(vars(args)), data)
     if checkpoint is not None:
         load_weights(trainer.detector, checkpoint, args.model, run.path)
         state.restore(checkpoint, run.path)
@@ -342,7 +368,8 @@ def log_start(log, args, trainer, clips, sequences):
 
 def stop_run(stop, run, log):
     """Ends after SIGTERM or Ctrl-C, with the exit status that shells expect."""
-    log(f"Stopped by {Signals(stop.signal).name}; continue with --log_dir '{run.name}'")
+    words = ["--savepath", str(run.logpath), "--log_dir", run.name]
+    log(f"Stopped by {Signals(stop.signal).name}; continue with {shlex.join(words)}")
     log.close()
     raise SystemExit(128 + stop.signal)
 

@@ -125,7 +125,12 @@ class TrainClips(Dataset):
         return self.clips
 
     def set_epoch(self, epoch):
-        """Chooses the epoch (0-based) whose clips the items are."""
+        """Chooses the epoch (0-based) whose clips the items are.
+
+        Raises:
+            OSError: kept frames were cut or removed by others.
+        """
+        self.frames.check()
         self.epoch = epoch
 
     def check(self):

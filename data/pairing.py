@@ -15,6 +15,7 @@ SYSTEM_NAMES = {
     *("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"),
     "system volume information",
 }
+TEXT_SUFFIXES = {".txt", ".json", ".csv", ".xml", ".yaml", ".yml", ".md", ".log", ".html"}
 NAMED = 4  # names in a message
 
 
@@ -45,11 +46,16 @@ def list_images(folder, remarks):
     """
     paths = visible(folder)
     images = tuple(path for path in paths if is_image(path))
-    rest = [path for path in paths if not is_image(path)]
+    rest = left_out(path for path in paths if not is_image(path))
     if images and rest:
         remarks.make("ignored", f"{folder}: {first_names(rest)} ignored, which are no images")
     check_names(folder, images)
     return images
+
+
+def left_out(paths):
+    """Of paths that are not read, those to speak of: texts can be no frames."""
+    return [path for path in paths if path.suffix.lower() not in TEXT_SUFFIXES or path.is_dir()]
 
 
 def check_names(folder, images):

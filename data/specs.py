@@ -5,7 +5,6 @@ from functools import partial
 
 from data.footage import open_footage
 from data.noise.writing import write_noisy_beside
-from data.record import open_recorded
 from data.sequences import open_test_list
 from data.synthetic.writing import write_synthetic
 
@@ -43,9 +42,10 @@ class DatasetSpec:
 
     Attributes:
         name: as given on the command line and in the names of run folders.
-        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those recorded in
-            the data set's folder, or, without lists, those of each sequence itself.
-        train, test: the two splits; None where there are no lists.
+        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those that
+            `dataset.json` in the data set's folder records, see `data.record`; for own footage
+            those of each sequence.
+        train, test: the two splits; None where there are no lists, and nothing to train on.
         sample_rate: share of the training candidates that makes an epoch.
         first_frame: number of the first frame in what is written.
         train_size: (height, width) that training frames and masks are resized to, or None.
@@ -175,7 +175,6 @@ DATASETS = {
             std=None,
             train=_nudt_split("train.txt"),
             test=_nudt_split("test.txt"),
-            open=open_recorded,
             source="python -m data.convert",
         ),
         # Own footage: whatever is found at the path.

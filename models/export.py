@@ -8,16 +8,20 @@ import torch
 from models.folding import fold
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
+SMALLEST_SIDE, LARGEST_SIDE = 8, 1 << 14  # of the exported program's frames
 
 
 def export_model(model, path):
     """Writes a detector, folded, to `path`: .pt2 (torch.export) or .onnx, by the suffix.
 
-    The input `clip` is (1, 1, T, H, W) float32, normalised, with any H and W of 8 or more; the
-    output `logits` (1, T, H, W) float32. `torch.export.load(path).module()` reads a .pt2 back.
+    The input `clip` is (1, 1, T, H, W) float32, normalised, with any H and W of 8 or more that are
+    multiples of the detector's `side_multiple`; the output `logits` (1, n, H, W) float32.
+    `torch.export.load(path).module()` reads a .pt2 back.
 
     Raises:
-        ValueError: another suffix, or .onnx without the packages that write it.
+        ValueError: another suffix, .onnx without the packages that write it, or a detector that is
+            recurrent or computes outside torch.
+        OSError: there is no such folder.
     """
     path = Path(path)
     if path.suffix not in (".pt2", ".onnx"):
@@ -29,6 +33,13 @@ def export_model(model, path):
                 f"{path}: writing ONNX needs {' and '.join(missing)}; "
                 f"pip install {' '.join(missing)}"
             )
+    if model.stages() is None:
+        raise ValueError(
+            f"{path}: {type(model).__name__} cannot be exported; expected a network of stages, "
+            "such as DeepPro"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     program = export_program(model)
     if path.suffix == ".onnx":
         torch.onnx.export(
@@ -42,9 +53,16 @@ def export_model(model, path):
 @torch.no_grad()
 def export_program(model):
     """The folded detector as a `torch.export` program with dynamic height and width."""
-    folded = fold(model).cpu()
-    # Odd and unequal sizes, so that no relation between them is taken for a rule. Below 8 a level
-    # may be one pixel wide, which torch.export treats apart.
-    clip = torch.zeros(1, 1, model.seqlen, 21, 27)
-    height, width = (torch.export.Dim(name, min=8, max=1 << 14) for name in ("height", "width"))
-    return torch.export.export(folded, (clip,), dynamic_shapes={"clip": {3: height, 4: width}})
+    name, multiple = type(model).__name__, model.side_multiple
+    if model.recurrent:
+        raise ValueError(f"{name} is recurrent: expected a detector of clips, to be exported")
+    # Below 8 a level may be one pixel wide, which torch.export treats apart.
+    least, most = -(-SMALLEST_SIDE // multiple), LARGEST_SIDE // multiple
+    sides = [multiple * torch.export.Dim(name, min=least, max=most) for name in ("rows", "columns")]
+    # Odd and unequal sizes, so that no relation between them is taken for a rule.
+    clip = torch.zeros(1, 1, model.seqlen, 21 * multiple, 27 * multiple)
+    shapes = {"clip": dict(zip((3, 4), sides, strict=True))}
+    try:
+        return torch.export.export(fold(model).cpu(), (clip,), dynamic_shapes=shapes)
+    except Exception as error:  # of many kinds, for what torch.export cannot follow
+        raise ValueError(f"{name} cannot be exported: torch cannot follow its steps") from error

@@ -7,6 +7,7 @@ from torch import nn
 
 from models.blocks import call_layer
 from models.detector import Detector
+from models.excerpt import make_excerpt
 from models.tpro import TPro, probed_frames
 
 
@@ -108,3 +109,6 @@ class StagedDetector(Detector):
 
     def detect(self, clip):
         return self.stages().run(clip)
+
+    def excerpt(self, shape, box):
+        return make_excerpt(self.stages(), shape, box)

@@ -7,6 +7,7 @@ them.
 import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 
 from utils.command_line import CommandParser, run_command
 from utils.files import write_whole
+from utils.training.schema import check, is_state_dict
 from utils.training_state import SHARED_KEYS, WEIGHTS
 
 # Where other tools keep the weights; else the file is the state dict itself.
 WEIGHTS_KEYS = (WEIGHTS, "state_dict", "model", "net")
+RECORD_BLOCK = 1 << 20  # bytes that are read at a time to compare a checksum
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 # The released checkpoints hold a numpy float64; these types build one without running code.
 _NUMPY_SCALARS = [
@@ -47,15 +50,17 @@ def load(path):
 
     A bare state dict, or one under a key of `WEIGHTS_KEYS`, is taken too, and what wrappers put
     before its keys is left out. Only tensors and plain values are read (`weights_only`); a pickle
-    that asks for anything else is refused and nothing in it is run.
+    that asks for anything else is refused and nothing in it is run. The file's own checksums are
+    compared, and what it holds is checked by `utils.training.schema.check`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint, or holds more than weights and plain values.
+        ValueError: it is not a checkpoint, is damaged, or holds more than weights and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; train first, or check --log_dir")
+    _check_records(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
             warnings.simplefilter("ignore")  # of formats that are refused below
@@ -73,31 +78,52 @@ def load(path):
             f"{path}: cannot be read as a checkpoint ({_first_line(error)}); "
             "expected a file written by train.py"
         ) from error
-    return _as_checkpoint(content, path)
+    checkpoint = _as_checkpoint(content, path)
+    check(checkpoint, path)
+    return checkpoint
+
+
+def _check_records(path):
+    """Refuses a file whose records are not what was written; torch itself does not look.
+
+    Since 2020 torch writes a zip archive, its records not compressed, mostly with checksums.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.compress_type != zipfile.ZIP_STORED:  # unpacked it may be of any size
+                    raise ValueError(
+                        f"{path}: refused, its record {record.filename} is compressed; expected a "
+                        "file as torch.save writes it"
+                    )
+                if record.CRC:
+                    with archive.open(record) as content:
+                        while content.read(RECORD_BLOCK):
+                            pass
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path}: damaged, cannot be read as a checkpoint ({_first_line(error)}); expected the "
+            "file as it was written: copy or download it again"
+        ) from error
 
 
 def _as_checkpoint(content, path):
     """What a file held, with its weights under `WEIGHTS` and by the network's own keys."""
     found = content if isinstance(content, dict) else {}
-    key = next((key for key in WEIGHTS_KEYS if _is_state_dict(found.get(key))), None)
+    key = next((key for key in WEIGHTS_KEYS if is_state_dict(found.get(key))), None)
     if key is not None:
         weights, others = found[key], {k: v for k, v in found.items() if k != key}
-    elif _is_state_dict(content):
+    elif is_state_dict(content):
         weights, others = content, {}
     else:
         raise ValueError(
             f"{path}: not a checkpoint; expected a state dict, a dict of tensors, or a dict that "
             f"holds one as {' or '.join(WEIGHTS_KEYS)}"
         )
-    if not isinstance(others.get("args", {}), dict | None):
-        raise ValueError(f"{path}: not a checkpoint of train.py; its `args` are no dict")
     return {**others, WEIGHTS: without_wrappers(weights)}
-
-
-def _is_state_dict(value):
-    if not isinstance(value, dict) or not value:
-        return False
-    return all(isinstance(k, str) and torch.is_tensor(v) for k, v in value.items())
 
 
 def without_wrappers(weights):
@@ -127,7 +153,7 @@ def load_weights(model, checkpoint, name, path):
         path: where the checkpoint came from, for messages.
 
     Raises:
-        ValueError: the weights are of another network or another clip length.
+        ValueError: the weights are of another network or another clip length, or no numbers.
     """
     weights, expected = checkpoint[WEIGHTS], model.state_dict()
     if weights.keys() != expected.keys():
@@ -146,8 +172,16 @@ def load_weights(model, checkpoint, name, path):
         if weights[key].shape != tensor.shape:
             raise ValueError(
                 f"{path}: {key} is {tuple(weights[key].shape)} where {name} has "
-                f"{tuple(tensor.shape)}; expected a checkpoint of {name}"
+                f"{tuple(tensor.shape)}; expected a checkpoint of {name} for clips of "
+                f"{model.seqlen} frames"
             )
+        if weights[key].is_floating_point() != tensor.is_floating_point():
+            raise ValueError(
+                f"{path}: {key} is of type {weights[key].dtype} where {name} has {tensor.dtype}; "
+                f"expected a checkpoint of {name}"
+            )
+        if not torch.isfinite(weights[key]).all():
+            raise ValueError(f"{path}: {key} holds NaN or infinite numbers; expected weights")
     model.load_state_dict(weights)
 
 
@@ -156,7 +190,10 @@ def _first_line(error):
 
 
 def main(argv=None):
-    parser = CommandParser(description="Removes from checkpoints what only a training needs.")
+    parser = CommandParser(
+        prog="-m utils.checkpoint",
+        description="Removes from checkpoints what only a continued training needs.",
+    )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a checkpoint, which is rewritten")
     for path in parser.parse_args(argv).files:
         strip(path)

@@ -1,7 +1,6 @@
 """What a training needs to go on as if it had never stopped, and what its checkpoints hold.
 
-This is the only place that knows the keys of a checkpoint, save that of the weights, which
-`utils.checkpoint` finds.
+The keys of a checkpoint are known here; what each may hold, to `utils.training.schema`.
 """
 
 import math
@@ -16,9 +15,17 @@ WEIGHTS = "model_state_dict"
 # What the published checkpoints hold, with `class_avg_iou` in the best.
 PUBLISHED_KEYS = ("epoch", WEIGHTS, "optimizer_state_dict")
 SHARED_KEYS = ("epoch", "class_avg_iou", WEIGHTS, "args")  # what a test needs
+# What a saved optimiser gives to another of its kind.
+OPTIMIZER_SETTINGS = ("lr", "betas", "eps", "weight_decay", "momentum")
+OPTIMIZER_VALUES = {
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.SGD: {"momentum_buffer"},
+}
 FIXED_OPTIONS = ("select", "optimizer")  # of a run that is continued
 # What the best checkpoint is selected on.
 SELECTIONS = {"test": "test list, as published", "heldout": "held-out training sequences"}
+# Of validations whose IoUs can be compared.
+SELECTION_OPTIONS = ("dataset", "datapath", "select", "threshold_eval")
 EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen")  # say which clips a step takes
 
 
@@ -40,7 +47,10 @@ class Description:
     def selected(self):
         """Which epoch it is of and what it was selected on, in words."""
         select = self.args.get("select")
-        return select and f"epoch {self.epochs}, selected on the {SELECTIONS[select]}"
+        if select is None:
+            return None
+        epoch = "" if self.epochs is None else f"epoch {self.epochs}, "
+        return f"{epoch}selected on the {SELECTIONS.get(select, select)}"
 
 
 def describe(checkpoint):
@@ -57,6 +67,7 @@ class TrainingState:
         model, optimizer: what is trained; their values are read when a checkpoint is made.
         average: `utils.training.trainer.MovingAverage`, or None.
         options: the command line's, as plain values.
+        data: what is trained on: [name, number of frames] of every sequence.
 
     Attributes:
         epoch: the last one that ended, 0-based; -1 before the first has.
@@ -66,18 +77,22 @@ class TrainingState:
         log_size: bytes of the log when the last epoch ended; None if not known.
     """
 
-    def __init__(self, model, optimizer, average, options):
+    def __init__(self, model, optimizer, average, options, data=()):
         self.model, self.optimizer, self.average = model, optimizer, average
-        self.options, self.restored = options, False
+        self.options, self.data, self.restored = options, list(data), False
+        self.anew = None  # why the best IoU is not that of the checkpoint
         self.epoch, self.best_iou = -1, -math.inf
-        self.history, self.position, self.log_size = [], None, None
+        self.history, self.position, self.log_size = [], None, 0
 
     def describe_start(self, name):
         """Where the training of the run of this name starts, in words."""
         if not self.restored:
             return "No existing model, starting training from scratch..."
         step = f", step {self.position['step']} of the next" if self.position else ""
-        return f"Continuing {name} after epoch {self.epoch + 1}{step}, best IoU {self.best_iou:f}"
+        best = f"best IoU {self.best_iou:f}"
+        if self.anew:
+            best = f"the best checkpoint is sought anew: {self.anew}"
+        return f"Continuing {name} after epoch {self.epoch + 1}{step}, {best}"
 
     def published(self, iou=None):
         """A numbered checkpoint; with the `iou` of its validation, the best one."""
@@ -98,6 +113,7 @@ class TrainingState:
             "best_iou": self.best_iou,
             "history": self.history,
             "log_size": self.log_size,
+            "data": self.data,
             "args": self.options,
             "random": random_states(),
         }
@@ -110,28 +126,47 @@ class TrainingState:
             path: of the run, for messages.
 
         Raises:
-            ValueError: it has no optimiser to continue with, or was trained with options that
-                cannot change.
+            ValueError: it has nothing to continue with, or was trained with options that cannot
+                change.
         """
+        needed = ["epoch", "optimizer_state_dict"] + (["average"] if self.average else [])
+        missing = [key for key in needed if checkpoint.get(key) is None]
+        if missing:
+            raise ValueError(
+                f"{path}: its last checkpoint cannot be continued with these options: it has no "
+                f"`{missing[0]}`; expected the optimiser's state, and --ema as before"
+            )
         self._refuse_changes(checkpoint, path)
         try:
-            self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+            restore_optimizer(self.optimizer, checkpoint["optimizer_state_dict"])
             if self.average is not None:
                 self.average.restore(checkpoint["average"])
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(
-                f"{path}: its last checkpoint cannot be continued with these options "
-                f"({error}); expected the optimiser's state, and --ema as before"
+                f"{path}: its last checkpoint cannot be continued with these options ({error})"
             ) from error
         if checkpoint.get("random"):
             restore_random_states(checkpoint["random"])
         self.restored = True
-        self.epoch, self.position = checkpoint["epoch"], checkpoint.get("position")
+        self.epoch, self.position = int(checkpoint["epoch"]), checkpoint.get("position")
         self.history = list(checkpoint.get("history", ()))
         self.log_size = checkpoint.get("log_size")
-        self.best_iou = float(
-            checkpoint.get("best_iou", checkpoint.get("class_avg_iou", -math.inf))
-        )
+        best = checkpoint.get("best_iou", checkpoint.get("class_avg_iou", -math.inf))
+        self.anew = self._selection_changed(checkpoint) if best > -math.inf else None
+        self.best_iou = -math.inf if self.anew else float(best)
+
+    def _selection_changed(self, checkpoint):
+        """How the IoUs so far were found otherwise than those to come, in words, or None."""
+        recorded = describe(checkpoint).args
+        for name in SELECTION_OPTIONS:
+            before, now = recorded.get(name), self.options.get(name)
+            if before is None:
+                return f"the checkpoint does not record its --{name}"
+            if name == "datapath":
+                before, now = (Path(str(place)).resolve() for place in (before, now))
+            if before != now:
+                return f"--{name} was {' '.join(str(before).split())}"
+        return None
 
     def _refuse_changes(self, checkpoint, path):
         recorded, now = describe(checkpoint).args, self.options
@@ -141,11 +176,22 @@ class TrainingState:
                     f"{path}: was trained with --{name} {recorded[name]} and cannot go on with "
                     f"{now[name]}; start a new run for it"
                 )
+        if not checkpoint.get("position"):
+            return
         changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now[name]]
-        if checkpoint.get("position") and changed:
+        if changed:
             raise ValueError(
                 f"{path}: it stopped within an epoch, which cannot go on with another "
                 f"--{changed[0]} than {recorded.get(changed[0])}"
+            )
+        before = checkpoint.get("data") or self.data
+        if before != self.data:
+            was, is_now = (
+                f"{len(d)} sequences, {sum(n for _, n in d)} frames" for d in (before, self.data)
+            )
+            raise ValueError(
+                f"{path}: it stopped within an epoch, which cannot go on with other data: "
+                f"{was} then, {is_now} now"
             )
 
 
@@ -154,6 +200,38 @@ def plain(options):
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in options.items()
     }
+
+
+def restore_optimizer(optimizer, state):
+    """Gives an optimiser the values of a saved state; how it computes stays its own.
+
+    Raises:
+        ValueError: it is of another optimiser, or of other parameters.
+    """
+    own = optimizer.state_dict()
+    (group,), (saved,) = own["param_groups"], state["param_groups"]
+    parameters = optimizer.param_groups[0]["params"]
+    kept = OPTIMIZER_VALUES[type(optimizer)]
+    known = range(len(parameters))
+    if saved["params"] != list(known) or not state["state"].keys() <= set(known):
+        raise ValueError("the optimiser's state is of other parameters")
+    for index, values in state["state"].items():
+        if values.keys() != kept:
+            raise ValueError("the optimiser's state is of another optimiser")
+        for name, value in values.items():
+            if name != "step" and value.shape != parameters[index].shape:
+                raise ValueError("the optimiser's state is of other parameters")
+    settings = {
+        name: saved[name]
+        for name in OPTIMIZER_SETTINGS
+        if name in group and saved.get(name) is not None
+    }
+    optimizer.load_state_dict(
+        {
+            "state": state["state"],
+            "param_groups": [{**group, **settings, "params": saved["params"]}],
+        }
+    )
 
 
 def random_states():

@@ -29,12 +29,14 @@ class Frames:
     Attributes:
         mode: "memory", "disk" or "none".
         arrays: by sequence (frames (N, H, W), masks (N, H, W) uint8 in {0, 1}); empty for "none".
+        stores: that the arrays are of: what `check` looks at.
     """
 
-    def __init__(self, sequences, size, mode, arrays):
+    def __init__(self, sequences, size, mode, arrays, stores=()):
         self.sequences, self.size = sequences, size
-        self.mode, self.arrays = mode, arrays
+        self.mode, self.arrays, self.stores = mode, arrays, stores
         self._last = None, None  # the window decoded last, where nothing is kept
+        self._types = {}  # by sequence, and the frame that told it, where nothing is kept
         self._rows = {}  # by sequence, of those asked for so far
 
     def read(self, index, start, stop):
@@ -42,10 +44,23 @@ class Frames:
         if not self.arrays:
             window = index, start, stop
             if self._last[0] != window:
-                self._last = window, read_window(self.sequences[index], start, stop, self.size)
+                files = self.sequences[index]
+                frames, masks = read_window(files, start, stop, self.size)
+                dtype, first = self._types.setdefault(index, (frames.dtype, files.images[start]))
+                check_type(frames.dtype, files.images[start], dtype, first)
+                self._last = window, (frames, masks)
             return self._last[1]
         frames, masks = self.arrays[index]
         return frames[start:stop], masks[start:stop]
+
+    def check(self):
+        """Makes sure that what is kept is still there.
+
+        Raises:
+            OSError: a file was cut or removed by others; reading it would end the process.
+        """
+        for store in self.stores:
+            store.check()
 
     def any_target(self):
         """Whether any mask has a target; without kept frames masks are read up to the first."""
@@ -105,7 +120,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
                 for build in progress(begun_early(begin(), 2 * workers)):
                     build.wait()
                     kept.append(syncing.submit(build.store.finish))
-                    if len(kept) > workers:  # decoding does not run begun_early of a slow disk
+                    if len(kept) > workers:  # decoding does not run ahead of a slow disk
                         kept[-1 - workers].result()
                 arrays = [future.result() for future in kept]
             except BaseException:
@@ -114,7 +129,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
     finally:
         for build in builds:
             build.store.discard()
-    return Frames(sequences, size, mode, arrays)
+    return Frames(sequences, size, mode, arrays, [build.store for build in builds])
 
 
 def begun_early(items, count):
@@ -137,6 +152,9 @@ class MemoryStore(FrameArrays):
 
     def finish(self):
         return self.frames, self.masks
+
+    def check(self):
+        pass
 
     def discard(self):
         pass

@@ -1,9 +1,10 @@
 """The file that keeps a sequence's decoded frames.
 
-A line of JSON that says what made it, frames, masks, and an end mark. It is written aside and
-renamed, so that neither an interruption nor a second process leaves half a file, and it is believed
-only if its size and its line are exactly those expected. The line has a digest of name, size and
-modification time of every source image: a changed source has another line.
+A line of JSON that says what made it, frames, masks, a checksum of both, and an end mark. It is
+written aside and renamed, so that neither an interruption nor a second process leaves half a file,
+and it is believed only if its size, its line and its pixels are exactly those expected. The line
+has a digest of name, size and modification time of every source image: a changed source has another
+line.
 """
 
 import hashlib
@@ -11,17 +12,20 @@ import itertools
 import json
 import math
 import os
+import platform
 import time
 from threading import Lock
 
 import numpy as np
 import torch
+from zlib_ng import zlib_ng
 
 from data.frames import target_band
 from data.pairing import printable
 
-VERSION = 1
-NAME = 48  # characters of a sequence's name in that of its file
+VERSION = 2  # of the file, and of how images are read
+NAME_LENGTH = 48  # characters of a sequence's name in that of its file
+CHECKSUM = 8  # hexadecimal digits before the end mark
 END = b"end of cache\n"
 STALE_SECONDS = 24 * 3600  # age at which a file that was being written is one left behind
 _written = itertools.count()  # numbers the files that this process writes
@@ -36,10 +40,27 @@ def make_cache_folder(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(".*.part"):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            if left_behind(path):
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise cache_error(folder, error) from error
+
+
+def left_behind(path):
+    """Whether a file that was being written is not any more: its process is gone, or it is old."""
+    host, _, process = path.name.split(".")[-2].rpartition("-")[0].rpartition("-")
+    if os.name == "posix" and host == _host() and process.isdigit():
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # it runs, for another user
+    return time.time() - path.stat().st_mtime > STALE_SECONDS
+
+
+def _host():
+    return "".join(c for c in platform.node()[:32] if c.isalnum()) or "host"
 
 
 class CacheFile:
@@ -58,8 +79,9 @@ class CacheFile:
 
     def __init__(self, files, size, folder):
         place, self.sources = digests_of(files, size)
-        self.path = folder / f"{printable(files.name)[:NAME]}-{place}.cache"
-        self.aside = self.path.with_name(f".{self.path.name}.{os.getpid()}-{next(_written)}.part")
+        self.path = folder / f"{printable(files.name)[:NAME_LENGTH]}-{place}.cache"
+        own = f"{_host()}-{os.getpid()}-{next(_written)}"
+        self.aside = self.path.with_name(f".{self.path.name}.{own}.part")
         self.file = None  # open while it is written
         self.seeking = Lock()  # where the system has no way to write at a place
         self.arrays = map_file(self.path, self.sources)
@@ -86,6 +108,7 @@ class CacheFile:
         pixels = math.prod(shape)
         self.masks = self.frames + pixels * dtype.itemsize
         self.end = self.masks + pixels
+        self.checksums = np.zeros((shape[0], 2), np.uint32)
 
     def put(self, index, frame, mask):
         """Writes a frame and its mask; several threads may, each another one.
@@ -93,12 +116,14 @@ class CacheFile:
         Of the masks only rows with targets are written: between them the file has holes, which
         read as zeros and take no room.
         """
+        frame, mask = np.ascontiguousarray(frame), np.ascontiguousarray(mask)
+        self.checksums[index] = zlib_ng.crc32(frame), zlib_ng.crc32(mask)
         band = target_band(mask)
         place = self.masks + index * mask.size + band.start * mask.shape[1]
         try:
-            self._write(np.ascontiguousarray(frame), self.frames + index * frame.nbytes)
+            self._write(frame, self.frames + index * frame.nbytes)
             if band.stop:
-                self._write(np.ascontiguousarray(mask[band]), place)
+                self._write(mask[band], place)
         except OSError as error:
             raise cache_error(self.path, error) from error
 
@@ -122,7 +147,7 @@ class CacheFile:
         """Gives the file, now whole, its name; returns `arrays`."""
         if self.file is not None:
             try:
-                self._write(END, self.end)
+                self._write(_checksum(self.checksums) + END, self.end)
                 os.fsync(self.file.fileno())  # the name appears only after the contents
                 self.file.close()
                 self.aside.replace(self.path)
@@ -133,6 +158,16 @@ class CacheFile:
             if self.arrays is None:
                 raise OSError(f"{self.path}: the cache file changed while it was opened; run again")
         return self.arrays
+
+    def check(self):
+        """Makes sure that the mapped file is still whole; see `data.cache.build.Frames.check`."""
+        frames, masks = self.arrays
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            return  # removed: what is mapped stays
+        if size < frames.nbytes + masks.nbytes:
+            raise OSError(f"{self.path}: was cut while it was in use; remove it and run again")
 
     def discard(self):
         """Removes the file if it was begun and not finished."""
@@ -165,7 +200,8 @@ def map_file(path, sources):
         shape, dtype = tuple(header["shape"]), np.dtype(header["dtype"])
         current = header["version"] == VERSION and header["sources"] == sources
         pixels = math.prod(shape)
-        whole = ended and size == len(line) + pixels * (dtype.itemsize + 1) + len(END)
+        end = len(line) + pixels * (dtype.itemsize + 1)
+        whole = ended and size == end + CHECKSUM + len(END)
         if not (current and whole):
             return None
         # Unlike numpy's map it keeps no file open, of which a process may have few.
@@ -173,11 +209,17 @@ def map_file(path, sources):
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return None
     content.flags.writeable = False
-    masks = len(line) + pixels * dtype.itemsize
-    return (
-        content[len(line) : masks].view(dtype).reshape(shape),
-        content[masks : masks + pixels].reshape(shape),
-    )
+    start = len(line) + pixels * dtype.itemsize
+    frames = content[len(line) : start].view(dtype).reshape(shape)
+    masks = content[start:end].reshape(shape)
+    checksums = [[zlib_ng.crc32(x) for x in pair] for pair in zip(frames, masks, strict=True)]
+    found = content[end : end + CHECKSUM].tobytes()
+    return (frames, masks) if found == _checksum(np.array(checksums, np.uint32)) else None
+
+
+def _checksum(checksums):
+    """The checksum of a file, from those of its frames and masks (N, 2) uint32."""
+    return b"%08x" % zlib_ng.crc32(np.ascontiguousarray(checksums))
 
 
 def cache_error(path, error):

@@ -48,17 +48,22 @@ class TiffPages:
 
     Args:
         path: of the file.
+        other: `TiffPages` of the same file, whose list of frames is taken; None: finds them.
 
     Raises:
         ValueError: fewer frames are there than its description promises, or it would have to be
             guessed what is a frame.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, other=None):
         self.path = path
         self.file = tifffile.TiffFile(path)
         try:
-            self._find_frames()
+            if other is None:
+                self._find_frames()
+            else:
+                self.pages, self.joined = other.pages, other.joined
+                self.count, self.no_data = other.count, other.no_data
         except BaseException:
             self.close()
             raise

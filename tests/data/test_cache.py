@@ -12,7 +12,7 @@ import torch
 from data.batches import DeviceClips
 from data.cache import build as cache
 from data.cache.build import choose_mode, open_frames
-from data.cache.file import CacheFile
+from data.cache.file import CacheFile, make_cache_folder
 from data.clips import ClipOptions, TrainClips
 from data.frames import read_window
 from data.lists import find_sequences
@@ -63,7 +63,16 @@ def test_a_second_opening_decodes_nothing(sequences, tmp_path, monkeypatch):
     assert decoded == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "version", "rubbish"])
+def flipped(content, place):
+    content = bytearray(content)
+    content[place] ^= 1
+    return bytes(content)
+
+
+DAMAGE = ["cut", "emptied", "version", "one bit", "one bit of a mask", "rubbish"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_made_again(sequences, tmp_path, damage):
     expected = [
         np.array(part)
@@ -78,7 +87,9 @@ def test_a_damaged_file_is_made_again(sequences, tmp_path, damage):
         {
             "cut": whole[:-100],
             "emptied": b"",
-            "version": whole.replace(b'"version": 1', b'"version": 0'),
+            "version": whole.replace(b'"version": 2', b'"version": 1'),
+            "one bit": flipped(whole, len(whole) // 2),
+            "one bit of a mask": flipped(whole, len(whole) - 60),
             "rubbish": b"\xff" * len(whole),
         }[damage]
     )
@@ -252,3 +263,31 @@ def test_the_mode_follows_the_room(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "free_memory", lambda: 1000)
     assert choose_mode(1000, tmp_path / "absent") == "disk"
     assert choose_mode(1 << 60, tmp_path) == "none"
+
+
+def test_a_file_that_others_cut_is_noticed_before_an_epoch(sequences, tmp_path):
+    frames = open_frames(sequences, None, "disk", tmp_path / "frames")
+    clips = TrainClips(sequences, 100.0, 20.0, ClipOptions(10, 6, 1.0, 3), None, frames)
+    clips.set_epoch(1)
+    path = next((tmp_path / "frames").iterdir())
+    with path.open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(OSError, match="was cut while it was in use"):
+        clips.set_epoch(2)
+
+
+def test_what_an_ended_process_left_is_removed_and_what_a_running_one_writes_is_not(
+    sequences, tmp_path
+):
+    ended = multiprocessing.get_context("fork").Process(target=int)
+    ended.start()
+    ended.join()
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    own = CacheFile(sequences[0], None, folder).aside
+    left = own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+    other = own.with_name(".x.cache.elsewhere-1-0.part")
+    for path in (own, left, other):
+        path.touch()
+    make_cache_folder(folder)
+    assert own.exists() and other.exists() and not left.exists()

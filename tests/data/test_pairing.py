@@ -138,10 +138,12 @@ def test_two_files_of_one_frame_are_refused(tmp_path):
 
 
 def test_what_is_no_image_is_said_once_and_hidden_files_are_not(tmp_path):
-    folder = touch(tmp_path / "s", ["1.png", "notes.txt", "raw.fits", "._1.png", "Thumbs.db"])
+    folder = touch(
+        tmp_path / "s", ["1.png", "notes.txt", "raw.fits", "labels.xls", "._1.png", "Thumbs.db"]
+    )
     (folder / "2.png").mkdir()
     remarks = Remarks()
-    with pytest.warns(DataWarning, match="s: 2.png, notes.txt, raw.fits ignored") as said:
+    with pytest.warns(DataWarning, match="s: 2.png, labels.xls, raw.fits ignored") as said:
         assert [path.name for path in list_images(folder, remarks)] == ["1.png"]
         list_images(folder, remarks)
     assert len(said) == 1

@@ -3,6 +3,7 @@
 import os
 import pickle
 import warnings
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from models import MODELS, build_model
 from models.detector import Detector
 from utils.checkpoint import load, load_weights, save
+from utils.training_state import EPOCH_OPTIONS, TrainingState, describe
 
 
 def state_of(name, seqlen=6, **extra):
@@ -117,7 +119,6 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, write):
     [
         {"model_state_dict": {"a": 1}},
         {"model_state_dict": {1: torch.zeros(1)}},
-        {"model_state_dict": {"a": torch.zeros(1)}, "args": 3},
         {"model_state_dict": {}},
         {},
         [torch.zeros(1)],
@@ -142,6 +143,53 @@ def test_damaged_checkpoints_never_end_in_another_error(tmp_path, rng):
             load(path)
         except ValueError as error:
             assert "\n" not in str(error)
+
+
+def test_one_flipped_bit_of_the_weights_is_noticed(tmp_path):
+    path = tmp_path / "best_model.pth"
+    state = state_of("DeepPro")
+    save(path, state)
+    content = bytearray(path.read_bytes())
+    some = next(v for v in weights_of(state).values() if v.dim() > 1)
+    content[content.index(some.numpy().tobytes()) + 3] ^= 0x40  # in an exponent
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="best_model.pth: damaged.*Bad CRC-32.*data/"):
+        load(path)
+
+
+def test_a_file_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        save(tmp_path / "x.pth", state_of("DeepPro"))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load(tmp_path / "x.pth")["epoch"] == 3
+
+
+def test_a_compressed_file_is_not_unpacked(tmp_path):
+    save(tmp_path / "x.pth", state_of("DeepPro"))
+    with (
+        zipfile.ZipFile(tmp_path / "x.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(ValueError, match="bomb.pth: refused.*is compressed"):
+        load(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda weights: weights.long(), "is of type torch.int64 where OneLayer has torch.float32"),
+        (lambda weights: weights > 0, "is of type torch.bool"),
+        (lambda weights: weights * float("nan"), "holds NaN or infinite numbers"),
+    ],
+)
+def test_weights_that_are_no_real_numbers_are_refused(change, words):
+    weights = {key: change(value) for key, value in OneLayer().state_dict().items()}
+    with pytest.raises(ValueError, match=rf"x.pth: mix.\w+ {words}"):
+        load_weights(OneLayer(), {"model_state_dict": weights}, "OneLayer", "x.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken zip", pickle.dumps([1])])
@@ -189,3 +237,22 @@ def test_a_failed_write_leaves_the_previous_checkpoint_unharmed(tmp_path, monkey
     with pytest.raises(OSError, match="could not be written.*No space left"):
         save(path, state_of("DeepPro"))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["last_model.pth"]
+
+
+@pytest.mark.parametrize(
+    "odd", [{"epoch": "3"}, {"args": {"select": "moon"}}, {"args": {"select": ["test"]}}, {}]
+)
+def test_what_other_tools_put_beside_the_weights_says_nothing(odd):
+    found = describe({"model_state_dict": {}, **odd})
+    assert found.epochs is None and found.selected is None
+
+
+@pytest.mark.parametrize("key", ("epoch", "history", "random", "best_iou"))
+def test_a_last_checkpoint_with_odd_values_is_not_continued(key):
+    model = torch.nn.Linear(1, 1)
+    options = dict.fromkeys(EPOCH_OPTIONS, 1) | {"select": "test", "optimizer": "SGD"}
+    state = TrainingState(model, torch.optim.SGD(model.parameters()), None, options)
+    state.epoch = 2
+    checkpoint = state.last() | {key: {"epoch": None, "random": {"python": 1}}.get(key, 5j)}
+    with pytest.raises(ValueError, match="run: its last checkpoint cannot be continued"):
+        state.restore(checkpoint, "run")

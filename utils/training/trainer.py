@@ -79,6 +79,14 @@ class MovingAverage:
         return {"weights": self.weights, "steps": self.steps}
 
     def restore(self, state):
+        """Goes on from what `state` gave.
+
+        Raises:
+            ValueError: it is of another network.
+        """
+        shapes = {key: value.shape for key, value in state["weights"].items()}
+        if shapes != {key: value.shape for key, value in self.weights.items()}:
+            raise ValueError("the averaged weights are of another network")
         self.steps = state["steps"]
         for key, value in state["weights"].items():
             self.weights[key].copy_(value)
@@ -152,6 +160,7 @@ class Trainer:
 
         Raises:
             FloatingPointError: the loss is not finite.
+            ValueError: the position is past the epoch's end.
         """
         self.detector.train()
         self.began = time.perf_counter()
@@ -161,6 +170,11 @@ class Trainer:
         first, steps = 0, len(self.batches)
         if position is not None:
             first = position["step"]
+            if first > steps:
+                raise ValueError(
+                    f"the epoch was interrupted after step {first}, but has {steps} steps; "
+                    "expected the data and the options as before"
+                )
             losses += position["loss_sum"]
             iou.counts += torch.tensor(position["iou_counts"], device=self.device)
             restore_random_states(position["random"])

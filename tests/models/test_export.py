@@ -5,9 +5,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from models import build_model
+from models import MODELS, build_model
 from models.export import ONNX_PACKAGES, export_model
-from tests.builders import STAGED, perturbed
+from tests.builders import STAGED, perturb, perturbed
 
 has_onnx = all(find_spec(name) for name in ONNX_PACKAGES)
 
@@ -23,9 +23,36 @@ def test_pt2_loads_back_for_any_size(name, tmp_path):
             torch.testing.assert_close(loaded(clip), model(clip), atol=3e-6, rtol=1e-5)
 
 
+def test_sides_are_multiples_of_what_the_detector_asks_for(tmp_path):
+    model = perturb(build_model("Res-UNet+DTUM"))
+    loaded = torch.export.load(export_model(model, tmp_path / "model.pt2")).module()
+    clip = torch.randn(1, 1, 5, 16, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(clip), model(clip), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("Res-U+RFR", "recurrent"), ("TopHat", "torch cannot follow")]
+)
+def test_what_is_no_single_program_is_refused(name, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        export_model(build_model(name), tmp_path / "model.pt2")
+
+
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\.pt2 or \.onnx"):
         export_model(build_model("DeepPro"), tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - set(STAGED)))
+def test_a_network_without_stages_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="cannot be exported"):
+        export_model(build_model(name), tmp_path / "model.pt2")
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        export_model(build_model("DeepPro"), tmp_path / "nowhere" / "model.pt2")
 
 
 def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
@@ -35,7 +62,7 @@ def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not has_onnx, reason="onnx and onnxscript are not installed")
-@pytest.mark.parametrize("name", STAGED)
+@pytest.mark.parametrize("name", ["DeepPro", "DeepPro-Plus_forMovingScenes"])  # all kinds of layers
 def test_onnx_gives_the_same_logits(name, tmp_path):
     reference = pytest.importorskip("onnx.reference")
     model = perturbed(name, 7)
