@@ -238,6 +238,12 @@ def open_tested(args, quiet=False):
         runs, results = [included_run(args.dataset)], tests / args.dataset
     else:
         runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
+        names = [run.name for run in runs]
+        if args.output is not None and len(set(names)) < len(names):
+            raise ValueError(
+                f"--output {args.output}: two runs would write to one folder of it; expected runs "
+                "of different names"
+            )
     for run in runs:
         output = args.output
         if output is not None and len(runs) > 1:

@@ -182,6 +182,19 @@ def test_frames_that_cannot_be_read_end_the_test_with_their_message(sequences):
         evaluate(sequences)
 
 
+def test_frames_before_the_first_one_reach_the_detector():
+    class First(LastBrightness):
+        """The logit of the first frame of the clip."""
+
+        def detect(self, clip):
+            return clip[:, :, :1]
+
+    sequence = ArraySequence("s", np.full((12, 4, 5), 100, np.uint8))
+    sequence.earlier = np.full((9, 4, 5), 140, np.uint8)
+    _, kept = evaluate([sequence], First())
+    assert (kept.scores("s")[:9] > 0.8).all() and (kept.scores("s")[9:] == 0.5).all()
+
+
 @pytest.mark.parametrize("failing", range(1, 6))
 def test_after_a_writer_has_failed_none_gets_more(sequences, failing):
     class Failing(Kept):
