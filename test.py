@@ -1,21 +1,24 @@
 """Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data.lists import read_snr
-from data.specs import get_spec
+from data.specs import choose_normalisation, get_spec
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.export import export_model
 from models.fused import fuse
-from utils.attribution.writer import Attributions
+from utils.attribution.figures import draw_influence_of
+from utils.attribution.paths import PATHS
+from utils.attribution.writer import AttributionOptions, Attributions, parse_what
 from utils.checkpoint import load, load_weights
-from utils.command_line import CommandParser, fraction, positive, run_command
-from utils.compare import joint_table
+from utils.command_line import CommandParser, fraction, frame_size, positive, run_command
+from utils.compare.joint import joint_table
+from utils.compare.published_table import published_table
+from utils.efficiency import efficiency_line, measure_efficiency
 from utils.evaluation import Evaluator
 from utils.process import choose_device, joined_group, keep_freed_memory
 from utils.protocols import MAIN, PROTOCOLS, choose
@@ -74,7 +77,8 @@ def parse_args(argv=None):
         default=[MAIN],
         metavar="NAME",
         help="protocols to count by, beside the two published ones; the first is that of eval.txt "
-        f"and pictures. One of: {', '.join(PROTOCOLS)}",
+        "and pictures. One of: "
+        + "; ".join(f"{name} ({protocol.title})" for name, protocol in PROTOCOLS.items()),
     )
     add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
@@ -85,14 +89,50 @@ def parse_args(argv=None):
         help="where results go; if not given, the run's folder, or LOGPATH/tests/DATASET for the "
         "run that comes with this code and for WEIGHTS. Of several runs each gets a folder in it",
     )
+    add(
+        "--efficiency",
+        nargs="?",
+        type=frame_size,
+        const=(480, 720),
+        metavar="HEIGHTxWIDTH",
+        help="also measure what each detector costs at frames of this size, 480x720 if not given, "
+        "and end with the published tables anew, ours beside the quoted numbers",
+    )
     add("--visual", action="store_true", help="write score maps and animated overlays")
     add("--no-overlay", action="store_true", help="write no animated overlays")
     add(
         "--attribution",
         action="store_true",
-        help="write to attribution/, for each sequence with a target or detection, what the logit "
-        "of one target pixel rests on: gradient times input of each frame of its clip, beside the "
-        "pixel's grey level and score",
+        help="write to attribution/ what the scores of targets are due to: integrated gradients of "
+        "some targets of each sequence, figures, and whether interventions agree",
+    )
+    add(
+        "--attribution-of",
+        type=parse_what,
+        default="targets",
+        metavar="WHAT",
+        help="targets (detections where there are no masks), alarms: false ones, or one pixel: "
+        "FRAME,ROW,COLUMN",
+    )
+    add("--attribution-frames", type=positive(int), default=1, help="most frames of a sequence")
+    add("--attribution-targets", type=positive(int), default=8, help="most targets of a frame")
+    add(
+        "--attribution-path",
+        choices=PATHS,
+        default="zero",
+        help="where the path to the clip starts: at the data set's mean level, at the blurred mean "
+        "of time, or at black",
+    )
+    add(
+        "--attribution-error",
+        type=fraction,
+        default=0.01,
+        help="completeness error at which no more points of the path are added",
+    )
+    add(
+        "--attribution-points",
+        type=positive(int),
+        help="so many equidistant points with both ends, as published, whatever the error",
     )
     add("--export", choices=EXPORTS, help="write a text file of centroids for each sequence")
     add(
@@ -108,6 +148,10 @@ def parse_args(argv=None):
         parser.error("--weights with --log_dir; expected one or the other")
     if args.weights is not None and args.model is None:
         parser.error("--weights without --model; expected the network's name beside it")
+    if args.epoch is not None and (args.weights is not None or without_run(args)):
+        parser.error("--epoch without a run; expected --log_dir, whose checkpoints are numbered")
+    if args.export_model is not None and len(args.log_dir or ()) > 1:
+        parser.error("--export_model with several runs; expected one --log_dir")
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
@@ -160,6 +204,8 @@ def main(args, group=None):
         device = choose_device(args.gpu, group)
         if device.type == "cpu" and args.engine == "reference":
             keep_freed_memory()
+        if args.efficiency and group.size > 1:
+            raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")
         table = []
         for tested in open_tested(args, quiet=not group.is_main):
             sequences = spec.open(spec, args.datapath, normalisation)
@@ -167,6 +213,12 @@ def main(args, group=None):
     table = [metrics for metrics in table if metrics is not None]
     if len(table) > 1:
         print("\n".join(joint_table(table)))
+        if args.attribution:
+            place = make_folder(args.output or Path(args.logpath) / "tests" / args.dataset)
+            draw_influence_of(place / "influence.png", table)
+            print(f"  written to {place}: influence.png")
+    if args.efficiency and table:
+        print("\n".join(published_table(table)))
 
 
 def open_tested(args, quiet=False):
@@ -176,7 +228,7 @@ def open_tested(args, quiet=False):
         folder = args.output or tests / f"{args.dataset}_{args.weights.stem}"
         yield open_checkpoint(args, args.weights, args.weights.stem, args.model, folder)
         return
-    if args.log_dir is None and args.model is not None and not has_weights(args.model):
+    if without_run(args):
         folder = args.output or tests / f"{args.dataset}_{args.model}"
         model = build_model(args.model, args.seqlen)
         yield Tested(args.model, args.model, model.eval(), folder)
@@ -185,6 +237,12 @@ def open_tested(args, quiet=False):
         runs, results = [included_run(args.dataset)], tests / args.dataset
     else:
         runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
+        names = [run.name for run in runs]
+        if args.output is not None and len(set(names)) < len(names):
+            raise ValueError(
+                f"--output {args.output}: two runs would write to one folder of it; expected runs "
+                "of different names"
+            )
     for run in runs:
         output = args.output
         if output is not None and len(runs) > 1:
@@ -194,9 +252,11 @@ def open_tested(args, quiet=False):
         yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
 
 
-def has_weights(name):
-    """Whether the network of this name learns anything: a filter does not."""
-    return next(build_model(name).parameters(), None) is not None
+def without_run(args):
+    """Whether the model alone is to be tested: a filter, which learns nothing and needs no run."""
+    if args.log_dir is not None or args.model is None:
+        return False
+    return next(build_model(args.model).parameters(), None) is None
 
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
@@ -211,30 +271,6 @@ def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     if found.selected is not None and not quiet:
         print(f"{path}: {found.selected}")
     return Tested(title, name, model.eval(), folder)
-
-
-def choose_normalisation(mean, std, dataset):
-    """(mean, std) that the command line asks for; None if it leaves them to the data set.
-
-    Raises:
-        ValueError: only one of mean and std is given, std is not positive, or the data set named
-            has no values of its own.
-    """
-    if (mean is None) != (std is None):
-        given, missing = ("--mean", "--std") if std is None else ("--std", "--mean")
-        raise ValueError(f"{given} without {missing}; expected both or neither")
-    if mean is not None and dataset is not None:
-        raise ValueError("--mean and --std with --normalise-as; expected one or the other")
-    if dataset is not None:
-        spec = get_spec(dataset)
-        if spec.mean is None:
-            raise ValueError(f"--normalise-as {dataset}: it has no mean and std of its own")
-        mean, std = spec.mean, spec.std
-    if mean is None:
-        return None
-    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise ValueError(f"--mean {mean} --std {std}: expected finite numbers, std above 0")
-    return mean, std
 
 
 def run_test(args, spec, tested, sequences, device, group):
@@ -271,12 +307,23 @@ def run_test(args, spec, tested, sequences, device, group):
         found = f"{writers['detections'].count} detections at threshold {args.threshold_eval}"
         levels = writers["normalisations"].line()
         summary.append(f"  {found}; grey levels normalised by {levels}")
+    if args.attribution:
+        summary += writers["attribution"].attribution_lines()
+        if metrics is not None:
+            metrics["attribution"] = writers["attribution"].as_dict()
     # Numbers first: they are there even if the disk has no room for the rest.
     print("\n".join(summary), flush=True)
+    if args.efficiency:
+        setting = f"--engine {args.engine} --precision {args.precision}"
+        efficiency = measure_efficiency(detector, scan, args.efficiency, setting)
+        print(f"  {efficiency_line(efficiency)}", flush=True)
+        if metrics is not None:
+            metrics["efficiency"] = efficiency
     written = [path for writer in writers.values() for path in writer.close()]
     if metrics is not None:
         protocol, strips = PROTOCOLS[args.protocol[0]], writers["highlights"].strips
-        written += write_results(tested.folder, suffix_of(args), metrics, strips, protocol)
+        more = [writers["attribution"].section()] if args.attribution else []
+        written += write_results(tested.folder, suffix_of(args), metrics, strips, protocol, more)
     names = ", ".join(dict.fromkeys(path.name for path in written))
     print(f"  written to {tested.folder}: {names}")
     return metrics
@@ -298,8 +345,16 @@ def open_writers(args, spec, tested, device):
     if not args.no_overlay:
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
     if args.attribution:
-        place = output / "attribution"
-        writers["attribution"] = Attributions(place, tested.detector, device, threshold)
+        options = AttributionOptions(
+            args.attribution_of,
+            args.attribution_frames,
+            args.attribution_targets,
+            args.attribution_path,
+            args.attribution_points,
+            args.attribution_error,
+        )
+        given = output / "attribution", tested.detector, device, threshold, options, protocol
+        writers["attribution"] = Attributions(*given)
     return writers
 
 

@@ -16,6 +16,7 @@ from data.batches import Batches
 from data.cache.build import MODES, open_frames
 from data.clips import ClipOptions, TrainClips
 from data.lists import find_sequences, hold_out, prepare
+from data.record import read_normalisation
 from data.sequences import open_sequences
 from data.specs import get_spec
 from losses import LOSSES, build_loss
@@ -57,20 +58,25 @@ def parse_args(argv=None):
     add("--lr_decay", type=positive(float), default=0.7, help="its factor every STEP_SIZE epochs")
     add("--step_size", type=positive(int), default=10, help="epochs between decays")
     add("--optimizer", choices=OPTIMIZERS, default="Adam", help="optimiser")
-    add("--decay_rate", type=not_negative(float), default=1e-4, help="weight decay (Adam)")
-    add("--loss", choices=LOSSES, default="SoftIoU", help="training loss")
+    add(
+        "--decay_rate",
+        type=not_negative(float),
+        default=1e-4,
+        help="weight decay of Adam; SGD has none",
+    )
+    add("--loss", choices=LOSSES, default="SoftIoU", help="training loss: see losses/")
     add("--seqlen", type=positive(int), help="frames of a clip; the network's if not given")
     add("--patch_size", type=positive(int), default=128, help="side of the training crop, pixels")
     add(
         "--sample_rate",
         type=positive(float),
         default=None,
-        help="share of the candidate windows that makes an epoch; the data set's if not given "
+        help="share of the possible clips that makes an epoch; the data set's if not given "
         "(0.1 for NUDT-MIRSDT)",
     )
     add("--threshold_eval", type=fraction, default=0.5, help="score threshold of IoU")
     add("--gpu", default="0", help="index of the GPU, or cpu")
-    add("--gpu_num", type=positive(int), default=1, help="processes to start, one a GPU")
+    add("--gpu_num", type=positive(int), default=1, help="how many GPUs, one process each")
     add(
         "--workers",
         type=not_negative(int),
@@ -85,17 +91,32 @@ def parse_args(argv=None):
     )
     add("--deterministic", action="store_true", help="the same result again on CUDA; slower")
     add("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
-    add("--cache", choices=MODES, default="auto", help="where decoded frames are kept")
+    add(
+        "--cache",
+        choices=MODES,
+        default="auto",
+        help="where decoded frames are kept; auto: the first of memory, disk, none with room",
+    )
     add("--cache_dir", type=Path, help="of --cache disk; DATAPATH/.frames if not given")
-    add("--select", choices=SELECTIONS, default="test", help="what chooses the best checkpoint")
-    add("--ema", type=fraction, default=0.0, help="decay of averaged weights, as 0.999; 0: none")
+    add(
+        "--select",
+        choices=SELECTIONS,
+        default="test",
+        help="what chooses the best checkpoint: the test list, or a tenth of the training list",
+    )
+    add(
+        "--ema",
+        type=fraction,
+        default=0.0,
+        help="decay of an average of the weights, which is then tested; 0: none",
+    )
     add("--flips", action="store_true", help="mirror clips at random")
     add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
     add(
         "--empty_clips",
         type=not_negative(float),
         default=0.0,
-        help="weight of empty clips' scores",
+        help="weight of a loss on clips without target, their mean score; 0: none",
     )
     args = parser.parse_args(argv)
     if args.log_dir is not None:
@@ -232,14 +253,15 @@ def open_data(args, spec, group):
         args.exclude_padding,
         MODELS[args.model].predicts,
     )
+    mean, std = read_normalisation(spec, args.datapath)
     frames = open_cache(args, spec, training, group)
-    clips = TrainClips(training, spec.mean, spec.std, options, spec.train_size, frames)
+    clips = TrainClips(training, mean, std, options, spec.train_size, frames)
     if len(clips) < args.batch_size:
         raise ValueError(
             f"{len(clips)} clips an epoch do not fill one batch of {args.batch_size}; "
             "expected a smaller --batch_size or a larger --sample_rate"
         )
-    return clips, open_sequences(selecting, (spec.mean, spec.std), spec.test_size)
+    return clips, open_sequences(selecting, (mean, std), spec.test_size)
 
 
 def open_cache(args, spec, training, group):

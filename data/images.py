@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data.formats import netpbm, png, tiff
-from data.formats.levels import check_labels, check_numbers, grey_levels, is_false_colour
+from data.formats.levels import check_colours, check_labels, check_numbers, grey_levels
 from data.formats.library import LibraryPages
 
 READ_BYTES = 1 << 18  # asked of a file at first: more than most images have
@@ -36,12 +36,8 @@ def read_frame(path, size=None, remarks=None):
         picture = _picture(path)
         pixels = grey_levels(picture if picture.ndim == 2 else picture[..., 0])
     check_numbers(pixels, path, "the frame", remarks)
-    if remarks is not None and picture.ndim == 3 and is_false_colour(picture):
-        remarks.make(
-            "colours",
-            f"{path}: a picture in colours, of which the first channel is read; the colours of a "
-            "palette are no grey levels",
-        )
+    if remarks is not None and picture.ndim == 3:
+        check_colours(picture, path, remarks)
     return pixels if size is None else resize(pixels, size)
 
 

@@ -167,8 +167,8 @@ def find_sequence(spec, split, root, name, remarks=None):
     ]
     mask_folder = _first_folder(roots, split.masks.format(name))
     if mask_folder is None:
-        looked = ", ".join(str(place / split.masks.format(name)) for place in roots)
-        raise FileNotFoundError(f"{name}: no folder of masks; expected one of {looked}")
+        looked = dict.fromkeys(str(place / split.masks.format(name)) for place in roots)
+        raise FileNotFoundError(f"{name}: no folder of masks; expected {' or '.join(looked)}")
     masks = pair(name, images, _expect_images(mask_folder, name, remarks), "masks", remarks)
     centroids = None
     if split.centroids is not None:

@@ -4,8 +4,6 @@ import json
 import math
 from pathlib import Path
 
-from data.sequences import open_test_list
-
 RECORD_FILE = "dataset.json"
 
 
@@ -36,7 +34,10 @@ def read_normalisation(spec, root):
         return spec.mean, spec.std
     path = Path(root) / RECORD_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such record; {spec.name} comes from {spec.source}")
+        raise FileNotFoundError(
+            f"{path}: no such record; expected the mean and std of {spec.name}, which comes from "
+            f"{spec.source}"
+        )
     try:
         record = json.loads(path.read_text("utf-8"))
         mean, std = float(record["mean"]), float(record["std"])
@@ -45,8 +46,3 @@ def read_normalisation(spec, root):
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise ValueError(f"{path}: mean {mean}, std {std}; expected finite numbers, std above 0")
     return mean, std
-
-
-def open_recorded(spec, root, normalisation=None):
-    """As `data.sequences.open_test_list`, normalised as recorded if not told otherwise."""
-    return open_test_list(spec, root, normalisation or read_normalisation(spec, root))

@@ -3,17 +3,18 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from scipy import ndimage
 
-from data.formats.levels import check_numbers, check_size
+from data.formats.levels import check_numbers, check_size, check_type
 from data.formats.mix import read_earlier
 from data.frames import ImageFiles
 from data.images import read_frame, read_mask, resize
 from data.lists import find_sequences, prepare
 from data.pairing import frame_numbers, printable
+from data.record import read_normalisation
 from data.remarks import Remarks
 
 STATISTICS_BLOCK = 16  # frames at a time of which the mean and std are added up
@@ -87,18 +88,19 @@ class TestSequence:
         self._centroids = masks if centroids is None else centroids
         self._normalisation, self._size, self._first = normalisation, size, first_number
         self._given, self._earlier = normalisation is not None, earlier
+        self._first_read = None  # size, type and place of the frames that were read first
         self._remarks = Remarks() if remarks is None else remarks
 
     def __len__(self):
         return len(self._frames)
 
-    @property
+    @cached_property
     def file_names(self):
         """The names of the frames' files, a tuple; None where frames have no files of their own."""
         paths = self._frames.paths
         return None if paths is None else tuple(printable(path.name) for path in paths)
 
-    @property
+    @cached_property
     def numbers(self):
         """The number of each frame in what is written, a tuple of ints."""
         if self._first is None and self._frames.paths is not None:
@@ -172,8 +174,7 @@ class TestSequence:
             return None
         for index, frame in enumerate(frames, start):
             check_numbers(frame, self.name, self._frames.place(index), self._remarks)
-        if self._given:
-            self._remarks.check_levels(frames, *self._normalisation, self._frames.place(start))
+        self._check_alike(frames, start)
         masks = centroids = None
         if labelled and self.labelled:
             masks = self._labels(self._masks, "masks", frames, start)
@@ -185,6 +186,20 @@ class TestSequence:
         if self._size is not None:
             frames = np.stack([resize(frame, self._size) for frame in frames])
         return FrameBlock(start, frames, masks, centroids)
+
+    def _check_alike(self, frames, start):
+        """Refuses frames of another size or type than those read first, whose levels it looks at.
+
+        What is not seen within a block is seen here.
+        """
+        place = self._frames.place(start)
+        if self._first_read is None:
+            self._first_read = frames.shape[1:], frames.dtype, place
+            if self._given:
+                self._remarks.check_levels(frames[0], *self._normalisation, place)
+        size, dtype, first_place = self._first_read
+        check_size(frames.shape[1:], place, size, first_place)
+        check_type(frames.dtype, place, dtype, first_place)
 
     def _labels(self, source, what, frames, start):
         labels = source.read(start, start + len(frames))
@@ -248,7 +263,9 @@ class TestSequences:
 
     def share(self, take):
         """Some of the sequences, those that `take` leaves of their list."""
-        return TestSequences(take(self.sequences))
+        taken = take(self.sequences)
+        # Of a part, nothing can be said about the whole.
+        return TestSequences(taken, self.remarks if len(taken) == len(self.sequences) else None)
 
 
 def open_test_list(spec, root, normalisation=None):
@@ -262,7 +279,7 @@ def open_test_list(spec, root, normalisation=None):
     prepare(spec, root)
     files = find_sequences(spec, spec.test, root)
     return open_sequences(
-        files, normalisation or (spec.mean, spec.std), spec.test_size, spec.first_frame
+        files, normalisation or read_normalisation(spec, root), spec.test_size, spec.first_frame
     )
 
 

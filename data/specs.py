@@ -1,11 +1,11 @@
 """The data sets: what differs between them, as rows of one table (FACTS: paper, section V)."""
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from data.footage import open_footage
 from data.noise.writing import write_noisy_beside
-from data.record import open_recorded
 from data.sequences import open_test_list
 from data.synthetic.writing import write_synthetic
 
@@ -43,9 +43,10 @@ class DatasetSpec:
 
     Attributes:
         name: as given on the command line and in the names of run folders.
-        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those recorded in
-            the data set's folder, or, without lists, those of each sequence itself.
-        train, test: the two splits; None where there are no lists.
+        mean, std: of the grey levels; frames are fed as (x - mean) / std. None: those that
+            `dataset.json` in the data set's folder records, see `data.record`; for own footage
+            those of each sequence.
+        train, test: the two splits; None where there are no lists, and nothing to train on.
         sample_rate: share of the training candidates that makes an epoch.
         first_frame: number of the first frame in what is written.
         train_size: (height, width) that training frames and masks are resized to, or None.
@@ -175,7 +176,6 @@ DATASETS = {
             std=None,
             train=_nudt_split("train.txt"),
             test=_nudt_split("test.txt"),
-            open=open_recorded,
             source="python -m data.convert",
         ),
         # Own footage: whatever is found at the path.
@@ -215,3 +215,29 @@ def get_spec(name):
         f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, a name that contains "
         f"{_NUDT.name} for a noise version of it, or NAME-Noise... for one of another"
     )
+
+
+def choose_normalisation(mean, std, dataset):
+    """(mean, std) that the command line asks for; None if it leaves them to the data set.
+
+    Raises:
+        ValueError: only one of mean and std is given, std is not positive, or the data set named
+            has no values of its own.
+    """
+    if (mean is None) != (std is None):
+        given, missing = ("--mean", "--std") if std is None else ("--std", "--mean")
+        raise ValueError(f"{given} without {missing}; expected both or neither")
+    if mean is not None and dataset is not None:
+        raise ValueError("--mean and --std with --normalise-as; expected one or the other")
+    if dataset is not None:
+        spec = get_spec(dataset)
+        if spec.mean is None:
+            raise ValueError(
+                f"--normalise-as {dataset}: its row has no mean and std; use --mean and --std"
+            )
+        mean, std = spec.mean, spec.std
+    if mean is None:
+        return None
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise ValueError(f"--mean {mean} --std {std}: expected finite numbers, std above 0")
+    return mean, std

@@ -1,4 +1,10 @@
-"""The losses by their command-line names. All take logits and a mask, both (B, T, H, W)."""
+"""The losses by their command-line names. All take logits and a mask, both (B, n, H, W), see
+`models.detector.Detector` for n.
+
+A loss is the mean over the clips of a batch. One that is a sum over them says `summed = True`, so
+that several processes scale it; one that is a mean over all pixels says `averaged = True`, so that
+`losses.options.WithoutPadding` makes it the mean over the real ones.
+"""
 
 from functools import partial
 

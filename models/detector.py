@@ -70,6 +70,11 @@ class Detector(nn.Module):
         """
         return None
 
+    def excerpt(self, shape, box):
+        """What of frames (height, width) the logits in a box (top, left, bottom, right) depend on:
+        a `models.excerpt.Excerpt`; None where it may be the whole frame."""
+        return None
+
     def check_clip(self, clip):
         side = self.smallest_side
         expected = f"expected (batch, 1, {self.seqlen}, height, width)"

@@ -186,7 +186,8 @@ def load_weights(model, checkpoint, name, path):
         if weights[key].shape != tensor.shape:
             raise ValueError(
                 f"{path}: {key} is {tuple(weights[key].shape)} where {name} has "
-                f"{tuple(tensor.shape)}; expected a checkpoint of {name}"
+                f"{tuple(tensor.shape)}; expected a checkpoint of {name} for clips of "
+                f"{model.seqlen} frames"
             )
         if weights[key].is_floating_point() != tensor.is_floating_point():
             raise ValueError(
@@ -203,7 +204,10 @@ def _first_line(error):
 
 
 def main(argv=None):
-    parser = CommandParser(description="Removes from checkpoints what only a training needs.")
+    parser = CommandParser(
+        prog="-m utils.checkpoint",
+        description="Removes from checkpoints what only a continued training needs.",
+    )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a checkpoint, which is rewritten")
     for path in parser.parse_args(argv).files:
         strip(path)

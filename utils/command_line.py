@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import distributed
@@ -15,11 +16,21 @@ from torch import distributed
 USER_ERROR, LOST_PROCESS = 2, 1  # exit statuses; a signal's is 128 + its number
 
 
+class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Says no default where there is none, or where it is that of a switch."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 class CommandParser(argparse.ArgumentParser):
     """Shows defaults in the help; a wrong argument is one line on stderr and exit status 2."""
 
-    def __init__(self, **options):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+    def __init__(self, prog=None, **options):
+        prog = f"python {prog or Path(sys.argv[0]).name}"
+        super().__init__(prog=prog, formatter_class=HelpWithDefaults, **options)
 
     def recall(self, recorded, source, without=()):
         """Takes options that were recorded as defaults, if they could have been given.
@@ -55,7 +66,7 @@ class CommandParser(argparse.ArgumentParser):
         self.set_defaults(**{n: v if isinstance(v, bool) else parsed[n] for n, v in taken.items()})
 
     def error(self, message):
-        self.exit(USER_ERROR, f"error: {message}; see python {self.prog} --help\n")
+        self.exit(USER_ERROR, f"error: {message}; see {self.prog} --help\n")
 
 
 class Terminated(BaseException):
@@ -154,6 +165,14 @@ def not_negative(kind):
 def fraction(text):
     """An argparse type: a number from 0 to 1."""
     return _bounded(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")(text)
+
+
+def frame_size(text):
+    """An argparse type: a frame's height and width in pixels, such as 480x720."""
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text}: expected height x width, such as 480x720")
+    return int(height), int(width)
 
 
 def _bounded(kind, accepts, expected):

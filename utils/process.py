@@ -5,6 +5,7 @@ PyTorch's own launcher, torchrun, starts several.
 
 import ctypes
 import functools
+import itertools
 import math
 import os
 import random
@@ -55,15 +56,15 @@ class Group:
         return items[self.rank :: self.size]
 
     def gather(self, items):
-        """The list of all processes' items in the order that `shard` took them from."""
+        """The list of all processes' items, in turns: of what `shard` took, in the order of before.
+
+        A process may have more items than another.
+        """
         if self.size == 1:
             return list(items)
         parts = [None] * self.size
         distributed.all_gather_object(parts, list(items))
-        joined = [None] * sum(map(len, parts))
-        for rank, part in enumerate(parts):
-            joined[rank :: self.size] = part
-        return joined
+        return in_turns(parts)
 
     def sum(self, tensor):
         """Adds the tensor over all processes, in place; returns it."""
@@ -89,6 +90,12 @@ class Group:
         if self.size > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
+
+
+def in_turns(parts):
+    """One list of several: the first item of each, then the second of each, and so on."""
+    turns = itertools.zip_longest(*([[item] for item in part] for part in parts), fillvalue=[])
+    return [item for turn in turns for items in turn for item in items]
 
 
 def is_launched():

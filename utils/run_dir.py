@@ -16,7 +16,7 @@ LOG_FORMAT = "%(asctime)s - Model - %(levelname)s - %(message)s"
 # What the test at the end of a training writes, in this order.
 RESULTS = ("eval.txt", "metrics.json", "report.html")
 # Of a run's folder, see `run_name`; a second run of the same minute has a number behind it.
-NAME = re.compile(
+RUN_NAME = re.compile(
     r"(?P<dataset>.+?)__[-\d]+_[-\d]+__(?P<tag>[^_]+)_(?P<model>.+)_DataL(?P<seqlen>\d+)(_\d+)?"
 )
 # By data set, the run that is part of this repository.
@@ -77,7 +77,7 @@ class RunDir:
 
     def options(self):
         """What the folder's name tells of the training's options, by their names."""
-        found = NAME.fullmatch(self.name)
+        found = RUN_NAME.fullmatch(self.name)
         if found is None:
             return {}
         losses = {tag: loss for loss, tag in LOSS_TAGS.items()}
@@ -147,8 +147,8 @@ def included_run(dataset):
     name = INCLUDED.get(dataset)
     if name is None:
         raise ValueError(
-            f"--log_dir is missing: expected the run to test; one comes with this code for "
-            f"--dataset {' or '.join(INCLUDED)} only"
+            f"--log_dir is missing: expected the run to test, or --weights FILE; a run comes "
+            f"with this code for --dataset {' or '.join(INCLUDED)} only"
         )
     return find_run(Path(__file__).resolve().parent.parent / "log", name)
 
@@ -164,8 +164,9 @@ def find_model_name(run, recorded, names):
     Raises:
         ValueError: none of these tells.
     """
-    if recorded and recorded.get("model") in names:
-        return recorded["model"]
+    model = recorded.get("model") if recorded else None
+    if isinstance(model, str) and model in names:
+        return model
     logged = [path.stem for path in (run.path / "logs").glob("*.txt") if path.stem in names]
     if len(logged) == 1:
         return logged[0]

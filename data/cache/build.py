@@ -36,6 +36,7 @@ class Frames:
         self.sequences, self.size = sequences, size
         self.mode, self.arrays, self.stores = mode, arrays, stores
         self._last = None, None  # the window decoded last, where nothing is kept
+        self._types = {}  # by sequence, and the frame that told it, where nothing is kept
         self._rows = {}  # by sequence, of those asked for so far
 
     def read(self, index, start, stop):
@@ -43,7 +44,11 @@ class Frames:
         if not self.arrays:
             window = index, start, stop
             if self._last[0] != window:
-                self._last = window, read_window(self.sequences[index], start, stop, self.size)
+                files = self.sequences[index]
+                frames, masks = read_window(files, start, stop, self.size)
+                dtype, first = self._types.setdefault(index, (frames.dtype, files.images[start]))
+                check_type(frames.dtype, files.images[start], dtype, first)
+                self._last = window, (frames, masks)
             return self._last[1]
         frames, masks = self.arrays[index]
         return frames[start:stop], masks[start:stop]
@@ -197,7 +202,7 @@ def estimated_bytes(sequences, size):
 
 def choose_mode(needed, folder):
     """The mode of "auto" for that many bytes."""
-    if needed <= min(MEMORY_LIMIT, free_memory() // 2):
+    if needed <= min(MEMORY_LIMIT, available_memory() // 2):
         return "memory"
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     if os.access(existing, os.W_OK) and needed * 1.1 < shutil.disk_usage(existing).free:
@@ -205,7 +210,7 @@ def choose_mode(needed, folder):
     return "none"
 
 
-def free_memory():
+def available_memory():
     """Bytes of memory that can be had without swapping, as far as the system tells."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

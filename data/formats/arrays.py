@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.formats.levels import check_labels, grey_levels
+from data.formats.levels import check_colours, check_labels, grey_levels
 
 ARRAY_SUFFIXES = {".npy", ".npz"}
 FRAME_NAMES = ("frames", "images", "imgs", "img")
@@ -101,6 +101,8 @@ def open_arrays(path, remarks):
     if frames is None:
         found = ", ".join(arrays) or "none"
         raise ValueError(f"{path}: arrays named {found}; expected one named {FRAME_NAMES[0]}")
+    if frames.ndim == 4 and frames.shape[-1] in (3, 4) and len(frames):
+        check_colours(np.asarray(frames[0]), path, remarks)
     frames = ArrayFrames(path, _stacked(path, frames, "frames"))
     count, height, width = frames.frames.shape
     if 2 * width < min(count, height):

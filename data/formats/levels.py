@@ -57,6 +57,16 @@ def is_false_colour(picture):
     return np.abs(some[..., 1:] - some[..., :1]).mean() > FALSE_COLOUR * max(some.max(), 1)
 
 
+def check_colours(picture, path, remarks):
+    """Remarks on a picture (H, W, C) whose colours are more than grey."""
+    if is_false_colour(picture):
+        remarks.make(
+            "colours",
+            f"{path}: a picture in colours, of which the first channel is read; the colours of a "
+            "palette are no grey levels",
+        )
+
+
 def check_labels(labels, place, remarks):
     """Remarks on what a mask holds (H, W), where it looks like something else."""
     rows = (labels.view(bool) if labels.dtype == np.uint8 else labels > 0).any(axis=1)

@@ -4,7 +4,7 @@ from threading import Lock
 
 import numpy as np
 
-from data.formats.levels import check_size, check_type, grey_levels
+from data.formats.levels import check_colours, check_size, check_type, grey_levels
 from data.formats.library import LibraryPages
 from data.formats.tiff import TiffPages, is_tiff
 
@@ -16,6 +16,7 @@ class Pages:
 
     Args:
         path: of a TIFF or GIF file.
+        remarks: `data.remarks.Remarks` that hear of colours.
         other: `Pages` of the same file, which may know its frames already; or None.
 
     Raises:
@@ -24,8 +25,8 @@ class Pages:
 
     paths = None  # its frames have no files of their own
 
-    def __init__(self, path, other=None):
-        self.path = path
+    def __init__(self, path, remarks, other=None):
+        self.path, self.remarks = path, remarks
         self._file, self._lock = None, Lock()
         self._known = None if other is None else other._known  # once opened, maybe closed again
 
@@ -41,7 +42,7 @@ class Pages:
 
     def fresh(self):
         """The same frames for another reader, with its own place in the file."""
-        return Pages(self.path, self)
+        return Pages(self.path, self.remarks, self)
 
     def close(self):
         """Closes the file, which another use opens again."""
@@ -63,11 +64,19 @@ class Pages:
         frames = []
         with self._lock:
             for index in range(start, min(stop, count)):
-                frames.append(self._read(index, lambda file, index=index: _levels(file, index)))
+                frames.append(
+                    self._read(index, lambda file, index=index: self._levels(file, index))
+                )
                 first = frames[0]
                 check_size(frames[-1].shape, self.place(index), first.shape, self.place(start))
                 check_type(frames[-1].dtype, self.place(index), first.dtype, self.place(start))
         return np.stack(frames) if frames else np.empty((0, 0, 0), np.uint8)
+
+    def _levels(self, file, index):
+        picture = file.picture(index)
+        if index == 0 and picture.ndim == 3:
+            check_colours(picture, self.path, self.remarks)
+        return grey_levels(picture if picture.ndim == 2 else picture[..., 0])
 
     def _read(self, index, take):
         try:
@@ -85,8 +94,3 @@ def _open(path, known):
     with path.open("rb") as file:
         begin = file.read(4)
     return TiffPages(path, known) if is_tiff(begin) else LibraryPages(path)
-
-
-def _levels(file, index):
-    picture = file.picture(index)
-    return grey_levels(picture if picture.ndim == 2 else picture[..., 0])

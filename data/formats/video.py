@@ -23,6 +23,7 @@ class VideoFrames:
     Args:
         path: of the video.
         remarks: `data.remarks.Remarks`.
+        other: `VideoFrames` of the same video; what one finds out about its length both know.
 
     Raises:
         ValueError: by any use: there is no decoder, or it cannot read the file.
@@ -30,16 +31,16 @@ class VideoFrames:
 
     paths = None  # its frames have no files of their own
 
-    def __init__(self, path, remarks):
+    def __init__(self, path, remarks, other=None):
         self.path, self.remarks = path, remarks
         self._frames, self._next = None, 0
-        self._count = None
+        self._found = {} if other is None else other._found  # the length, once it is known
         self._lock = Lock()
 
     def __len__(self):
-        if self._count is None:
-            self._count = sum(1 for _ in self._decode())
-        return self._count
+        if "length" not in self._found:
+            self._found["length"] = sum(1 for _ in self._decode())
+        return self._found["length"]
 
     def place(self, index):
         """Which frame it is, for messages."""
@@ -47,7 +48,7 @@ class VideoFrames:
 
     def fresh(self):
         """The same frames for another reader, with its own place in the file."""
-        return VideoFrames(self.path, self.remarks)
+        return VideoFrames(self.path, self.remarks, self)
 
     def close(self):
         """Closes the file, which another use opens again."""
@@ -67,7 +68,7 @@ class VideoFrames:
             while self._next < stop:
                 frame = next(self._frames, None)
                 if frame is None:
-                    self._count, self._frames = self._next, None
+                    self._found["length"] = self._next
                     break
                 if self._next >= start:
                     taken.append(_levels(frame))

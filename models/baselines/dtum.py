@@ -108,7 +108,9 @@ class TemporalUNet(nn.Module):
         x3 = torch.relu(self.bn3_1(self.conv3_1(motion_code(x2)).abs()))
         x4 = torch.relu(self.bn4_1(self.conv4_1(motion_code(x3)).abs()))
         o3 = torch.relu(self.bn3_2(self.conv3_2(torch.cat([self.up(x4), x3], 1))))
-        o2 = torch.relu(self.bn2_2(self.conv2_2(torch.cat([self.up(o3), x2], 1)))).detach()
+        o2 = torch.relu(self.bn2_2(self.conv2_2(torch.cat([self.up(o3), x2], 1))))
+        if self.conv2_2.weight.requires_grad:  # of the input alone, the whole gradient is wanted
+            o2 = o2.detach()
         o1 = torch.relu(self.bn1_2(self.conv1_2(torch.cat([self.up(o2), x1], 1))))  # one frame
         return self.final(torch.cat([o1, x0[:, :, -1:]], 1))
 

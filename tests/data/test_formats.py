@@ -171,9 +171,15 @@ def test_colours_and_palettes_of_eight_bits_give_their_first_channel(tmp_path):
 
 def test_false_colours_are_said(tmp_path):
     levels = (LEVELS[0] // 256).astype(np.uint8)
-    Image.fromarray(np.stack([levels, 255 - levels, levels], -1)).save(tmp_path / "1.png")
+    colours = np.stack([levels, 255 - levels, levels], -1)
+    Image.fromarray(colours).save(tmp_path / "1.png")
     with pytest.warns(DataWarning, match="1.png: a picture in colours, of which the first"):
         read_all(tmp_path)
+    tifffile.imwrite(tmp_path / "x.tif", np.stack([colours, colours]), photometric="rgb")
+    np.save(tmp_path / "x.npy", np.stack([colours, colours]))
+    for name in ("x.tif", "x.npy"):
+        with pytest.warns(DataWarning, match=f"{name}: a picture in colours, of which the first"):
+            assert np.array_equal(read_all(tmp_path / name)[1], levels)
 
 
 def test_levels_that_float32_cannot_tell_apart_are_refused():

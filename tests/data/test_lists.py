@@ -294,7 +294,7 @@ def test_an_unknown_data_set_is_refused_with_the_known_names():
 
 
 def test_normalisation_of_the_table():
-    assert {name: (spec.mean, spec.std) for name, spec in DATASETS.items()} == {
+    published = {
         "NUDT-MIRSDT": (105.4025, 26.6452),
         "NUDT-MIRSDT-HiNo": (105.4025, 26.6452),
         "IRDST-simulation": (106.8523, 56.9243),
@@ -306,3 +306,6 @@ def test_normalisation_of_the_table():
         "Converted": (None, None),
         "Frames": (None, None),
     }
+    # Other data sets may stand beside these.
+    table = {name: (DATASETS[name].mean, DATASETS[name].std) for name in published}
+    assert table == published

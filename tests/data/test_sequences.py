@@ -1,5 +1,6 @@
 """Test sequences: frames by range, their own mean and std, in the memory of a few blocks."""
 
+import os
 import tracemalloc
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from data.footage import open_footage
+from data.formats.video import VideoFrames
 from data.lists import find_sequences
 from data.sequences import TestSequence, mean_std, open_sequences
 from data.specs import get_spec
@@ -198,3 +200,49 @@ def test_centroids_alone_are_the_masks_too():
     sequence = TestSequence("s", Source(centroids * 9), (None, Source(centroids)))
     block = sequence.read(0, 1)
     assert sequence.labelled and block.masks is block.centroids
+
+
+def test_frames_of_another_depth_or_size_are_refused_in_whichever_block(tmp_path, rng):
+    frame = rng.integers(0, 256, (6, 7), dtype=np.uint8)
+    other = {"deep": frame.astype(np.uint16) * 9, "small": frame[:5]}
+    for name, odd in other.items():
+        for number in range(1, 41):
+            write_image(tmp_path / name / f"{number}.png", frame if number < 33 else odd)
+        message = {"deep": "33.png: grey levels of type uint16", "small": "33.png: 5x7 pixels"}[
+            name
+        ]
+        for use in (lambda s: s.normalisation, lambda s: list(s.blocks(8))):
+            with pytest.raises(ValueError, match=message):
+                use(open_one(tmp_path / name))
+    sequence = open_one(tmp_path / "deep")
+    assert sequence.read(0, 8).frames.dtype == np.uint8
+    with pytest.raises(ValueError, match="33.png: grey levels of type uint16"):
+        sequence.read(32, 40)
+
+
+def test_names_from_another_country_are_opened_and_can_be_written(tmp_path, rng):
+    folder = tmp_path / os.fsdecode("红外\n1".encode("gb18030"))
+    for number in range(3):
+        name = os.fsdecode(f"帧{number}.png".encode("gb18030"))
+        write_image(folder / name, rng.integers(0, 256, (6, 7), dtype=np.uint8))
+    (sequence,) = open_footage(get_spec("Frames"), tmp_path)
+    assert len(sequence.read(0, 3)) == 3
+    for name in (sequence.name, *sequence.file_names):
+        assert name.encode("utf-8") and name.isprintable()
+
+
+def test_a_video_is_decoded_once_for_its_statistics_and_once_for_its_blocks(
+    tmp_path, rng, monkeypatch
+):
+    path = write_video(tmp_path / "x.avi", rng.integers(0, 256, (20, 16, 24), dtype=np.uint8))
+    decoded, decode = [], VideoFrames._decode
+
+    def counted(self):
+        decoded.append(self)
+        return decode(self)
+
+    monkeypatch.setattr(VideoFrames, "_decode", counted)
+    sequence = open_one(path)
+    assert len(sequence.normalisation) == 2 and sequence.numbers[-1] == len(sequence) == 20
+    assert [len(block) for block in sequence.blocks(10)] == [10, 10]
+    assert len(decoded) == 2

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import build_model
 from models.detector import Detector
 from tests.report.scored import Bright, feed, sequence_of
 from utils.attribution.gradient_times_input import gradient_times_input
@@ -94,3 +95,10 @@ def test_a_detector_of_last_frames_is_refused_before_the_test(tmp_path):
     with pytest.raises(ValueError, match="LastFrame predicts the last frame") as error:
         Attributions(tmp_path, LastFrame(), "cpu", 0.5)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ("TopHat", "TemporalZScore"))
+def test_a_filter_without_gradient_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="has no gradient"):
+        Attributions(tmp_path / "a", build_model(name), "cpu", 0.5)
+    assert not (tmp_path / "a").exists()

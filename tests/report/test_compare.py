@@ -7,8 +7,11 @@ import pytest
 from PIL import Image
 
 from tests.report.scored import ALWAYS, MAIN, evaluate_six
-from utils import compare
 from utils.command_line import run_command
+from utils.compare import __main__ as command
+from utils.compare.intervals import bootstrap, bootstrap_difference, compare, sequence_counts
+from utils.compare.joint import joint_table
+from utils.compare.runs import shared_protocols
 from utils.report.metrics_file import write_metrics
 
 
@@ -29,12 +32,12 @@ def folders(runs, tmp_path):
 
 def lines_of(runs, threshold=0.5):
     names = [f"run {number}" for number in range(1, len(runs) + 1)]
-    return compare.compare(runs, names, threshold, 200, seed=1)
+    return compare(runs, names, shared_protocols(runs), threshold, 200, seed=1)
 
 
 def refused(capsys, *words):
     with pytest.raises(SystemExit) as stop:
-        run_command(lambda: compare.main(compare.parse_args(map(str, words))))
+        run_command(lambda: command.main(command.parse_args(map(str, words))))
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line
@@ -43,7 +46,7 @@ def refused(capsys, *words):
 def test_comparing_a_run_with_itself_shows_no_difference(folders, tmp_path, capsys):
     arguments = [folders[0], folders[0] / "metrics.json", "--samples", 200]
     arguments += ["--output", tmp_path / "x.png"]
-    compare.main(compare.parse_args(map(str, arguments)))
+    command.main(command.parse_args(map(str, arguments)))
     printed = capsys.readouterr().out
     differences = [line for line in printed.splitlines() if "minus 1" in line]
     assert len(differences) == 6
@@ -54,15 +57,15 @@ def test_comparing_a_run_with_itself_shows_no_difference(folders, tmp_path, caps
 
 
 def test_the_interval_holds_the_value_and_the_difference_is_paired(runs):
-    first, second = (compare.sequence_counts(run, MAIN.name, "all", 0.5) for run in runs)
-    alone = compare.bootstrap(second, 500, seed=1)
+    first, second = (sequence_counts(run, MAIN, "all", 0.5) for run in runs)
+    alone = bootstrap(MAIN, second, 500, seed=1)
     for value, low, high in alone.values():
         assert low <= value <= high
-    paired = compare.bootstrap_difference(first, second, 500, seed=1)
-    base = compare.bootstrap(first, 500, seed=1)
+    paired = bootstrap_difference(MAIN, first, second, 500, seed=1)
+    base = bootstrap(MAIN, first, 500, seed=1)
     assert paired["pd"][0] == pytest.approx(alone["pd"][0] - base["pd"][0])
     assert paired["pd"][0] < 0
-    assert compare.bootstrap_difference(first, {"other": first["Sequence47"]}, 5, 1) is None
+    assert bootstrap_difference(MAIN, first, {"other": first["Sequence47"]}, 5, 1) is None
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.95])
@@ -82,7 +85,7 @@ def test_the_iou_is_told_at_the_threshold_that_it_was_computed_at_only(runs):
     assert whole and all(line.endswith(f"IoU {runs[0]['iou']:.4f}") for line in whole)
     overlap, _ = evaluate_six(protocols=["iou_niou"])
     own = overlap["protocols"]["iou_niou"]["subsets"]["all"]["iou"][0]
-    assert any(f"  run 1: IoU {own:.4f}  nIoU" in line for line in lines_of([overlap], 0.1))
+    assert any(f"  run 1: IoU {own:.4f} [" in line for line in lines_of([overlap], 0.1))
     at_another = [line for line in lines_of([runs[0]], threshold=0.1) if "IoU" in line]
     assert at_another and all(line.endswith("IoU - (computed at 0.5)") for line in at_another)
 
@@ -132,7 +135,7 @@ def test_a_subset_of_which_the_sequences_are_not_told_has_figures_without_interv
 
 
 def test_the_joint_table_has_every_run_under_every_protocol(runs):
-    lines = compare.joint_table([*runs, runs[0]])
+    lines = joint_table([*runs, runs[0]])
     for name, protocol in ALWAYS.items():
         top = lines.index(f"{protocol.title}, threshold 0.5; Pd in 1e-2, Fa in 1e-5")
         iou = ["IoU", "at", "0.5"] if protocol is MAIN else []

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tests.report.scored import ALWAYS, MAIN, Bright, evaluate_six, sequence_of
-from utils import compare
+from utils.compare.intervals import compare
+from utils.compare.joint import joint_table
+from utils.compare.runs import shared_protocols
 from utils.evaluation import Evaluator
 from utils.metrics import THRESHOLDS
 from utils.protocols import PROTOCOLS
@@ -208,6 +210,7 @@ def test_every_other_protocol_is_reported_by_its_own_columns(tmp_path, name):
     evaluated = (tmp_path / "eval.txt").read_text().splitlines()
     lines = [line for line in evaluated if f"Th_Seg = {0.5:e}:\t" in line]
     assert len(lines) == 6 + 3 and all("[" in line and "nan" not in line for line in lines)
-    joint = compare.joint_table([metrics, metrics])
+    joint = joint_table([metrics, metrics])
     assert any(line.split()[-len(texts) :] == texts for line in joint)
-    assert compare.compare([metrics, metrics], ["1", "2"], 0.5, 20, 1)
+    runs = [metrics, metrics]
+    assert compare(runs, ["1", "2"], shared_protocols(runs), 0.5, 20, 1)

@@ -188,7 +188,7 @@ def test_scores_that_are_not_numbers_are_refused(run, tmp_path, frames, capsys):
     clip = write_folder(tmp_path / "clip", frames)
     model = build_model("DeepPro", 8)
     for parameter in model.parameters():
-        parameter.data.fill_(float("nan"))
+        parameter.data.fill_(1e30)  # finite, but what it makes is not
     state = {"epoch": 0, "model_state_dict": model.state_dict()}
     save(run / "checkpoints/best_model.pth", state)
     refused(capsys, run, clip, "clip: a score is NaN")

@@ -176,6 +176,7 @@ DEFINITIONS = {
 
 @pytest.mark.parametrize("name", SEARCHED)
 def test_each_protocol_is_what_its_definition_says(name):
+    assert name in DEFINITIONS, f"write down the definition of {name} in DEFINITIONS"
     rng, protocol = np.random.default_rng(46), PROTOCOLS[name]
     for _ in range(CASES):
         block = random_block(rng)
@@ -193,6 +194,8 @@ def test_what_pictures_show_is_what_is_counted(name):
         "f1_2px": ("matched", None),
         "f1_3px": ("matched", None),
     }.get(name, ("detected", "false_alarm_pixels"))
+    known = {detected, alarms, None} - {*protocol.count(random_block(rng)).counts}
+    assert known <= {None}, f"name the counts of {name} that pictures show in this test's table"
     for _ in range(30):
         block = random_block(rng)
         counts = protocol.count(block)
@@ -314,7 +317,7 @@ def test_all_protocols_are_written_and_read_back(tmp_path, rng):
         counts = {protocol.name: protocol.count(block) for protocol in PROTOCOLS.values()}
         iou = PixelIoU(0.5)
         iou.update(block.scores, block.masks)
-        results.append(SequenceResult(name, len(block.scores), counts, iou))
+        results.append(SequenceResult(name, True, len(block.scores), counts, iou))
     evaluation = Evaluation(tuple(PROTOCOLS.values()), results)
     about = {"run": "r", "model": "m", "dataset": "d", "seqlen": 5, "threshold_eval": 0.5}
     metrics = summarise(evaluation, {"low_snr": ["Sequence47"]}, about)

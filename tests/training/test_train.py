@@ -1,6 +1,7 @@
 """train.py as a user calls it, on small data."""
 
 import shlex
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +14,7 @@ import test as test_script
 import train as train_script
 from data.clips import TrainClips
 from data.lists import find_sequences
+from data.record import write_record
 from data.sequences import open_sequences
 from data.specs import get_spec
 from losses import build_loss
@@ -31,7 +33,7 @@ from utils.training.trainer import OPTIMIZERS, Schedule
 def test_a_compiled_training_is_the_plain_one_within_rounding(
     dataset, tmp_path, monkeypatch, model, precision
 ):
-    # Captured as for the C++ compiler, which tests/test_training_layout.py calls; run without it.
+    # Captured as for the C++ compiler, which test_training_layout.py calls; run without it.
     # DeepPro's plain training is another pass than the one captured; DeepPro-Plus' is the same.
     steps = []
 
@@ -121,6 +123,17 @@ def test_validation_is_that_of_the_network_in_evaluation_mode(run, dataset):
     row = history(run)[-1]
     assert np.mean(sum(losses, [])) == pytest.approx(row["val_loss"], abs=1e-5)
     assert add_up(ious).iou() == pytest.approx(row["val_iou"], abs=1e-5)
+
+
+def test_a_training_is_normalised_as_the_data_set_records(dataset, tmp_path, untested):
+    root = tmp_path / "mine"
+    shutil.copytree(dataset, root)
+    write_record(root, 90.0, 20.0, {})
+    folder = train(root, tmp_path, "DeepPro", "--epoch 1 --dataset Converted")
+    assert len(history(folder)) == 1
+    spec = get_spec("Converted")
+    for sequence in spec.open(spec, root):
+        assert sequence.normalisation == (90, 20)
 
 
 def test_a_training_ends_with_the_test_whose_command_it_prints(

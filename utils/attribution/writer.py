@@ -1,127 +1,220 @@
-"""Writes, for each sequence, what the logit of its best scored target pixel rests on."""
+"""Writes, for some targets of each sequence, what their scores are due to, and the sum of it all.
+
+`<folder>/<sequence>/<frame>.png`, `.npz` and `.mat` for each target (`<frame>_2` and so on for more
+than one in a frame), `attribution.csv` with a line for each, `influence.npz` and `influence.png`
+for all together.
+"""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
+from scipy.io import savemat
+from tqdm import tqdm
 
-from utils.attribution.gradient_times_input import gradient_times_input
-from utils.attribution.maps import Attribution
-from utils.report.figures import draw_attribution
-from utils.report.profiles import RecentFrames
+from utils.attribution.explain import Explainer
+from utils.attribution.figures import draw_attribution, draw_influence
+from utils.attribution.maps import Influence, frame_influence, normalised_map
+from utils.attribution.quadrature import Adaptive, Equidistant
+from utils.attribution.scores import Passes
+from utils.attribution.summary import attribution_lines, row_of
+from utils.attribution.targets import Choice, find_candidates
+from utils.files import write_text
+from utils.report.page import Section
 from utils.report.writers import Writer
 from utils.run_dir import make_folder
-from utils.scan import normalised
 
-ATTRIBUTED_SIDE = (
-    64  # side of what is attributed around the pixel: bounds the memory of the backward pass
+AXES = (
+    "attribution: (frame, row, column) of the excerpt whose first row and column are top and left, "
+    "in frames of size (rows, columns), zero elsewhere; numbers: of the frames; pixels: (n, 2) row "
+    "and column in the frames; deletion ... random_insertion: over shares 0, 0.1 ... 1"
 )
-STRIDE = 4  # patches start at its multiples, so that pooling falls on the pixels of the whole frame
+INFLUENCE_AXES = (
+    "sums, shares, counts: (attributed frame, reference frame) of a clip, counted from 0; "
+    "influence, share: (offsets), reference less attributed frame"
+)
+SHOWN = 6  # figures of targets on the report's page
+
+
+@dataclass(frozen=True)
+class AttributionOptions:
+    """How much is attributed, and how.
+
+    Attributes:
+        what: "targets", "alarms", or (frame number, row, column): see `find_candidates`.
+        frames: most frames of a sequence.
+        targets: most targets of a frame.
+        path: of `utils.attribution.paths.PATHS`.
+        points: of the published quadrature; None: as many as `tolerance` takes.
+        tolerance: the completeness error.
+    """
+
+    what: str | tuple = "targets"
+    frames: int = 1
+    targets: int = 8
+    path: str = "zero"
+    points: int | None = None
+    tolerance: float = 0.01
+
+    def quadrature(self):
+        return Adaptive(self.tolerance) if self.points is None else Equidistant(self.points)
 
 
 class Attributions(Writer):
-    """Writes `<sequence>.png` and `<sequence>.npz` for each sequence with a target or detection.
+    """Attributes targets of the sequences once all have been scanned; see the module.
 
-    The pixel is the best scored one of all targets; where there are no targets, that of the highest
-    score if it reaches the threshold. The npz holds the attributes of
-    `utils.attribution.maps.Attribution`. Sequences whose frames are resized are left out.
+    While the scan runs it notes which targets, see `utils.attribution.targets.Choice`; `share`
+    attributes them, each process those of its own sequences, and brings together what all found.
 
     Args:
         folder: where to; made if missing.
-        detector: predicts all frames of a clip and can be differentiated; in evaluation mode.
+        detector: any that can be differentiated, in evaluation mode.
         device: where it is.
         threshold: a pixel is a detection if its score is at least this.
+        options: `AttributionOptions`.
+        protocol: `utils.protocols.Protocol` that tells false alarms.
 
-    Raises:
-        ValueError: the detector predicts the last frame of a clip only.
+    Attributes:
+        rows: list of dicts, a line of attribution.csv each.
+        influence: `utils.attribution.maps.Influence` of all.
     """
 
-    def __init__(self, folder, detector, device, threshold):
-        if detector.predicts != "all":
-            raise ValueError(
-                f"--attribution: {type(detector).__name__} predicts the {detector.predicts} frame "
-                "of a clip; expected a detector that predicts all frames"
-            )
-        self.folder = make_folder(folder)
-        self.detector, self.device, self.threshold = detector, device, threshold
-        self._forget()
+    def __init__(self, folder, detector, device, threshold, options=None, protocol=None):
+        self.folder = make_folder(Path(folder))
+        self.detector, self.threshold, self.protocol = detector, threshold, protocol
+        self.options = options or AttributionOptions()
+        self.choice, self.pending = None, []
+        self.rows, self.influence = [], Influence(detector.seqlen)
+        self.passes, self.without = Passes(), 0
 
     def add(self, block):
-        if block.frames.shape != block.scores.shape:
-            return
-        for _, recording in (self.target, self.peak):
-            if recording is not None:
-                recording.add(block)
-        self.recent.add(block)
-        if block.centroids is not None and block.targets().count:
-            pixels = block.targets().pixels
-            self.target = self._better(self.target, block, pixels)
-        peak = np.unravel_index(block.scores.argmax(), block.scores.shape)
-        self.peak = self._better(self.peak, block, np.array([peak]))
+        options = self.options
+        if self.choice is None:
+            self.choice = Choice(options.frames, options.targets, self.threshold)
+        found = find_candidates(block, options.what, self.threshold, self.protocol)
+        found = [target.scaled(block.scores.shape[1:], block.frames.shape[1:]) for target in found]
+        self.choice.add(block.start, len(block.sequence), found)
 
     def end(self, sequence):
-        score, recording = self.peak if self.target[1] is None else self.target
-        shown = self.target[1] is not None or score >= self.threshold
-        self._forget()
-        if recording is None or not shown:
-            return
-        attribution = attribute(self.detector, sequence, recording, self.device)
-        np.savez_compressed(self.folder / f"{sequence.name}.npz", **vars(attribution))
-        draw_attribution(self.folder / f"{sequence.name}.png", attribution)
+        if self.choice is not None:
+            self.pending.append((sequence, self.choice.chosen()))
+        self.choice = None
+
+    def share(self, group):
+        total = sum(len(targets) for _, targets in self.pending)
+        explainer = Explainer(self.detector, self.options.path, self.options.quadrature())
+        with tqdm(total=total, desc="Attributing", unit="target", disable=None) as bar:
+            for sequence, targets in self.pending:
+                try:
+                    self._attribute(explainer, sequence, targets, bar)
+                except ValueError as error:
+                    raise ValueError(f"{sequence.name}: {error}") from error
+        self.without = sum(group.gather([sum(not targets for _, targets in self.pending)]))
+        self.pending = []
+        self.rows = group.gather(self.rows)
+        self.influence = sum(group.gather([self.influence]), Influence(self.detector.seqlen))
+        self.passes = sum(group.gather([explainer.passes]), Passes())
+
+    def _attribute(self, explainer, sequence, targets, bar):
+        written = {}
+        for found in explainer.explain(sequence, targets):
+            count = written[found.number] = written.get(found.number, 0) + 1
+            name = f"{found.number:05d}{'' if count == 1 else f'_{count}'}"
+            place = make_folder(self.folder / sequence.name)
+            save_arrays(place / f"{name}.npz", found)
+            map_attribution = normalised_map(found.whole())
+            savemat(
+                place / f"{name}.mat", {"map_attribution": map_attribution}, do_compression=True
+            )
+            draw_attribution(place / f"{name}.png", found)
+            self.influence.add(found.integral.attribution, found.target.frame, found.real)
+            self.rows.append(row_of(found, f"{sequence.name}/{name}", self.threshold))
+            bar.update()
 
     def close(self):
+        if not self.rows:
+            return [self.folder]
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self.rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.folder / "attribution.csv", table.getvalue())
+        offsets, influence, share, counts = self.influence.curve()
+        np.savez_compressed(
+            self.folder / "influence.npz",
+            axes=INFLUENCE_AXES,
+            sums=self.influence.sums,
+            shares=self.influence.shares,
+            counts=self.influence.counts,
+            offsets=offsets,
+            influence=influence,
+            share=share,
+            attributions=counts,
+        )
+        title = f"Influence of reference frames, {len(self.rows)} targets"
+        name = type(self.detector).__name__
+        draw_influence(self.folder / "influence.png", {name: [(offsets, influence)]}, title)
         return [self.folder]
 
-    def _forget(self):
-        self.recent = RecentFrames(reach=self.detector.seqlen)
-        # (score, recording): of the best scored target pixel, and of the highest score of all.
-        self.target = self.peak = (-np.inf, None)
+    def attribution_lines(self):
+        """For the terminal."""
+        return attribution_lines(self.rows, self.passes, self.without, self.options.what)
 
-    def _better(self, best, block, pixels):
-        """(score, recording) of the best of these pixels (n, 3), if it is better than `best`."""
-        scores = block.scores[tuple(pixels.T)]
-        if scores.max() <= best[0]:
-            return best
-        frame, row, column = pixels[scores.argmax()].tolist()
-        return scores.max(), self.recent.record(block.start + frame, row, column)
+    def as_dict(self):
+        """For metrics.json: the summary's figures and the curve of `Influence`; None if nothing
+        was attributed."""
+        if not self.rows:
+            return None
+        offsets, influence, share, counts = self.influence.curve()
+        return {
+            "targets": self.rows,
+            "forward_passes": self.passes.forward,
+            "backward_passes": self.passes.backward,
+            "offsets": offsets.tolist(),
+            "influence": influence.tolist(),
+            "share": share.tolist(),
+            "attributions": counts.tolist(),
+        }
+
+    def section(self):
+        """The `Section` of the report; after `close`."""
+        figures = [
+            (self.folder / f"{row['file']}.png", f"{row['sequence']}, frame {row['frame']}")
+            for row in self.rows[:SHOWN]
+        ]
+        if self.rows:
+            figures.insert(0, (self.folder / "influence.png", "Influence of reference frames"))
+        return Section("What the scores are due to", self.attribution_lines(), figures)
 
 
-def attribute(detector, sequence, recording, device):
-    """The `Attribution` of a pixel of a sequence, in the clip that has its frame in the middle.
-
-    Near the ends of the sequence the frame is nearer to those of the clip.
-
-    Args:
-        detector, device: as of `Attributions`.
-        sequence: gives its frames by `read(start, stop)`.
-        recording: `utils.report.profiles.Recording` of the pixel.
-    """
-    seqlen, (frame, row, column) = detector.seqlen, recording.place
-    start = max(min(frame - seqlen // 2, len(sequence) - seqlen), 0)
-    stop = min(start + seqlen, len(sequence))
-    frames = sequence.read(start, stop).frames
-    top, left = (_patch_start(*at) for at in zip((row, column), frames.shape[1:], strict=True))
-    patch = frames[:, top : top + ATTRIBUTED_SIDE, left : left + ATTRIBUTED_SIDE]
-    clip = np.zeros((seqlen, *patch.shape[1:]), np.float32)  # zeros after the last frame
-    clip[: stop - start] = normalised(patch, *sequence.normalisation)
-    clip = torch.from_numpy(clip)[None, None].to(device)
-    maps = gradient_times_input(detector, clip, frame - start, row - top, column - left)
-    maps = maps[: stop - start]
-    return Attribution(
-        sequence.name,
-        sequence.numbers[frame],
-        row,
-        column,
-        np.array(sequence.numbers[start:stop]),
-        frames[:, row, column],
-        recording.scores_between(start, stop),
-        maps.sum(axis=(1, 2)),
-        maps[:, row - top, column - left],
-        maps,
-        top,
-        left,
+def save_arrays(path, found):
+    """Writes an `Attribution` as npz; its entry `axes` says what the axes are."""
+    made = found.intervention
+    curves = ("deletion", "insertion", "random_deletion", "random_insertion")
+    np.savez_compressed(
+        path,
+        axes=AXES,
+        attribution=found.integral.attribution.astype(np.float32),
+        numbers=found.numbers,
+        frame=found.number,
+        pixels=found.target.pixels + (found.top, found.left),
+        top=found.top,
+        left=found.left,
+        size=np.array(found.size),
+        score=found.integral.end,
+        start_score=found.integral.begin,
+        influence=frame_influence(found.integral.attribution),
+        **({} if made is None else {name: getattr(made, name) for name in curves}),
     )
 
 
-def _patch_start(position, size):
-    """First index of a patch that has `position` near its middle and lies inside if it fits."""
-    start = max(min(position - ATTRIBUTED_SIDE // 2, size - ATTRIBUTED_SIDE), 0)
-    return -(-start // STRIDE) * STRIDE
+def parse_what(text):
+    """`AttributionOptions.what` from the command line: targets, alarms or FRAME,ROW,COLUMN."""
+    if text in ("targets", "alarms"):
+        return text
+    words = text.split(",")
+    if len(words) != 3 or not all(word.strip().isdigit() for word in words):
+        raise ValueError(f"{text!r}: expected targets, alarms or FRAME,ROW,COLUMN")
+    return tuple(map(int, words))

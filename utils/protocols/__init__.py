@@ -16,6 +16,7 @@ __all__ = [
     "PROTOCOLS",
     "Protocol",
     "choose",
+    "find_by_guard",
     "operating_point",
 ]
 
@@ -37,3 +38,18 @@ MAIN = ALWAYS[0]  # what tables are sorted by, and pictures drawn by, if not tol
 def choose(names=()):
     """The protocols that a test counts by: those of `ALWAYS` and those named, in table order."""
     return tuple(PROTOCOLS[name] for name in PROTOCOLS if name in ALWAYS or name in names)
+
+
+def find_by_guard(area):
+    """The radius protocol of counts in which each target guards so many pixels, within 10 %.
+
+    Borders and targets close to each other make it fewer than the square of its guard.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for protocol in _RADII:
+        square = (2 * protocol.guard + 1) ** 2
+        if abs(area - square) <= 0.1 * square:
+            return protocol
+    raise ValueError(f"{area:.1f} pixels guarded for each target: no known protocol does that")

@@ -11,19 +11,24 @@ class Protocol:
     """A rule for counting, and what is made of the counts.
 
     Counts are integers; those of several blocks, sequences or processes are added with `+` and
-    divided once, by `figures`.
+    divided once, by `figures`. A protocol is a frozen dataclass, and what its docstring says above
+    "Attributes:" stands in the report. Where it counts `detected` or `false_alarm_pixels`, the
+    report shows these beside `pd` and `fa`.
 
     Attributes:
         name: as on the command line and in metrics.json.
         title: for people.
         thresholds: score thresholds, ascending; one of them is `OPERATING_POINT`.
         columns: of its tables: (title, key of `figures`, factor, digits).
+        counted: names of the counts that `rates` are made of; () where figures at one threshold
+            are not made of the counts at that threshold.
     """
 
     name: str
     title: str
     thresholds = THRESHOLDS
     columns = ()
+    counted = ()
 
     def count(self, block):
         """The counts of a block of frames with truth, a `utils.metrics.ScoredFrames`."""
@@ -35,6 +40,17 @@ class Protocol:
         A ratio without denominator is None.
         """
         raise NotImplementedError
+
+    def rates(self, counts):
+        """Figures at one threshold of many counts at once, such as of resampled sequences.
+
+        Args:
+            counts: {name: (n,) integers} of each of `counted`.
+
+        Returns:
+            {key of `figures`: list of n}; a ratio without denominator is None.
+        """
+        return self.figures(Counts(**counts))
 
     def found(self, block, threshold):
         """Which targets of a block, in the order of `block.targets()`, are detected: bool."""

@@ -143,6 +143,7 @@ class CentroidProtocol(ComponentProtocol):
     by_area: bool = False
 
     columns = (("Pd", "pd", 100, 2), ("Fa", "fa", 1e5, 2))
+    counted = ("targets", "pixels", "detected", "false_alarm_pixels")
 
     def match(self, targets, detections):
         taken = np.full(len(targets.area), -1)
@@ -203,6 +204,7 @@ class F1Protocol(ComponentProtocol):
     distance: float
 
     columns = (("P", "precision", 100, 2), ("R", "recall", 100, 2), ("F1", "f1", 100, 2))
+    counted = ("targets", "matched", "detections")
 
     def match(self, targets, detections):
         taken = np.full(len(targets.area), -1)

@@ -36,6 +36,7 @@ class OverlapProtocol(Protocol):
         ("nIoU, empty frames 1", "niou_empty_1", 1, 4),
         ("nIoU, empty frames left out", "niou_without_empty", 1, 4),
     )
+    counted = ("all_frames", "intersection", "union", "share", "empty_frames")
 
     def count(self, block):
         masks = block.masks > 0

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from utils.metrics import PdFaCurve
-from utils.protocols.base import Protocol
+from utils.protocols.base import Protocol, ratios
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class RadiusProtocol(Protocol):
     guard: int
 
     columns = (("Pd", "pd", 100, 2), ("Fa", "fa", 1e5, 2), ("AUC", "auc", 1, 4))
+    counted = ("targets", "pixels", "detected", "false_alarm_pixels")
 
     @property
     def name(self):
@@ -47,6 +48,12 @@ class RadiusProtocol(Protocol):
             "pd": [_finite(value) for value in counts.pd()],
             "fa": [_finite(value) for value in counts.fa()],
             "auc": _finite(counts.auc()),
+        }
+
+    def rates(self, counts):
+        return {
+            "pd": ratios(counts["detected"], counts["targets"]),
+            "fa": ratios(counts["false_alarm_pixels"], counts["pixels"]),
         }
 
     def found(self, block, threshold):

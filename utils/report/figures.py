@@ -33,7 +33,7 @@ def draw_pd_fa(path, curves, thresholds, title):
     """
     curves = {label: curve for label, curve in curves.items() if curve["pd"][0] is not None}
     marked = operating_point(thresholds)
-    figure, axes = _figure(5.6, 4.6)
+    figure, axes = new_figure(5.6, 4.6)
     leftmost, rightmost, lowest = 0.1, 0.0, 1.0
     for (label, curve), (line, colour, marker) in zip(
         curves.items(), itertools.cycle(STYLES), strict=False
@@ -63,7 +63,7 @@ def draw_pd_fa(path, curves, thresholds, title):
             title="marked: threshold 0.5",
             title_fontsize=9,
         )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_profile(path, profile):
@@ -73,7 +73,7 @@ def draw_profile(path, profile):
         path: of the PNG.
         profile: `utils.report.highlights.Profile`.
     """
-    figure, axes = _figure(6.4, 2.9)
+    figure, axes = new_figure(6.4, 2.9)
     numbers = profile.numbers
     covered = np.flatnonzero(profile.on_target)
     for first, last in _runs(covered):
@@ -91,36 +91,7 @@ def draw_profile(path, profile):
         fontsize=10.5,
         loc="left",
     )
-    _save(figure, path)
-
-
-def draw_attribution(path, attribution):
-    """A pixel's grey level and score over a clip, and what each frame adds; writes a PNG.
-
-    Args:
-        path: of the PNG.
-        attribution: `utils.attribution.maps.Attribution`.
-    """
-    figure, (axes, bars) = _figure(6.4, 4.6, rows=2)
-    numbers = attribution.numbers
-    axes.plot(numbers, attribution.levels, color=INK, linewidth=1.3)
-    axes.set_ylabel("grey level")
-    _draw_scores(axes, numbers, attribution.scores)
-    bars.bar(numbers, attribution.frame_attribution, color="#1f5fa8", label="all pixels")
-    bars.plot(numbers, attribution.pixel_attribution, "D", color="#f2a900", label="this pixel")
-    bars.axhline(0, color=INK, linewidth=0.8)
-    bars.set_ylabel("gradient x input")
-    bars.set_xlabel("frame")
-    bars.legend(fontsize=9)
-    for panel in (axes, bars):
-        panel.axvline(attribution.frame, color="#f2c14e", linewidth=6, alpha=0.45, zorder=0)
-    axes.set_title(
-        f"{attribution.sequence}: logit of row {attribution.row}, column {attribution.column} in "
-        f"frame {attribution.frame}",
-        fontsize=10.5,
-        loc="left",
-    )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_scores(axes, numbers, scored):
@@ -133,14 +104,15 @@ def _draw_scores(axes, numbers, scored):
     return scores
 
 
-def _figure(width, height, rows=1):
+def new_figure(width, height, rows=1):
+    """A figure of this size in inches, and its panels, one below the other."""
     # Here, not above: half a second that only those who draw should wait for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, sharex=True)
+    panels = figure.subplots(rows, sharex=True) if rows else []
     for axes in np.atleast_1d(panels):
         axes.grid(True, color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
@@ -149,7 +121,12 @@ def _figure(width, height, rows=1):
     return figure, panels
 
 
-def _save(figure, path):
+def save_figure(figure, path):
+    """Writes a figure as a PNG.
+
+    Raises:
+        OSError: it could not be written.
+    """
     try:
         figure.savefig(path, metadata={"Software": None})
     except OSError as error:

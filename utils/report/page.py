@@ -4,13 +4,23 @@ import base64
 import inspect
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
+from utils.efficiency import efficiency_line
 from utils.protocols import MAIN, PROTOCOLS
 from utils.report.figures import draw_pd_fa, draw_profile
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
 from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, shown_at
 from utils.report.overlay import COLOURS, draw_frame, report_scale
-from utils.report.published import AUC_NOTE, PROTOCOL_NOTE, compare_targets, published_rows
+from utils.report.published import (
+    AUC_NOTE,
+    MODEL_NOTES,
+    PROTOCOL_NOTE,
+    compare_targets,
+    model_title,
+    protocol_title,
+    published_rows,
+)
 from utils.run_dir import make_folder
 
 # The count behind a ratio, and its title: they stand left of it where a protocol has them.
@@ -45,7 +55,21 @@ figcaption { font-size: .875rem; color: #5a626c; }
 """
 
 
-def write_report(path, metrics, strips, protocol):
+class Section(NamedTuple):
+    """A part of the page that others bring: paragraphs, and figures with captions.
+
+    Attributes:
+        title: its heading.
+        paragraphs: of plain text.
+        figures: of (path of a PNG, caption).
+    """
+
+    title: str
+    paragraphs: list
+    figures: list
+
+
+def write_report(path, metrics, strips, protocol, more=()):
     """Writes the page, and beside it a folder of its name with the PNGs it is made of.
 
     Args:
@@ -53,6 +77,7 @@ def write_report(path, metrics, strips, protocol):
         metrics: from `utils.report.results.summarise`.
         strips: from `utils.report.highlights.Highlights`.
         protocol: `utils.protocols.Protocol` by which the strips were judged.
+        more: `Section`s to add.
 
     Raises:
         OSError: a file could not be written.
@@ -67,6 +92,7 @@ def write_report(path, metrics, strips, protocol):
         _sequences(metrics),
         _strips(strips, folder, protocol, metrics["threshold_eval"]),
         _profiles(strips, folder),
+        *map(_added, more),
         _timing(metrics),
         _definitions(metrics),
     ]
@@ -89,7 +115,7 @@ def _head(metrics):
     everything = counted["subsets"]["all"]
     frames = sum(sequence["frames"] for sequence in counted["sequences"].values())
     return (
-        f"<h1>{escape(metrics['model'])} on {escape(metrics['dataset'])}</h1>"
+        f"<h1>{escape(model_title(metrics['model']))} on {escape(metrics['dataset'])}</h1>"
         f'<p class="quiet">Run {escape(metrics["run"])}, clips of {metrics["seqlen"]} frames</p>'
         f"<p>{len(counted['sequences'])} sequences, {frames} frames, {everything['targets']} "
         f"targets. IoU of positive and mask pixels at threshold {metrics['threshold_eval']}: "
@@ -123,6 +149,9 @@ def _published(metrics):
     parts = [f"<p>{escape(compare_targets(metrics).note)}</p>"]
     if published_rows(metrics["dataset"], "all"):
         parts.append(f"<p>{escape(PROTOCOL_NOTE)}</p>")
+    if metrics["model"] in MODEL_NOTES:
+        parts.append(f"<p>{escape(MODEL_NOTES[metrics['model']])}</p>")
+    ours = model_title(metrics["model"])
     alike = {}  # protocols by their columns
     for name, counted in metrics["protocols"].items():
         alike.setdefault(PROTOCOLS[name].columns, {})[name] = counted
@@ -132,11 +161,11 @@ def _published(metrics):
             for name, counted in protocols.items():
                 if subset in counted["subsets"]:
                     texts = column_texts(PROTOCOLS[name], counted, counted["subsets"][subset])
-                    words = [title, f"this run, {metrics['model']}", PROTOCOLS[name].title]
+                    words = [title, f"this run, {ours}", PROTOCOLS[name].title]
                     rows.append(("ours", [*words, *(text for _, text in texts)]))
             if columns == PROTOCOLS[MAIN].columns:
                 for row in published_rows(metrics["dataset"], subset):
-                    words = [title, f"{row.model}, published", PROTOCOLS[row.protocol].title]
+                    words = [title, f"{row.model}, published", protocol_title(row)]
                     numbers = [f"{row.pd:.2f}", f"{row.fa:.2f}", f"{row.auc:.4f}"]
                     rows.append(("", [*words, *numbers]))
         head = ["targets", "model", "protocol", *(column[0] for column in columns)]
@@ -230,8 +259,16 @@ def _profiles(strips, folder):
     )
 
 
+def _added(section):
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in section.paragraphs)
+    figures = "".join(_figure(path, caption, caption) for path, caption in section.figures)
+    return f'<h2>{escape(section.title)}</h2>{paragraphs}<div class="grid">{figures}</div>'
+
+
 def _timing(metrics):
     timing = metrics["timing"]
+    cost = metrics.get("efficiency")
+    cost = "" if cost is None else f"<p>{escape(efficiency_line(cost))}</p>"
     rows = []
     for step in (*STEPS, "total"):
         seconds = timing[f"{step}_seconds"]
@@ -242,6 +279,7 @@ def _timing(metrics):
         f"the network, so the parts may add up to more than the total. {timing['frames']} frames, "
         f"{timing['frames_per_second'] or 0:.1f} a second.</p>"
         + _table(["step", "seconds", "of the total"], rows)
+        + cost
     )
 
 

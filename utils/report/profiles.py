@@ -103,11 +103,3 @@ class Recording:
     def profile(self):
         """(numbers, grey levels, scores, whether a target covers the pixel), (n,) each."""
         return tuple(np.concatenate(column) for column in zip(*self.parts, strict=True))
-
-    def scores_between(self, start, stop):
-        """Scores of the frames [start, stop) of the sequence; NaN where none were recorded."""
-        scores = np.full(stop - start, np.nan, dtype=np.float32)
-        for index, score in enumerate(self.profile()[2], self.start):
-            if start <= index < stop:
-                scores[index - start] = score
-        return scores

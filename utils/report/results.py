@@ -7,7 +7,13 @@ from utils.files import write_text
 from utils.protocols import MAIN, PROTOCOLS
 from utils.report.metrics_file import STEPS, SUBSETS, column_texts, shown_at, write_metrics
 from utils.report.page import write_report
-from utils.report.published import PROTOCOL_NOTE, compare_targets, published_row
+from utils.report.published import (
+    PROTOCOL_NOTE,
+    compare_targets,
+    model_title,
+    protocol_title,
+    published_row,
+)
 
 EVAL_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}  # as published
 
@@ -70,7 +76,7 @@ def _summarise_protocol(evaluation, protocol, subsets):
     }
 
 
-def write_results(output, suffix, metrics, strips, protocol):
+def write_results(output, suffix, metrics, strips, protocol, more=()):
     """Writes eval<suffix>.txt, metrics<suffix>.json and report<suffix>.html; returns their paths.
 
     Args:
@@ -79,12 +85,13 @@ def write_results(output, suffix, metrics, strips, protocol):
         metrics: from `summarise`.
         strips: from `utils.report.highlights.Highlights`.
         protocol: `utils.protocols.Protocol` of eval.txt, by which the strips were judged, too.
+        more: `utils.report.page.Section`s to add to the report.
     """
     kinds = (("eval", "txt"), ("metrics", "json"), ("report", "html"))
     paths = [output / f"{stem}{suffix}.{kind}" for stem, kind in kinds]
     write_eval(paths[0], metrics, protocol)
     write_metrics(paths[1], metrics)
-    write_report(paths[2], metrics, strips, protocol)
+    write_report(paths[2], metrics, strips, protocol, more)
     return paths
 
 
@@ -143,8 +150,8 @@ def summary_lines(metrics):
     """The closing summary for the terminal: a line for each protocol and subset, published rows."""
     columns = dict.fromkeys(c for name in metrics["protocols"] for c in PROTOCOLS[name].columns)
     lines = [
-        f"{metrics['model']} on {metrics['dataset']}, IoU at {metrics['threshold_eval']}: "
-        f"{metrics['iou']:.4f}   ({shown_at(columns)})"
+        f"{model_title(metrics['model'])} on {metrics['dataset']}, IoU at "
+        f"{metrics['threshold_eval']}: {metrics['iou']:.4f}   ({shown_at(columns)})"
     ]
     comparison, beside = compare_targets(metrics), False
     width = max(len(PROTOCOLS[name].title) for name in metrics["protocols"])
@@ -155,8 +162,9 @@ def summary_lines(metrics):
             figures = "  ".join(f"{title} {text}" for title, text in texts)
             line = f"  {protocol.title:{width}}  {SUBSETS[subset]:8}  {figures}"
             row = published_row(metrics["dataset"], subset, metrics["model"])
-            if row is not None and row.protocol == name and comparison.comparable:
+            if row is not None and comparison.comparable and name == (row.protocol or MAIN):
                 line += f"   published: Pd {row.pd:.2f}  Fa {row.fa:.2f}  AUC {row.auc:.4f}"
+                line += "" if row.protocol else f" (protocol {protocol_title(row)})"
                 beside = True
             lines.append(line)
     lines.append(f"  {PROTOCOL_NOTE if beside else comparison.note}")

@@ -16,7 +16,7 @@ from models.engine.workers import Workers
 from models.folding import fold
 from models.fused import fuse
 from tests.builders import perturbed
-from tests.test_fused import PERTURBED, smallest_budget, without_onednn
+from tests.models.test_fused import PERTURBED, smallest_budget, without_onednn
 
 SINGLE, DOUBLE = (
     Arithmetic(dtype, torch.device("cpu")) for dtype in (torch.float32, torch.float64)

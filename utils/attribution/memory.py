@@ -1,0 +1,76 @@
+"""Whether the way back through a network fits into memory, before it is tried."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from utils.attribution.scores import BATCH_VOXELS, frozen
+from utils.scan import padded_size, run_clip
+
+PROBE = 64  # side of the small clip that is measured
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+
+def check_memory(detector, shape, network=None, free=None):
+    """Refuses clips whose gradients do not fit into memory.
+
+    What the network keeps for its way back is measured on a small clip and scaled by the area, as
+    the network pads it. Of a recurrent network one frame's part is kept at a time.
+
+    Args:
+        detector: makes the promises.
+        shape: (height, width) of the frames.
+        network: what is run, the detector itself if None.
+        free: bytes; what is free where the network is if None.
+
+    Raises:
+        ValueError: they do not; the message has both sizes.
+    """
+    if free is None and detector.seqlen * shape[0] * shape[1] <= BATCH_VOXELS:
+        return
+    device = next(iter(detector.parameters()), torch.zeros(())).device
+    free = memory_left(device) if free is None else free
+    small = [min(side, PROBE) for side in shape]
+    area, small_area = (math.prod(padded_size(detector, *sides)) for sides in (shape, small))
+    batch = max(1, BATCH_VOXELS // (detector.seqlen * shape[0] * shape[1]))
+    needed = batch * kept_bytes(network or detector, detector, small, device) * area // small_area
+    if free is not None and needed > free:
+        raise ValueError(
+            f"attribution in {detector.seqlen} frames of {shape[0]}x{shape[1]} needs about "
+            f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; cut the frames out around "
+            "the target"
+        )
+
+
+def kept_bytes(network, detector, shape, device):
+    """Bytes of the tensors that the network keeps for its way back from a clip of this shape."""
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held: no address comes twice
+        return tensor
+
+    frames = 2 if detector.recurrent else detector.seqlen
+    clip = torch.zeros(1, 1, frames, *shape, device=device)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.inference_mode(False), torch.enable_grad(), frozen(detector), hooks:
+        run_clip(network, clip.requires_grad_(), detector)
+    return sum(size for size, _ in kept.values()) // (frames if detector.recurrent else 1)
+
+
+def memory_left(device):
+    """Bytes that are free on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        found += [int(x.split()[1]) << 10 for x in lines if x.startswith("MemAvailable")]
+        most = (CONTROL_GROUP / "memory.max").read_text("ascii").strip()
+        if most.isdigit():
+            found.append(int(most) - int((CONTROL_GROUP / "memory.current").read_text("ascii")))
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)
