@@ -24,21 +24,20 @@ from losses.options import WithEmptyClips, WithoutPadding
 from models import MODELS, build_model
 from models.engine.training import FastTraining
 from models.fused import fuse
-from utils.checkpoint import load, load_weights
+from utils.checkpoint import load_last, load_weights
 from utils.command_line import CommandParser, fraction, not_negative, positive, run_command
 from utils.evaluation import add_up, validate
 from utils.process import (
     StopRequest,
-    be_deterministic,
-    choose_device,
     is_launched,
     joined_group,
-    keep_freed_memory,
+    ready_device,
     relaunch,
     seed_everything,
 )
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
 from utils.training.history import Recorder
+from utils.training.memory import kept_bytes, memory_line
 from utils.training.trainer import OPTIMIZERS, STEP_PRECISIONS, Schedule, Trainer, TrainerOptions
 from utils.training_state import SELECTIONS, TrainingState, describe, plain
 
@@ -123,9 +122,9 @@ def parse_args(argv=None):
     if args.log_dir is not None:
         run = find_run(args.savepath, args.log_dir)
         checkpoint = load_last(run)
+        recorded = checkpoint and describe(checkpoint).args
         # What the run was started with; what is given now comes before it.
-        recorded = run.options() if checkpoint is None else describe(checkpoint).args
-        parser.recall(recorded, run.path, without=PLACE_OPTIONS)
+        parser.recall(recorded or run.options(), run.path, without=PLACE_OPTIONS)
         args = parser.parse_args(argv)
     if args.seqlen is None:
         args.seqlen = MODELS[args.model].seqlen
@@ -155,16 +154,23 @@ def main(args):
 
 def train(args, group):
     """Trains, from the start or from where a run stopped: the run, or None if it was tested."""
-    spec, device = get_spec(args.dataset), prepare_device(args, group)
+    if args.batch_size % group.size:
+        raise ValueError(
+            f"--batch_size {args.batch_size} does not split among {group.size} processes; "
+            "expected a multiple: it is the total"
+        )
+    spec, device = get_spec(args.dataset), ready_device(args.gpu, group, args.deterministic)
     seed_everything(args.seed)
     clips, sequences = open_data(args, spec, group)
     trainer = build_trainer(args, clips, device, group)
+    memory = tell_memory(args, trainer)
     run = group.share(open_run(args) if group.is_main else None)
     log = RunLog(run.log_file(args.model), group.is_main)
     checkpoint = group.share(load_last(run) if group.is_main else None)
     state = build_state(args, trainer, clips, run, checkpoint)
     log.cut(state.log_size)
     log_start(log, args, trainer, clips, sequences)
+    log(memory)
     log(state.describe_start(run.name))
     recorder = Recorder(run, state, log)
     if checkpoint is None:
@@ -226,23 +232,6 @@ def validate_epoch(args, trainer, sequences, log, epoch):
     log(f"Eval mean loss: {loss:f}")
     log(f"Eval avg class IoU of prediction: {iou:f}")
     return {"val_loss": loss, "val_iou": iou}
-
-
-def prepare_device(args, group):
-    """The device of this process, made ready."""
-    if args.batch_size % group.size:
-        raise ValueError(
-            f"--batch_size {args.batch_size} does not split among {group.size} processes; "
-            "expected a multiple: it is the total"
-        )
-    device = choose_device(args.gpu, group)
-    if device.type == "cpu":
-        keep_freed_memory()
-    else:
-        torch.cuda.set_device(device)
-    if args.deterministic:
-        be_deterministic()
-    return device
 
 
 def open_data(args, spec, group):
@@ -317,6 +306,14 @@ def build_trainer(args, clips, device, group):
     )
 
 
+def tell_memory(args, trainer):
+    """What a step takes of the memory, in words; refuses a step for which there is not enough."""
+    each = args.batch_size // trainer.group.size
+    detector, side = trainer.detector, args.patch_size
+    kept = kept_bytes(detector, FastTraining(detector), each, side, args.precision)
+    return memory_line(kept, trainer.device, (each, args.seqlen, side, side))
+
+
 def open_run(args):
     """The run's folder, new or to be continued."""
     if args.log_dir is None:
@@ -329,17 +326,6 @@ def open_run(args):
         raise ValueError(f"{run.path}: is a run of {model}; expected --model {model}")
     run.sweep()
     return run
-
-
-def load_last(run):
-    """What a run continues from: its last checkpoint, or its best where it has no last.
-
-    None where the training ended before its first.
-    """
-    if run.is_bare():
-        return None
-    path = run.checkpoint("last")
-    return load(path if path.is_file() else run.checkpoint("best"))
 
 
 def build_state(args, trainer, clips, run, checkpoint):

@@ -83,6 +83,20 @@ def load(path):
     return checkpoint
 
 
+def load_last(run):
+    """What a run continues from: its last checkpoint, or its best where it has no last.
+
+    None where the training ended before its first.
+
+    Args:
+        run: `utils.run_dir.RunDir`.
+    """
+    if run.is_bare():
+        return None
+    path = run.checkpoint("last")
+    return load(path if path.is_file() else run.checkpoint("best"))
+
+
 def _check_records(path):
     """Refuses a file whose records are not what was written; torch itself does not look.
 

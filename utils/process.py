@@ -6,18 +6,30 @@ PyTorch's own launcher, torchrun, starts several.
 import ctypes
 import functools
 import itertools
+import math
 import os
 import random
 import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import distributed
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # that a launcher sets
+# Where Linux tells a container's memory: (folder, limit, used, what of it gives way), v2 and v1.
+CONTAINER_FILES = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
@@ -164,9 +176,52 @@ def choose_device(gpu, group=None):
     return torch.device("cuda", int(gpu))
 
 
+def ready_device(gpu, group, deterministic=False):
+    """The device of `choose_device`, made ready to train on.
+
+    Args:
+        gpu, group: as there.
+        deterministic: CUDA gives the same result again, where it can; slower.
+    """
+    device = choose_device(gpu, group)
+    if device.type == "cpu":
+        keep_freed_memory()
+    else:
+        torch.cuda.set_device(device)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
 @functools.cache
 def _say_once(line):
     print(line, flush=True)
+
+
+def memory_left(device):
+    """Bytes that this process can still take on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        return min(sizes["MemAvailable"] + sizes.get("SwapFree", 0), _left_to_container())
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
+def _left_to_container():
+    for folder, limit, used, reclaimable in CONTAINER_FILES:
+        try:
+            most = int((folder / limit).read_text())  # a word where there is no limit
+            lines = (folder / "memory.stat").read_text().splitlines()
+            reclaimed = int(dict(map(str.split, lines))[reclaimable])  # files read lately
+            return most - int((folder / used).read_text()) + reclaimed
+        except (OSError, KeyError, ValueError):
+            continue
+    return math.inf
 
 
 def keep_freed_memory():
@@ -194,13 +249,6 @@ def seed_everything(seed, *place):
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def be_deterministic():
-    """Makes CUDA give the same result again, where it can; slower."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
 
 
 class StopRequest:

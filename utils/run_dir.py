@@ -212,6 +212,7 @@ class RunLog:
         self.path, self.active, self.handler = Path(path), active, None
         if not active:
             return
+        make_folder(self.path.parent)
         self.handler = logging.FileHandler(self.path, encoding="utf-8")
         if not hold(self.handler.stream):
             self.handler.close()
