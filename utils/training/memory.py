@@ -52,7 +52,7 @@ def kept_bytes(detector, network, batch, side, precision="fp32"):
     ):
         logits = run_clip(network, clip, promises)
         torch.sigmoid(logits.float()).sum()
-    rows, columns = padded_size(detector, side, side)
+    rows, columns = padded_size(detector, side, side, canvas=False)
     kept = sum(storage.nbytes() for storage in storages.values())
     return int(kept * batch * rows * columns / sample**2)
 
