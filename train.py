@@ -27,12 +27,12 @@ from models.fused import fuse
 from utils.checkpoint import load_last, load_weights
 from utils.command_line import CommandParser, fraction, not_negative, positive, run_command
 from utils.evaluation import add_up, validate
+from utils.launcher import relaunch
 from utils.process import (
     StopRequest,
     is_launched,
     joined_group,
     ready_device,
-    relaunch,
     seed_everything,
 )
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name

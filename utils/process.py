@@ -1,6 +1,6 @@
 """The process: alone or one of several, its device, its memory, its signals and its random seeds.
 
-PyTorch's own launcher, torchrun, starts several.
+`utils.launcher` starts several, and so does PyTorch's own launcher, torchrun.
 """
 
 import ctypes
@@ -143,13 +143,6 @@ def joined_group(gpu, group=None):
         group.barrier()  # none ends while another still talks to it
     finally:
         leave_group()
-
-
-def relaunch(processes):
-    """Starts this command again as that many processes of one node; does not return."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
 
 
 def choose_device(gpu, group=None):
