@@ -28,6 +28,7 @@ from utils.report.results import header, summarise, summary_lines, timing_line, 
 from utils.report.writers import EXPORTS, Detections, Normalisations, Overlays, ScoreMaps
 from utils.run_dir import find_model_name, find_run, included_run, make_folder
 from utils.scan import open_scan
+from utils.tracks.writer import TrackOptions, Tracks
 from utils.training_state import describe
 
 
@@ -134,6 +135,9 @@ def parse_args(argv=None):
         type=positive(int),
         help="so many equidistant points with both ends, as published, whatever the error",
     )
+    add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
+    add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
+    add("--frame_rate", type=positive(float), default=30.0, help="for false tracks a minute")
     add("--export", choices=EXPORTS, help="write a text file of centroids for each sequence")
     add(
         "--coordinate-order",
@@ -311,6 +315,10 @@ def run_test(args, spec, tested, sequences, device, group):
         summary += writers["attribution"].attribution_lines()
         if metrics is not None:
             metrics["attribution"] = writers["attribution"].as_dict()
+    if "tracks" in writers:
+        summary += [f"  {line}" for line in writers["tracks"].lines()]
+        if metrics is not None:
+            metrics["tracks"] = writers["tracks"].figures()
     # Numbers first: they are there even if the disk has no room for the rest.
     print("\n".join(summary), flush=True)
     if args.efficiency:
@@ -344,6 +352,9 @@ def open_writers(args, spec, tested, device):
     }
     if not args.no_overlay:
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
+    if args.min_track is not None:
+        options = TrackOptions(args.min_area, args.min_track, frame_rate=args.frame_rate)
+        writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)
     if args.attribution:
         options = AttributionOptions(
             args.attribution_of,

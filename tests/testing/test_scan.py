@@ -316,6 +316,14 @@ def test_frames_of_any_form_give_the_same_scores(form):
     np.testing.assert_array_equal(joined(blocks_of(scan_of(detector), form(frames), 45)), expected)
 
 
+def test_levels_far_from_zero_keep_their_differences():
+    frames = random_frames(45).astype(np.float64)
+    detector, scan = WholeClip(), scan_of(WholeClip())
+    expected = joined(blocks_of(scan_of(detector), frames, 45))
+    scan.begin(MEAN + 1e9, STD)
+    np.testing.assert_allclose(joined(blocks_of(scan, frames + 1e9, 45)), expected, atol=1e-6)
+
+
 def test_a_queue_gives_back_what_was_put_in(rng):
     queue, everything = Queue(), np.zeros((0, 2, 2), np.float32)
     for _ in range(60):
