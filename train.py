@@ -69,7 +69,7 @@ def parse_args(argv=None):
     add("--patch_size", type=positive(int), default=128, help="side of the training crop, pixels")
     add(
         "--sample_rate",
-        type=positive(float),
+        type=positive(float, most=1000),
         default=None,
         help="share of the possible clips that makes an epoch; the data set's if not given "
         "(0.1 for NUDT-MIRSDT)",
@@ -218,13 +218,7 @@ def validate_epoch(args, trainer, sequences, log, epoch):
     """Validates on the sequences, of which each process takes its share; more of the row."""
     log(f"---- EPOCH {epoch + 1:03d} EVALUATION ----")
     detector, group = trainer.trained(), trainer.group
-    mine = tqdm(
-        sequences.share(group.shard),
-        desc="Validating",
-        unit="sequence",
-        leave=False,
-        disable=None if group.is_main else True,
-    )
+    mine = bar(sequences.share(group.shard), group, "Validating")
     settings = args.threshold_eval, trainer.device
     results = validate(detector, fuse(detector), trainer.criterion, mine, *settings)
     losses, ious = zip(*group.gather(results), strict=True)
@@ -269,18 +263,17 @@ def open_cache(args, spec, training, group):
     mode = args.cache
     if mode == "auto" and group.size > 1:
         mode = "disk"  # one copy for all processes of a node
-    progress = partial(
-        tqdm,
-        desc="Decoding frames",
-        unit="sequence",
-        total=len(training),
-        leave=False,
-        disable=None if group.is_main else True,
-    )
+    progress = partial(bar, group=group, title="Decoding frames", total=len(training))
     build = partial(open_frames, training, spec.train_size, mode, args.cache_dir, None, progress)
     frames = build() if group.is_first_of_node else None
     group.barrier()
     return frames or build()
+
+
+def bar(sequences, group, title, total=None):
+    """Iterates over sequences; a bar shows how far that is, where this process has the terminal."""
+    hidden = None if group.is_main else True
+    return tqdm(sequences, title, total, leave=False, disable=hidden, unit="sequence")
 
 
 def build_trainer(args, clips, device, group):

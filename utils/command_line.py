@@ -155,9 +155,10 @@ def resource_advice(error):
     return None
 
 
-def positive(kind):
-    """An argparse type: a number of this kind above 0."""
-    return _bounded(kind, lambda value: 0 < value < math.inf, "a number above 0")
+def positive(kind, most=math.inf):
+    """An argparse type: a number of this kind above 0, finite and at most `most`."""
+    expected = "a number above 0" if most == math.inf else f"a number above 0, at most {most}"
+    return _bounded(kind, lambda value: 0 < value <= most and value < math.inf, expected)
 
 
 def not_negative(kind):
