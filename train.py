@@ -37,7 +37,7 @@ from utils.process import (
 )
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
 from utils.training.history import Recorder
-from utils.training.memory import kept_bytes, memory_line
+from utils.training.memory import memory_line, step_bytes
 from utils.training.trainer import OPTIMIZERS, STEP_PRECISIONS, Schedule, Trainer, TrainerOptions
 from utils.training_state import SELECTIONS, TrainingState, describe, plain
 
@@ -303,7 +303,7 @@ def tell_memory(args, trainer):
     """What a step takes of the memory, in words; refuses a step for which there is not enough."""
     each = args.batch_size // trainer.group.size
     detector, side = trainer.detector, args.patch_size
-    kept = kept_bytes(detector, FastTraining(detector), each, side, args.precision)
+    kept = step_bytes(detector, FastTraining(detector), each, side, args.precision)
     return memory_line(kept, trainer.device, (each, args.seqlen, side, side))
 
 
