@@ -27,17 +27,17 @@ from models.fused import fuse
 from utils.checkpoint import load_last, load_weights
 from utils.command_line import CommandParser, fraction, not_negative, positive, run_command
 from utils.evaluation import add_up, validate
+from utils.launcher import relaunch
 from utils.process import (
     StopRequest,
     is_launched,
     joined_group,
     ready_device,
-    relaunch,
     seed_everything,
 )
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
 from utils.training.history import Recorder
-from utils.training.memory import kept_bytes, memory_line
+from utils.training.memory import memory_line, step_bytes
 from utils.training.trainer import OPTIMIZERS, STEP_PRECISIONS, Schedule, Trainer, TrainerOptions
 from utils.training_state import SELECTIONS, TrainingState, describe, plain
 
@@ -69,7 +69,7 @@ def parse_args(argv=None):
     add("--patch_size", type=positive(int), default=128, help="side of the training crop, pixels")
     add(
         "--sample_rate",
-        type=positive(float),
+        type=positive(float, most=1000),
         default=None,
         help="share of the possible clips that makes an epoch; the data set's if not given "
         "(0.1 for NUDT-MIRSDT)",
@@ -218,13 +218,7 @@ def validate_epoch(args, trainer, sequences, log, epoch):
     """Validates on the sequences, of which each process takes its share; more of the row."""
     log(f"---- EPOCH {epoch + 1:03d} EVALUATION ----")
     detector, group = trainer.trained(), trainer.group
-    mine = tqdm(
-        sequences.share(group.shard),
-        desc="Validating",
-        unit="sequence",
-        leave=False,
-        disable=None if group.is_main else True,
-    )
+    mine = bar(sequences.share(group.shard), group, "Validating")
     settings = args.threshold_eval, trainer.device
     results = validate(detector, fuse(detector), trainer.criterion, mine, *settings)
     losses, ious = zip(*group.gather(results), strict=True)
@@ -269,18 +263,17 @@ def open_cache(args, spec, training, group):
     mode = args.cache
     if mode == "auto" and group.size > 1:
         mode = "disk"  # one copy for all processes of a node
-    progress = partial(
-        tqdm,
-        desc="Decoding frames",
-        unit="sequence",
-        total=len(training),
-        leave=False,
-        disable=None if group.is_main else True,
-    )
+    progress = partial(bar, group=group, title="Decoding frames", total=len(training))
     build = partial(open_frames, training, spec.train_size, mode, args.cache_dir, None, progress)
     frames = build() if group.is_first_of_node else None
     group.barrier()
     return frames or build()
+
+
+def bar(sequences, group, title, total=None):
+    """Iterates over sequences; a bar shows how far that is, where this process has the terminal."""
+    hidden = None if group.is_main else True
+    return tqdm(sequences, title, total, leave=False, disable=hidden, unit="sequence")
 
 
 def build_trainer(args, clips, device, group):
@@ -310,7 +303,7 @@ def tell_memory(args, trainer):
     """What a step takes of the memory, in words; refuses a step for which there is not enough."""
     each = args.batch_size // trainer.group.size
     detector, side = trainer.detector, args.patch_size
-    kept = kept_bytes(detector, FastTraining(detector), each, side, args.precision)
+    kept = step_bytes(detector, FastTraining(detector), each, side, args.precision)
     return memory_line(kept, trainer.device, (each, args.seqlen, side, side))
 
 

@@ -1,35 +1,23 @@
 """The process: alone or one of several, its device, its memory, its signals and its random seeds.
 
-PyTorch's own launcher, torchrun, starts several.
+`utils.launcher` starts several, and so does PyTorch's own launcher, torchrun.
 """
 
 import ctypes
 import functools
 import itertools
-import math
 import os
 import random
 import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import distributed
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # that a launcher sets
-# Where Linux tells a container's memory: (folder, limit, used, what of it gives way), v2 and v1.
-CONTAINER_FILES = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (
-        Path("/sys/fs/cgroup/memory"),
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "total_inactive_file",
-    ),
-)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
@@ -145,13 +133,6 @@ def joined_group(gpu, group=None):
         leave_group()
 
 
-def relaunch(processes):
-    """Starts this command again as that many processes of one node; does not return."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
-
-
 def choose_device(gpu, group=None):
     """The device that `--gpu` asks for; the CPU, saying so, where there is no CUDA.
 
@@ -198,30 +179,6 @@ def ready_device(gpu, group, deterministic=False):
 @functools.cache
 def _say_once(line):
     print(line, flush=True)
-
-
-def memory_left(device):
-    """Bytes that this process can still take on a device; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        return min(sizes["MemAvailable"] + sizes.get("SwapFree", 0), _left_to_container())
-    except (OSError, KeyError, ValueError, IndexError):
-        return None
-
-
-def _left_to_container():
-    for folder, limit, used, reclaimable in CONTAINER_FILES:
-        try:
-            most = int((folder / limit).read_text())  # a word where there is no limit
-            lines = (folder / "memory.stat").read_text().splitlines()
-            reclaimed = int(dict(map(str.split, lines))[reclaimable])  # files read lately
-            return most - int((folder / used).read_text()) + reclaimed
-        except (OSError, KeyError, ValueError):
-            continue
-    return math.inf
 
 
 def keep_freed_memory():

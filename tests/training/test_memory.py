@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
 import train as train_script
 from models import build_model
 from models.engine.training import FastTraining
 from tests.builders import call
 from tests.training.runs import TRAINING, refused
-from utils.process import memory_left
-from utils.scan import run_clip
+from utils.memory import kept_bytes, memory_left
+from utils.scan import ClipNetwork
 from utils.training import memory
-from utils.training.memory import kept_bytes, memory_line
+from utils.training.memory import memory_line, step_bytes
 
 CPU = torch.device("cpu")
 
@@ -22,19 +21,17 @@ def test_what_a_step_keeps_is_foretold_from_a_small_clip(name):
     seqlen, batch, side = 6, 2, 64
     detector = build_model(name, seqlen).train()
     network = FastTraining(detector)
-    kept, own = {}, {p.untyped_storage().data_ptr() for p in detector.parameters()}
+    whole, clip = ClipNetwork(network, detector), torch.randn(batch, 1, seqlen, side, side)
+    kept = kept_bytes(lambda: torch.sigmoid(whole(clip)), detector.parameters())
+    assert step_bytes(detector, network, batch, side) == pytest.approx(kept, rel=0.1)
 
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage
-        return tensor
 
-    clip = torch.randn(batch, 1, seqlen, side, side)
-    with saved_tensors_hooks(note, lambda tensor: tensor):
-        torch.sigmoid(run_clip(network, clip, detector)).sum()
-    expected = sum(storage.nbytes() for at, storage in kept.items() if at not in own)
-    foretold = kept_bytes(detector, network, batch, side)
-    assert foretold == pytest.approx(expected, rel=0.1)
+def test_what_is_kept_for_the_way_back_is_counted_once():
+    weight, x = torch.randn(10, 10, requires_grad=True), torch.randn(10, 10)
+    # The gradient of the weight takes x; a square's takes what was squared; both products keep x.
+    assert kept_bytes(lambda: (weight @ x).square() + weight @ x) == 2 * 400
+    assert kept_bytes(lambda: (weight @ x).square(), known=[x]) == 400
+    assert kept_bytes(lambda: weight.detach() @ x) == 0
 
 
 def test_foretelling_changes_neither_network_nor_random_numbers():
@@ -43,7 +40,7 @@ def test_foretelling_changes_neither_network_nor_random_numbers():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    kept_bytes(detector, FastTraining(detector), 1, 16)
+    step_bytes(detector, FastTraining(detector), 1, 16)
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
 

@@ -253,6 +253,7 @@ def test_a_truncated_png_in_a_reading_process_is_one_line_too(tmp_path, rng, cap
         ("--model DeepPro-Max", "DeepPro-Plus_forMovingScenes"),
         ("--loss Dice", "HPM"),
         ("--sample_rate 0", "above 0"),
+        ("--sample_rate 1e300", "at most 1000"),
     ],
 )
 def test_unknown_choices_are_refused_with_the_known_ones(arguments, words, capsys):

@@ -5,7 +5,7 @@ import math
 import torch
 
 from utils.attribution.scores import BATCH_VOXELS, frozen
-from utils.process import memory_left
+from utils.memory import kept_bytes, memory_left
 from utils.scan import padded_size, run_clip
 
 PROBE = 64  # side of the small clip that is measured
@@ -33,12 +33,7 @@ def check_memory(detector, shape, network=None, free=None):
     small = [min(side, PROBE) for side in shape]
     area, small_area = (math.prod(padded_size(detector, *sides)) for sides in (shape, small))
     batch = max(1, BATCH_VOXELS // (detector.seqlen * shape[0] * shape[1]))
-    needed = (
-        batch
-        * bytes_kept_for_gradient(network or detector, detector, small, device)
-        * area
-        // small_area
-    )
+    needed = batch * clip_bytes(network or detector, detector, small, device) * area // small_area
     if free is not None and needed > free:
         raise ValueError(
             f"attribution in {detector.seqlen} frames of {shape[0]}x{shape[1]} needs about "
@@ -47,18 +42,10 @@ def check_memory(detector, shape, network=None, free=None):
         )
 
 
-def bytes_kept_for_gradient(network, detector, shape, device):
+def clip_bytes(network, detector, shape, device):
     """Bytes of the tensors that the network keeps for its way back from a clip of this shape."""
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held: no address comes twice
-        return tensor
-
     frames = 2 if detector.recurrent else detector.seqlen
     clip = torch.zeros(1, 1, frames, *shape, device=device)
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.inference_mode(False), torch.enable_grad(), frozen(detector), hooks:
-        run_clip(network, clip.requires_grad_(), detector)
-    return sum(size for size, _ in kept.values()) // (frames if detector.recurrent else 1)
+    with torch.inference_mode(False), torch.enable_grad(), frozen(detector):
+        kept = kept_bytes(lambda: run_clip(network, clip.requires_grad_(), detector))
+    return kept // (frames if detector.recurrent else 1)

@@ -1,21 +1,19 @@
 """How much memory a training step takes, told before the first one."""
 
 import copy
-from types import SimpleNamespace
 
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
-from utils.process import memory_left
-from utils.scan import padded_size, run_clip
+from utils.memory import kept_bytes, memory_left
+from utils.scan import ClipNetwork, padded_size
 
 SAMPLE_SIDE = 16  # pixels of the frames that are measured
-# A step's peak over what it keeps for the gradients, which DeepPro and DeepPro-Plus measure 1.5 to
-# 1.9: the rest is gradients of maps and memory between tensors.
+# A step's peak over what it keeps for its gradients, which for DeepPro and DeepPro-Plus measures
+# 1.5 to 1.9: the rest is gradients of maps and memory between tensors.
 PEAK_RATIO = 1.7
 
 
-def kept_bytes(detector, network, batch, side, precision="fp32"):
+def step_bytes(detector, network, batch, side, precision="fp32"):
     """Bytes that a training step keeps from its forward pass for the backward pass.
 
     Measured on a clip of few pixels: what is kept grows with their number. Leaves the network and
@@ -28,40 +26,22 @@ def kept_bytes(detector, network, batch, side, precision="fp32"):
         side: of their square frames, in pixels.
         precision: "bf16" where the network computes in it.
     """
-    multiple = detector.side_multiple
-    sample = -(-max(SAMPLE_SIDE, detector.smallest_side) // multiple) * multiple
-    promises = SimpleNamespace(
-        recurrent=detector.recurrent, pads_to=None, side_multiple=detector.side_multiple
-    )
-    network = copy.deepcopy(network).train()
+    network = ClipNetwork(copy.deepcopy(network).train(), detector)
     device = next(network.parameters()).device
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    storages = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage  # held, so that no other gets its place
-        return tensor
-
+    sample = max(min(side, SAMPLE_SIDE), detector.smallest_side)
     clip = torch.zeros(1, 1, detector.seqlen, sample, sample, device=device)
-    with (
-        torch.random.fork_rng(),
-        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
-        saved_tensors_hooks(note, lambda tensor: tensor),
-    ):
-        logits = run_clip(network, clip, promises)
-        torch.sigmoid(logits.float()).sum()
-    rows, columns = padded_size(detector, side, side, canvas=False)
-    kept = sum(storage.nbytes() for storage in storages.values())
-    return int(kept * batch * rows * columns / sample**2)
+    half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with torch.random.fork_rng(), half:
+        kept = kept_bytes(lambda: torch.sigmoid(network(clip).float()), network.parameters())
+    whole, part = (padded_size(detector, at, at, canvas=False)[0] for at in (side, sample))
+    return int(kept * batch * (whole / part) ** 2)
 
 
 def memory_line(kept, device, shape):
     """What a step takes and what there is, in words.
 
     Args:
-        kept: from `kept_bytes`.
+        kept: from `step_bytes`.
         device: where the step is done.
         shape: of its clips, for the message.
 
@@ -80,4 +60,5 @@ def memory_line(kept, device, shape):
 
 
 def gigabytes(count):
+    """A number of bytes for people."""
     return f"{count / 1e9:.2g} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
