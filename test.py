@@ -1,13 +1,12 @@
 """Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data.lists import read_snr
-from data.specs import get_spec
+from data.specs import choose_normalisation, get_spec
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.export import export_model
@@ -29,6 +28,7 @@ from utils.report.results import header, summarise, summary_lines, timing_line, 
 from utils.report.writers import EXPORTS, Detections, Normalisations, Overlays, ScoreMaps
 from utils.run_dir import find_model_name, find_run, included_run, make_folder
 from utils.scan import open_scan
+from utils.tracks.writer import TrackOptions, Tracks
 from utils.training_state import describe
 
 
@@ -135,6 +135,9 @@ def parse_args(argv=None):
         type=positive(int),
         help="so many equidistant points with both ends, as published, whatever the error",
     )
+    add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
+    add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
+    add("--frame_rate", type=positive(float), default=30.0, help="for false tracks a minute")
     add("--export", choices=EXPORTS, help="write a text file of centroids for each sequence")
     add(
         "--coordinate-order",
@@ -149,6 +152,10 @@ def parse_args(argv=None):
         parser.error("--weights with --log_dir; expected one or the other")
     if args.weights is not None and args.model is None:
         parser.error("--weights without --model; expected the network's name beside it")
+    if args.epoch is not None and (args.weights is not None or without_run(args)):
+        parser.error("--epoch without a run; expected --log_dir, whose checkpoints are numbered")
+    if args.export_model is not None and len(args.log_dir or ()) > 1:
+        parser.error("--export_model with several runs; expected one --log_dir")
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
@@ -225,7 +232,7 @@ def open_tested(args, quiet=False):
         folder = args.output or tests / f"{args.dataset}_{args.weights.stem}"
         yield open_checkpoint(args, args.weights, args.weights.stem, args.model, folder)
         return
-    if args.log_dir is None and args.model is not None and not has_weights(args.model):
+    if without_run(args):
         folder = args.output or tests / f"{args.dataset}_{args.model}"
         model = build_model(args.model, args.seqlen)
         yield Tested(args.model, args.model, model.eval(), folder)
@@ -234,6 +241,12 @@ def open_tested(args, quiet=False):
         runs, results = [included_run(args.dataset)], tests / args.dataset
     else:
         runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
+        names = [run.name for run in runs]
+        if args.output is not None and len(set(names)) < len(names):
+            raise ValueError(
+                f"--output {args.output}: two runs would write to one folder of it; expected runs "
+                "of different names"
+            )
     for run in runs:
         output = args.output
         if output is not None and len(runs) > 1:
@@ -243,9 +256,11 @@ def open_tested(args, quiet=False):
         yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
 
 
-def has_weights(name):
-    """Whether the network of this name learns anything: a filter does not."""
-    return next(build_model(name).parameters(), None) is not None
+def without_run(args):
+    """Whether the model alone is to be tested: a filter, which learns nothing and needs no run."""
+    if args.log_dir is not None or args.model is None:
+        return False
+    return next(build_model(args.model).parameters(), None) is None
 
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
@@ -260,32 +275,6 @@ def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     if found.selected is not None and not quiet:
         print(f"{path}: {found.selected}")
     return Tested(title, name, model.eval(), folder)
-
-
-def choose_normalisation(mean, std, dataset):
-    """(mean, std) that the command line asks for; None if it leaves them to the data set.
-
-    Raises:
-        ValueError: only one of mean and std is given, std is not positive, or the data set named
-            has no values of its own.
-    """
-    if (mean is None) != (std is None):
-        given, missing = ("--mean", "--std") if std is None else ("--std", "--mean")
-        raise ValueError(f"{given} without {missing}; expected both or neither")
-    if mean is not None and dataset is not None:
-        raise ValueError("--mean and --std with --normalise-as; expected one or the other")
-    if dataset is not None:
-        spec = get_spec(dataset)
-        if spec.mean is None:
-            raise ValueError(
-                f"--normalise-as {dataset}: its row has no mean and std; use --mean and --std"
-            )
-        mean, std = spec.mean, spec.std
-    if mean is None:
-        return None
-    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise ValueError(f"--mean {mean} --std {std}: expected finite numbers, std above 0")
-    return mean, std
 
 
 def run_test(args, spec, tested, sequences, device, group):
@@ -323,9 +312,13 @@ def run_test(args, spec, tested, sequences, device, group):
         levels = writers["normalisations"].line()
         summary.append(f"  {found}; grey levels normalised by {levels}")
     if args.attribution:
-        summary += writers["attribution"].summary_lines()
+        summary += writers["attribution"].attribution_lines()
         if metrics is not None:
             metrics["attribution"] = writers["attribution"].as_dict()
+    if "tracks" in writers:
+        summary += [f"  {line}" for line in writers["tracks"].lines()]
+        if metrics is not None:
+            metrics["tracks"] = writers["tracks"].figures()
     # Numbers first: they are there even if the disk has no room for the rest.
     print("\n".join(summary), flush=True)
     if args.efficiency:
@@ -359,6 +352,9 @@ def open_writers(args, spec, tested, device):
     }
     if not args.no_overlay:
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
+    if args.min_track is not None:
+        options = TrackOptions(args.min_area, args.min_track, frame_rate=args.frame_rate)
+        writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)
     if args.attribution:
         options = AttributionOptions(
             args.attribution_of,

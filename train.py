@@ -24,21 +24,20 @@ from losses.options import WithEmptyClips, WithoutPadding
 from models import MODELS, build_model
 from models.engine.training import FastTraining
 from models.fused import fuse
-from utils.checkpoint import load, load_weights
+from utils.checkpoint import load_last, load_weights
 from utils.command_line import CommandParser, fraction, not_negative, positive, run_command
 from utils.evaluation import add_up, validate
+from utils.launcher import relaunch
 from utils.process import (
     StopRequest,
-    be_deterministic,
-    choose_device,
     is_launched,
     joined_group,
-    keep_freed_memory,
-    relaunch,
+    ready_device,
     seed_everything,
 )
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
 from utils.training.history import Recorder
+from utils.training.memory import memory_line, step_bytes
 from utils.training.trainer import OPTIMIZERS, STEP_PRECISIONS, Schedule, Trainer, TrainerOptions
 from utils.training_state import SELECTIONS, TrainingState, describe, plain
 
@@ -70,7 +69,7 @@ def parse_args(argv=None):
     add("--patch_size", type=positive(int), default=128, help="side of the training crop, pixels")
     add(
         "--sample_rate",
-        type=positive(float),
+        type=positive(float, most=1000),
         default=None,
         help="share of the possible clips that makes an epoch; the data set's if not given "
         "(0.1 for NUDT-MIRSDT)",
@@ -122,8 +121,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.log_dir is not None:
         run = find_run(args.savepath, args.log_dir)
+        checkpoint = load_last(run)
+        recorded = checkpoint and describe(checkpoint).args
         # What the run was started with; what is given now comes before it.
-        parser.recall(describe(load_last(run)).args, run.path, without=PLACE_OPTIONS)
+        parser.recall(recorded or run.options(), run.path, without=PLACE_OPTIONS)
         args = parser.parse_args(argv)
     if args.seqlen is None:
         args.seqlen = MODELS[args.model].seqlen
@@ -153,14 +154,23 @@ def main(args):
 
 def train(args, group):
     """Trains, from the start or from where a run stopped: the run, or None if it was tested."""
-    spec, device = get_spec(args.dataset), prepare_device(args, group)
+    if args.batch_size % group.size:
+        raise ValueError(
+            f"--batch_size {args.batch_size} does not split among {group.size} processes; "
+            "expected a multiple: it is the total"
+        )
+    spec, device = get_spec(args.dataset), ready_device(args.gpu, group, args.deterministic)
     seed_everything(args.seed)
     clips, sequences = open_data(args, spec, group)
     trainer = build_trainer(args, clips, device, group)
-    run, checkpoint = group.share(open_run(args) if group.is_main else None)
-    state = build_state(args, trainer, run, checkpoint)
-    log = RunLog(run.log_file(args.model), state.log_size, group.is_main)
+    memory = tell_memory(args, trainer)
+    run = group.share(open_run(args) if group.is_main else None)
+    log = RunLog(run.log_file(args.model), group.is_main)
+    checkpoint = group.share(load_last(run) if group.is_main else None)
+    state = build_state(args, trainer, clips, run, checkpoint)
+    log.cut(state.log_size)
     log_start(log, args, trainer, clips, sequences)
+    log(memory)
     log(state.describe_start(run.name))
     recorder = Recorder(run, state, log)
     if checkpoint is None:
@@ -208,13 +218,7 @@ def validate_epoch(args, trainer, sequences, log, epoch):
     """Validates on the sequences, of which each process takes its share; more of the row."""
     log(f"---- EPOCH {epoch + 1:03d} EVALUATION ----")
     detector, group = trainer.trained(), trainer.group
-    mine = tqdm(
-        sequences.share(group.shard),
-        desc="Validating",
-        unit="sequence",
-        leave=False,
-        disable=None if group.is_main else True,
-    )
+    mine = bar(sequences.share(group.shard), group, "Validating")
     settings = args.threshold_eval, trainer.device
     results = validate(detector, fuse(detector), trainer.criterion, mine, *settings)
     losses, ious = zip(*group.gather(results), strict=True)
@@ -222,23 +226,6 @@ def validate_epoch(args, trainer, sequences, log, epoch):
     log(f"Eval mean loss: {loss:f}")
     log(f"Eval avg class IoU of prediction: {iou:f}")
     return {"val_loss": loss, "val_iou": iou}
-
-
-def prepare_device(args, group):
-    """The device of this process, made ready."""
-    if args.batch_size % group.size:
-        raise ValueError(
-            f"--batch_size {args.batch_size} does not split among {group.size} processes; "
-            "expected a multiple: it is the total"
-        )
-    device = choose_device(args.gpu, group)
-    if device.type == "cpu":
-        keep_freed_memory()
-    else:
-        torch.cuda.set_device(device)
-    if args.deterministic:
-        be_deterministic()
-    return device
 
 
 def open_data(args, spec, group):
@@ -276,18 +263,17 @@ def open_cache(args, spec, training, group):
     mode = args.cache
     if mode == "auto" and group.size > 1:
         mode = "disk"  # one copy for all processes of a node
-    progress = partial(
-        tqdm,
-        desc="Decoding frames",
-        unit="sequence",
-        total=len(training),
-        leave=False,
-        disable=None if group.is_main else True,
-    )
+    progress = partial(bar, group=group, title="Decoding frames", total=len(training))
     build = partial(open_frames, training, spec.train_size, mode, args.cache_dir, None, progress)
     frames = build() if group.is_first_of_node else None
     group.barrier()
     return frames or build()
+
+
+def bar(sequences, group, title, total=None):
+    """Iterates over sequences; a bar shows how far that is, where this process has the terminal."""
+    hidden = None if group.is_main else True
+    return tqdm(sequences, title, total, leave=False, disable=hidden, unit="sequence")
 
 
 def build_trainer(args, clips, device, group):
@@ -313,29 +299,33 @@ def build_trainer(args, clips, device, group):
     )
 
 
+def tell_memory(args, trainer):
+    """What a step takes of the memory, in words; refuses a step for which there is not enough."""
+    each = args.batch_size // trainer.group.size
+    detector, side = trainer.detector, args.patch_size
+    kept = step_bytes(detector, FastTraining(detector), each, side, args.precision)
+    return memory_line(kept, trainer.device, (each, args.seqlen, side, side))
+
+
 def open_run(args):
-    """The run folder, new or continued, and the checkpoint to continue from, or None."""
+    """The run's folder, new or to be continued."""
     if args.log_dir is None:
         name = run_name(args.dataset, datetime.now(), args.loss, args.model, args.seqlen)
-        return new_run(args.savepath, name), None
+        return new_run(args.savepath, name)
     run = find_run(args.savepath, args.log_dir)
     checkpoint = load_last(run)
-    model = find_model_name(run, describe(checkpoint).args, MODELS)
+    model = find_model_name(run, checkpoint and describe(checkpoint).args, MODELS)
     if model != args.model:
         raise ValueError(f"{run.path}: is a run of {model}; expected --model {model}")
-    return run, checkpoint
+    run.sweep()
+    return run
 
 
-def load_last(run):
-    """What a run continues from: its last checkpoint, or its best where it has no last."""
-    path = run.checkpoint("last")
-    return load(path if path.is_file() else run.checkpoint("best"))
-
-
-def build_state(args, trainer, run, checkpoint):
+def build_state(args, trainer, clips, run, checkpoint):
     """How far the training is: at its start, or where the checkpoint says."""
-    options = plain(vars(args))
-    state = TrainingState(trainer.detector, trainer.optimizer, trainer.average, options)
+    data = [[files.name, len(files)] for files in clips.sequences]
+    parts = trainer.detector, trainer.optimizer, trainer.average
+    state = TrainingState(*parts, plain(vars(args)), data)
     if checkpoint is not None:
         load_weights(trainer.detector, checkpoint, args.model, run.path)
         state.restore(checkpoint, run.path)
@@ -357,7 +347,8 @@ def log_start(log, args, trainer, clips, sequences):
 
 def stop_run(stop, run, log):
     """Ends after SIGTERM or Ctrl-C, with the exit status that shells expect."""
-    log(f"Stopped by {Signals(stop.signal).name}; continue with --log_dir '{run.name}'")
+    words = ["--savepath", str(run.logpath), "--log_dir", run.name]
+    log(f"Stopped by {Signals(stop.signal).name}; continue with {shlex.join(words)}")
     log.close()
     raise SystemExit(128 + stop.signal)
 

@@ -18,7 +18,7 @@ NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
 @dataclass(frozen=True)
-class Window:
+class CandidateWindow:
     """Frames [start, stop) of the sequence at index `sequence` of a list."""
 
     sequence: int
@@ -36,7 +36,7 @@ def candidate_windows(lengths, seqlen):
     are shorter than T, and the last frame is never used. 96 for 100 frames at T = 40.
     """
     return [
-        Window(index, max(0, stop - seqlen), stop)
+        CandidateWindow(index, max(0, stop - seqlen), stop)
         for index, frames in enumerate(lengths)
         for stop in range(max(int(0.1 * seqlen), 1), frames)
     ]

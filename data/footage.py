@@ -100,15 +100,19 @@ class Finder:
         children = visible(path)
         named_so = _only(path, children, FRAME_FOLDERS)
         if named_so is not None and any(map(is_image, visible(named_so))):
-            rest = left_out(c for c in children if c != named_so and not _is_for_labels(c))
+            labels = [child for child in children if child.is_dir() and _is_for_labels(child)]
+            rest = left_out(child for child in children if child not in (named_so, *labels))
             if rest:
                 self.remarks.make(
                     "ignored", f"{path}: {first_names(rest)} beside {named_so.name}/ ignored"
                 )
             return self._images(named_so, path, _name_of(path))
         images = [child for child in children if is_image(child)]
-        if not images or _has_pages(images[0]):
-            return self._stacks(path, children, images)
+        if images and _has_pages(images[0]):
+            _expect_stacks(path, images)
+            return None
+        if not images:
+            return None
         others = [child for child in children if _is_sequence(child)]
         if others:
             raise ValueError(
@@ -119,16 +123,6 @@ class Finder:
         if path.name.casefold() in FRAME_FOLDERS:
             beside = Path(os.path.abspath(path)).parent
         return self._images(path, beside, _name_of(path))
-
-    def _stacks(self, path, children, images):
-        """No sequence: a folder of other things, where single images have no place."""
-        single = [image for image in images if not _has_pages(image)]
-        if single:
-            raise ValueError(
-                f"{path}: {single[0].name} beside {images[0].name}, which has several frames; "
-                "expected one frame a file, or files of several frames"
-            )
-        return None
 
     def _images(self, folder, beside, name):
         frames = list_images(folder, self.remarks)
@@ -192,6 +186,16 @@ def _has_pages(path):
         return len(Pages(path, Remarks())) > 1
     except ValueError:
         return False  # reading it will tell
+
+
+def _expect_stacks(path, images):
+    """Refuses single frames among files of several frames."""
+    single = next((image for image in images if not _has_pages(image)), None)
+    if single is not None:
+        raise ValueError(
+            f"{path}: {single.name} beside {images[0].name}, which has several frames; "
+            "expected one frame a file, or files of several frames"
+        )
 
 
 def _deeper(folder, depth=DEPTH):

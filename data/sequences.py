@@ -263,7 +263,9 @@ class TestSequences:
 
     def share(self, take):
         """Some of the sequences, those that `take` leaves of their list."""
-        return TestSequences(take(self.sequences))
+        taken = take(self.sequences)
+        # Of a part, nothing can be said about the whole.
+        return TestSequences(taken, self.remarks if len(taken) == len(self.sequences) else None)
 
 
 def open_test_list(spec, root, normalisation=None):

@@ -1,5 +1,6 @@
 """The data sets: what differs between them, as rows of one table (FACTS: paper, section V)."""
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -214,3 +215,29 @@ def get_spec(name):
         f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, a name that contains "
         f"{_NUDT.name} for a noise version of it, or NAME-Noise... for one of another"
     )
+
+
+def choose_normalisation(mean, std, dataset):
+    """(mean, std) that the command line asks for; None if it leaves them to the data set.
+
+    Raises:
+        ValueError: only one of mean and std is given, std is not positive, or the data set named
+            has no values of its own.
+    """
+    if (mean is None) != (std is None):
+        given, missing = ("--mean", "--std") if std is None else ("--std", "--mean")
+        raise ValueError(f"{given} without {missing}; expected both or neither")
+    if mean is not None and dataset is not None:
+        raise ValueError("--mean and --std with --normalise-as; expected one or the other")
+    if dataset is not None:
+        spec = get_spec(dataset)
+        if spec.mean is None:
+            raise ValueError(
+                f"--normalise-as {dataset}: its row has no mean and std; use --mean and --std"
+            )
+        mean, std = spec.mean, spec.std
+    if mean is None:
+        return None
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise ValueError(f"--mean {mean} --std {std}: expected finite numbers, std above 0")
+    return mean, std

@@ -21,6 +21,7 @@ def export_model(model, path):
     Raises:
         ValueError: another suffix, .onnx without the packages that write it, or a detector that is
             recurrent or computes outside torch.
+        OSError: there is no such folder.
     """
     path = Path(path)
     if path.suffix not in (".pt2", ".onnx"):
@@ -32,6 +33,8 @@ def export_model(model, path):
                 f"{path}: writing ONNX needs {' and '.join(missing)}; "
                 f"pip install {' '.join(missing)}"
             )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     program = export_program(model)
     if path.suffix == ".onnx":
         torch.onnx.export(

@@ -41,19 +41,12 @@ def fold_norm(conv, norm):
 
 def conv_like(conv, kernel, bias):
     """A plain `Conv3d` with the geometry of `conv`, and this kernel and bias, in their type."""
-    folded = nn.utils.skip_init(
-        nn.Conv3d,
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        device=kernel.device,
-        dtype=kernel.dtype,
-    )
-    folded.weight.copy_(kernel)
-    folded.bias.copy_(bias)
-    return folded.requires_grad_(False)
+    sizes = conv.in_channels, conv.out_channels, conv.kernel_size
+    # On no device, so that nothing is drawn at random.
+    plain = nn.Conv3d(*sizes, padding=conv.padding, dilation=conv.dilation, device="meta")
+    plain.weight = nn.Parameter(kernel.contiguous(), requires_grad=False)
+    plain.bias = nn.Parameter(bias, requires_grad=False)
+    return plain
 
 
 def scale_and_shift(norm):

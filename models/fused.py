@@ -42,12 +42,14 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_t
         allow_tf32: on CUDA, let fp32 products round their factors to 10 bits.
 
     Raises:
-        ValueError: unknown precision or no size of memory; in a call, a clip that the model
-            refuses, or a budget that does not hold one band of it, with the smallest that does.
+        ValueError: unknown precision, no size of memory, or `stages` that are refused; in a call, a
+            clip that the model refuses, or a budget that does not hold one band of it, with the
+            smallest that does.
     """
     memory = parse_memory(memory)
     engines = []
     if model.stages() is not None:
+        model.stages().check()
         folded = fold(model, torch.float64)  # each number is rounded once, by the engine
         engines = [engine for engine in ENGINES if engine.takes(folded.stages())]
     if engines:

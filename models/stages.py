@@ -25,6 +25,7 @@ class Stages(NamedTuple):
     The clip goes through `trunk`; each of `levels` starts from the trunk's output; `merge` (1x1x1,
     BN, ReLU) mixes the levels' maps, upsampled to the size of the frames and concatenated in order;
     `final` (1x1x1) makes the logits. A detector of one level may do without `merge`: None.
+    `check` refuses what is not of this form, wherever a network is run.
     """
 
     trunk: list
@@ -38,7 +39,11 @@ class Stages(NamedTuple):
         Args:
             compute: (layer, map) to map; how a layer is computed, as in `models.blocks`.
             merge: as `merge_levels`, in its place.
+
+        Raises:
+            ValueError: see `check`.
         """
+        self.check()
         trunk = run_layers(self.trunk, clip, compute)
         maps = []
         for level in self.levels:
@@ -46,6 +51,23 @@ class Stages(NamedTuple):
             maps.append(level.projection(x, compute))
         merged = (merge or merge_levels)(self, maps, clip.shape[-2:], compute)
         return compute(self.final, merged)
+
+    def check(self):
+        """Refuses a description that a forward pass and an engine would read differently.
+
+        Raises:
+            ValueError: a pool is not of 2 x 2 pixels, a level has no layer, or several levels have
+                no merge.
+        """
+        for layer in (*self.trunk, *(layer for level in self.levels for layer in level.layers)):
+            if is_pool(layer) and not is_two_by_two(layer):
+                raise ValueError(
+                    f"stages with {layer}: expected MaxPool3d((1, 2, 2)) as every pool"
+                )
+        if not all(level.layers for level in self.levels):
+            raise ValueError("stages with a level without layers: expected one at least")
+        if self.merge is None and len(self.levels) != 1:
+            raise ValueError(f"stages of {len(self.levels)} levels without `merge`: expected one")
 
     def are_pooled(self):
         """For every level, whether its map is smaller than the frames."""
@@ -76,6 +98,12 @@ class Stages(NamedTuple):
 
 def is_pool(layer):
     return isinstance(layer, nn.MaxPool3d)
+
+
+def is_two_by_two(pool):
+    """Whether a pool takes the largest of every 2 x 2 pixels of a frame."""
+    plain = pool.padding in (0, (0, 0, 0)) and pool.dilation in (1, (1, 1, 1))
+    return plain and pool.kernel_size == pool.stride == (1, 2, 2) and not pool.ceil_mode
 
 
 def run_layers(layers, x, compute):

@@ -15,7 +15,8 @@ import torch
 
 from utils.command_line import CommandParser, run_command
 from utils.files import write_whole
-from utils.training_state import SHARED_KEYS, WEIGHTS, check, is_state_dict
+from utils.training.schema import check, is_state_dict
+from utils.training_state import SHARED_KEYS, WEIGHTS
 
 # Where other tools keep the weights; else the file is the state dict itself.
 WEIGHTS_KEYS = (WEIGHTS, "state_dict", "model", "net")
@@ -50,7 +51,7 @@ def load(path):
     A bare state dict, or one under a key of `WEIGHTS_KEYS`, is taken too, and what wrappers put
     before its keys is left out. Only tensors and plain values are read (`weights_only`); a pickle
     that asks for anything else is refused and nothing in it is run. The file's own checksums are
-    compared, and what it holds is checked by `utils.training_state.check`.
+    compared, and what it holds is checked by `utils.training.schema.check`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -80,6 +81,20 @@ def load(path):
     checkpoint = _as_checkpoint(content, path)
     check(checkpoint, path)
     return checkpoint
+
+
+def load_last(run):
+    """What a run continues from: its last checkpoint, or its best where it has no last.
+
+    None where the training ended before its first.
+
+    Args:
+        run: `utils.run_dir.RunDir`.
+    """
+    if run.is_bare():
+        return None
+    path = run.checkpoint("last")
+    return load(path if path.is_file() else run.checkpoint("best"))
 
 
 def _check_records(path):

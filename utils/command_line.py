@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import math
+import os
 import signal
 import sys
 import threading
@@ -13,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-USER_ERROR, LOST_PROCESS = 2, 1  # exit statuses; a signal's is 128 + its number
+USER_ERROR, LOST_PROCESS = 2, 3  # exit statuses; a signal's is 128 + its number
+LAUNCHED = "DETECTOR_LAUNCHED"  # set where `utils.launcher` tells what ended which process
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -76,7 +78,7 @@ class Terminated(BaseException):
 def run_command(command):
     """Runs `command()`; what ends it early is one line on stderr and an exit status.
 
-    A user's error is status 2, Ctrl-C 130, SIGTERM 143, the loss of another process of the job 1.
+    A user's error is status 2, Ctrl-C 130, SIGTERM 143, the loss of another process of the job 3.
     Warnings are one line, too, without the place in the code.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -89,7 +91,8 @@ def run_command(command):
             # While the interpreter closes down, too.
             atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
             status, line = ending
-            print(line, file=sys.stderr, flush=True)
+            if status != LOST_PROCESS or LAUNCHED not in os.environ:
+                print(line, file=sys.stderr, flush=True)
             sys.exit(status)
 
 
@@ -152,9 +155,10 @@ def resource_advice(error):
     return None
 
 
-def positive(kind):
-    """An argparse type: a number of this kind above 0."""
-    return _bounded(kind, lambda value: 0 < value < math.inf, "a number above 0")
+def positive(kind, most=math.inf):
+    """An argparse type: a number of this kind above 0, finite and at most `most`."""
+    expected = "a number above 0" if most == math.inf else f"a number above 0, at most {most}"
+    return _bounded(kind, lambda value: 0 < value <= most and value < math.inf, expected)
 
 
 def not_negative(kind):

@@ -45,12 +45,14 @@ class SequenceResult:
 
     Attributes:
         name: of the sequence.
+        labelled: whether it has masks; if not there are no counts.
         frames: their number.
         counts: by protocol name, the protocol's counts.
         iou: `PixelIoU` of the scores.
     """
 
     name: str
+    labelled: bool
     frames: int
     counts: dict
     iou: PixelIoU
@@ -86,12 +88,17 @@ class Evaluation:
 
     Attributes:
         protocols: the `utils.protocols.Protocol`s under which it was counted.
-        sequences: list of `SequenceResult`, of the sequences with masks.
+        results: list of `SequenceResult`, of all sequences.
     """
 
     protocols: tuple
-    sequences: list = field(default_factory=list)
+    results: list = field(default_factory=list)
     timing: Timing = field(default_factory=Timing)
+
+    @property
+    def sequences(self):
+        """The results of the sequences with masks."""
+        return [result for result in self.results if result.labelled]
 
     def counts(self, protocol, names=None):
         """The counts of the named sequences under a protocol's name, added up; of all if None."""
@@ -100,7 +107,7 @@ class Evaluation:
 
     def share(self, group):
         """Joins the results of several processes, each of which took its share of the sequences."""
-        self.sequences = group.gather(self.sequences)
+        self.results = group.gather(self.results)
         self.timing.frames = sum(group.gather([self.timing.frames]))
 
     def iou(self):
@@ -148,13 +155,13 @@ class Evaluator:
         evaluation = Evaluation(self.protocols)
         timing, began = evaluation.timing, time.perf_counter()
         with ThreadPoolExecutor(max_workers=1) as scorer:
-            jobs, waiting, result = deque(), Truth(), None
+            jobs, last, waiting, result = deque(), None, Truth(), None
             for sequence, block in ahead(timed(blocks_of(sequences), timing)):
                 start = time.perf_counter()
-                if result is None:
-                    self.scan.begin(*sequence.normalisation, sequence.earlier)
-                    result = self._new_result(sequence)
                 with named(sequence):
+                    if result is None:
+                        self.scan.begin(*sequence.normalisation, sequence.earlier)
+                        result = self._new_result(sequence)
                     if block is None:
                         final = self.scan.finish()
                     else:
@@ -163,9 +170,11 @@ class Evaluator:
                 timing.network += time.perf_counter() - start
                 for first, scores in final:
                     scored = sequence, first, scores, *waiting.take(first, first + len(scores))
-                    jobs.append(scorer.submit(self._take, result, timing, *scored))
+                    last = scorer.submit(after, last, self._take, result, timing, *scored)
+                    jobs.append(last)
                 if block is None:
-                    jobs.append(scorer.submit(self._end, evaluation, result, sequence))
+                    last = scorer.submit(after, last, self._end, evaluation, result, sequence)
+                    jobs.append(last)
                     result = None
                 elif progress is not None:
                     progress.update(len(block.frames))
@@ -177,7 +186,7 @@ class Evaluator:
         return evaluation
 
     def _new_result(self, sequence):
-        return SequenceResult(sequence.name, 0, {}, PixelIoU(self.threshold))
+        return SequenceResult(sequence.name, sequence.labelled, 0, {}, PixelIoU(self.threshold))
 
     def _take(self, result, timing, sequence, start, scores, frames, masks, centroids):
         """Counts and writes final scores of some frames."""
@@ -202,11 +211,17 @@ class Evaluator:
 
     def _end(self, evaluation, result, sequence):
         began = time.perf_counter()
-        if sequence.labelled:
-            evaluation.sequences.append(result)
+        evaluation.results.append(result)
         for writer in self.writers:
             writer.end(sequence)
         evaluation.timing.output += time.perf_counter() - began
+
+
+def after(job, call, *values):
+    """`call(*values)`, unless the job before it failed: a writer never ends what misses a block."""
+    if job is not None:
+        job.result()
+    call(*values)
 
 
 def blocks_of(sequences):

@@ -1,10 +1,11 @@
 """The process: alone or one of several, its device, its memory, its signals and its random seeds.
 
-PyTorch's own launcher, torchrun, starts several.
+`utils.launcher` starts several, and so does PyTorch's own launcher, torchrun.
 """
 
 import ctypes
 import functools
+import itertools
 import os
 import random
 import signal
@@ -43,15 +44,15 @@ class Group:
         return items[self.rank :: self.size]
 
     def gather(self, items):
-        """The list of all processes' items in the order that `shard` took them from."""
+        """The list of all processes' items, in turns: of what `shard` took, in the order of before.
+
+        A process may have more items than another.
+        """
         if self.size == 1:
             return list(items)
         parts = [None] * self.size
         distributed.all_gather_object(parts, list(items))
-        joined = [None] * sum(map(len, parts))
-        for rank, part in enumerate(parts):
-            joined[rank :: self.size] = part
-        return joined
+        return in_turns(parts)
 
     def sum(self, tensor):
         """Adds the tensor over all processes, in place; returns it."""
@@ -77,6 +78,12 @@ class Group:
         if self.size > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
+
+
+def in_turns(parts):
+    """One list of several: the first item of each, then the second of each, and so on."""
+    turns = itertools.zip_longest(*([[item] for item in part] for part in parts), fillvalue=[])
+    return [item for turn in turns for items in turn for item in items]
 
 
 def is_launched():
@@ -126,13 +133,6 @@ def joined_group(gpu, group=None):
         leave_group()
 
 
-def relaunch(processes):
-    """Starts this command again as that many processes of one node; does not return."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
-
-
 def choose_device(gpu, group=None):
     """The device that `--gpu` asks for; the CPU, saying so, where there is no CUDA.
 
@@ -155,6 +155,25 @@ def choose_device(gpu, group=None):
     if not gpu.isdigit() or int(gpu) >= count:
         raise ValueError(f"--gpu {gpu}: expected cpu or a number below {count}")
     return torch.device("cuda", int(gpu))
+
+
+def ready_device(gpu, group, deterministic=False):
+    """The device of `choose_device`, made ready to train on.
+
+    Args:
+        gpu, group: as there.
+        deterministic: CUDA gives the same result again, where it can; slower.
+    """
+    device = choose_device(gpu, group)
+    if device.type == "cpu":
+        keep_freed_memory()
+    else:
+        torch.cuda.set_device(device)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    return device
 
 
 @functools.cache
@@ -187,13 +206,6 @@ def seed_everything(seed, *place):
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def be_deterministic():
-    """Makes CUDA give the same result again, where it can; slower."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
 
 
 class StopRequest:

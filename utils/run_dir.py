@@ -3,13 +3,22 @@
 import itertools
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.files import hold, sweep
+
 LOG_FORMAT = "%(asctime)s - Model - %(levelname)s - %(message)s"
+# What the test at the end of a training writes, in this order.
+RESULTS = ("eval.txt", "metrics.json", "report.html")
+# Of a run's folder, see `run_name`; a second run of the same minute has a number behind it.
+RUN_NAME = re.compile(
+    r"(?P<dataset>.+?)__[-\d]+_[-\d]+__(?P<tag>[^_]+)_(?P<model>.+)_DataL(?P<seqlen>\d+)(_\d+)?"
+)
 # By data set, the run that is part of this repository.
 INCLUDED = {"Synthetic": "Synthetic__2026-11-22_20-49__SoftLoUloss_DeepPro-Plus_DataL40"}
 # The tag of soft IoU is the released runs' spelling.
@@ -49,19 +58,38 @@ class RunDir:
         return self.path / "curves.png"
 
     @property
-    def results(self):
-        """What the test at the end of a training wrote."""
-        return self.path / "metrics.json"
-
-    @property
     def events(self):
         """Folder of TensorBoard's events."""
         return self.path / "events"
 
     def is_tested(self):
-        """Whether the results are of the best checkpoint: written after it."""
-        best = self.checkpoint("best")
-        return self.results.is_file() and self.results.stat().st_mtime >= best.stat().st_mtime
+        """Whether the results are whole, and of the best checkpoint: all written after it."""
+        files = [self.path / name for name in RESULTS]
+        if not all(file.is_file() for file in files):
+            return False
+        best = self.checkpoint("best").stat().st_mtime
+        return all(file.stat().st_mtime >= best for file in files)
+
+    def is_bare(self):
+        """Whether its training ended before there was a checkpoint."""
+        folders = self.path / "checkpoints", self.path / "logs"
+        return all(map(Path.is_dir, folders)) and not any(folders[0].glob("*.pth"))
+
+    def options(self):
+        """What the folder's name tells of the training's options, by their names."""
+        found = RUN_NAME.fullmatch(self.name)
+        if found is None:
+            return {}
+        losses = {tag: loss for loss, tag in LOSS_TAGS.items()}
+        loss = losses.get(found["tag"], found["tag"].removesuffix("loss"))
+        return {**found.groupdict(), "loss": loss}
+
+    def sweep(self):
+        """Removes what a killed training left half-written."""
+        for path in (self.history, self.curves, *(self.path / "checkpoints").glob("*.pth")):
+            sweep(path)
+        for which in ("best", "last"):
+            sweep(self.checkpoint(which))
 
 
 def run_name(dataset, when, loss, model, seqlen):
@@ -136,8 +164,9 @@ def find_model_name(run, recorded, names):
     Raises:
         ValueError: none of these tells.
     """
-    if recorded and recorded.get("model") in names:
-        return recorded["model"]
+    model = recorded.get("model") if recorded else None
+    if isinstance(model, str) and model in names:
+        return model
     logged = [path.stem for path in (run.path / "logs").glob("*.txt") if path.stem in names]
     if len(logged) == 1:
         return logged[0]
@@ -169,20 +198,28 @@ def make_folder(path):
 class RunLog:
     """Writes each line to a run's log file, in the published format, and to the terminal.
 
+    Whoever writes the log holds the run: no other process can, until this one ends.
+
     Args:
         path: of the file, which is appended to.
-        size: what the file holds beyond this number of bytes is dropped: an epoch that did not end
-            left it there. None: all is kept.
         active: whether this process writes; of several, one does.
+
+    Raises:
+        ValueError: another process writes it.
     """
 
-    def __init__(self, path, size=None, active=True):
+    def __init__(self, path, active=True):
         self.path, self.active, self.handler = Path(path), active, None
         if not active:
             return
-        if size is not None and self.path.is_file() and self.path.stat().st_size > size:
-            os.truncate(self.path, size)
+        make_folder(self.path.parent)
         self.handler = logging.FileHandler(self.path, encoding="utf-8")
+        if not hold(self.handler.stream):
+            self.handler.close()
+            raise ValueError(
+                f"{self.path}: another process is training in this run; expected one at a time: "
+                "wait for its end, or stop it"
+            )
         self.handler.setFormatter(logging.Formatter(LOG_FORMAT))
         self.logger = logging.Logger("run")
         self.logger.addHandler(self.handler)
@@ -191,6 +228,14 @@ class RunLog:
         if self.handler is not None:
             self.logger.info(line)
             tqdm.write(line, file=sys.stdout)
+
+    def cut(self, size):
+        """Drops what lies beyond this number of bytes: an epoch that did not end left it there.
+
+        None: all is kept.
+        """
+        if self.active and size is not None and self.size() > size:
+            os.truncate(self.path, size)
 
     def size(self):
         """Bytes of the file so far."""

@@ -1,7 +1,6 @@
 """What a training needs to go on as if it had never stopped, and what its checkpoints hold.
 
-This is the only place that knows the keys of a checkpoint, save that of the weights, which
-`utils.checkpoint` finds.
+The keys of a checkpoint are known here; what each may hold, to `utils.training.schema`.
 """
 
 import math
@@ -25,32 +24,9 @@ OPTIMIZER_VALUES = {
 FIXED_OPTIONS = ("select", "optimizer")  # of a run that is continued
 # What the best checkpoint is selected on.
 SELECTIONS = {"test": "test list, as published", "heldout": "held-out training sequences"}
-HISTORY_KEYS = ("epoch", "learning_rate", "train_loss", "train_iou", "val_loss", "val_iou")
-LONGEST_SHOWN = 60  # characters of a wrong value in a message
-LARGEST = 2**53  # number that is believed
+# Of validations whose IoUs can be compared.
+SELECTION_OPTIONS = ("dataset", "datapath", "select", "threshold_eval")
 EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen")  # say which clips a step takes
-
-
-def check(checkpoint, path):
-    """Refuses a checkpoint with a value that is not what its key says; unknown keys may be there.
-
-    Raises:
-        ValueError: names the key, what it holds and what was expected.
-    """
-    for key, (is_right, expected) in SCHEMA.items():
-        if key in checkpoint and not is_right(checkpoint[key]):
-            raise ValueError(
-                f"{path}: its `{key}` is {shown(checkpoint[key])}; expected {expected}"
-            )
-
-
-def shown(value):
-    """A value in a message, if it is short; else its type."""
-    if isinstance(value, bool | float | None) or is_whole(value, -LARGEST):
-        return repr(value)
-    if isinstance(value, str) and len(value) <= LONGEST_SHOWN:
-        return repr(value)
-    return f"a {type(value).__name__}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +67,7 @@ class TrainingState:
         model, optimizer: what is trained; their values are read when a checkpoint is made.
         average: `utils.training.trainer.MovingAverage`, or None.
         options: the command line's, as plain values.
+        data: what is trained on: [name, number of frames] of every sequence.
 
     Attributes:
         epoch: the last one that ended, 0-based; -1 before the first has.
@@ -100,18 +77,22 @@ class TrainingState:
         log_size: bytes of the log when the last epoch ended; None if not known.
     """
 
-    def __init__(self, model, optimizer, average, options):
+    def __init__(self, model, optimizer, average, options, data=()):
         self.model, self.optimizer, self.average = model, optimizer, average
-        self.options, self.restored = options, False
+        self.options, self.data, self.restored = options, list(data), False
+        self.anew = None  # why the best IoU is not that of the checkpoint
         self.epoch, self.best_iou = -1, -math.inf
-        self.history, self.position, self.log_size = [], None, None
+        self.history, self.position, self.log_size = [], None, 0
 
     def describe_start(self, name):
         """Where the training of the run of this name starts, in words."""
         if not self.restored:
             return "No existing model, starting training from scratch..."
         step = f", step {self.position['step']} of the next" if self.position else ""
-        return f"Continuing {name} after epoch {self.epoch + 1}{step}, best IoU {self.best_iou:f}"
+        best = f"best IoU {self.best_iou:f}"
+        if self.anew:
+            best = f"the best checkpoint is sought anew: {self.anew}"
+        return f"Continuing {name} after epoch {self.epoch + 1}{step}, {best}"
 
     def published(self, iou=None):
         """A numbered checkpoint; with the `iou` of its validation, the best one."""
@@ -132,6 +113,7 @@ class TrainingState:
             "best_iou": self.best_iou,
             "history": self.history,
             "log_size": self.log_size,
+            "data": self.data,
             "args": self.options,
             "random": random_states(),
         }
@@ -170,7 +152,21 @@ class TrainingState:
         self.history = list(checkpoint.get("history", ()))
         self.log_size = checkpoint.get("log_size")
         best = checkpoint.get("best_iou", checkpoint.get("class_avg_iou", -math.inf))
-        self.best_iou = float(best)
+        self.anew = self._selection_changed(checkpoint) if best > -math.inf else None
+        self.best_iou = -math.inf if self.anew else float(best)
+
+    def _selection_changed(self, checkpoint):
+        """How the IoUs so far were found otherwise than those to come, in words, or None."""
+        recorded = describe(checkpoint).args
+        for name in SELECTION_OPTIONS:
+            before, now = recorded.get(name), self.options.get(name)
+            if before is None:
+                return f"the checkpoint does not record its --{name}"
+            if name == "datapath":
+                before, now = (Path(str(place)).resolve() for place in (before, now))
+            if before != now:
+                return f"--{name} was {' '.join(str(before).split())}"
+        return None
 
     def _refuse_changes(self, checkpoint, path):
         recorded, now = describe(checkpoint).args, self.options
@@ -180,11 +176,22 @@ class TrainingState:
                     f"{path}: was trained with --{name} {recorded[name]} and cannot go on with "
                     f"{now[name]}; start a new run for it"
                 )
+        if not checkpoint.get("position"):
+            return
         changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now[name]]
-        if checkpoint.get("position") and changed:
+        if changed:
             raise ValueError(
                 f"{path}: it stopped within an epoch, which cannot go on with another "
                 f"--{changed[0]} than {recorded.get(changed[0])}"
+            )
+        before = checkpoint.get("data") or self.data
+        if before != self.data:
+            was, is_now = (
+                f"{len(d)} sequences, {sum(n for _, n in d)} frames" for d in (before, self.data)
+            )
+            raise ValueError(
+                f"{path}: it stopped within an epoch, which cannot go on with other data: "
+                f"{was} then, {is_now} now"
             )
 
 
@@ -250,140 +257,3 @@ def restore_random_states(states):
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def is_whole(value, least=0):
-    kind = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return kind and least <= value <= LARGEST
-
-
-def is_number(value):
-    """Whether it is a number, infinite ones included."""
-    return is_whole(value, -LARGEST) or (
-        isinstance(value, float | np.floating) and not math.isnan(value)
-    )
-
-
-def is_finite(value):
-    return is_number(value) and math.isfinite(value)
-
-
-def is_plain_tensor(value):
-    """Whether it is a tensor of real numbers in memory: not sparse, nested, without data."""
-    return (
-        torch.is_tensor(value)
-        and not (value.is_quantized or value.is_nested or value.is_complex())
-        and (value.layout, value.device.type) == (torch.strided, "cpu")
-    )
-
-
-def is_state_dict(value):
-    """Whether it is a dict of tensors by name, with at least one."""
-    if not isinstance(value, dict) or not value:
-        return False
-    return all(isinstance(k, str) and is_plain_tensor(v) for k, v in value.items())
-
-
-def is_options(value):
-    kinds = str | bool | int | float | None
-    if value is None:
-        return True
-    return isinstance(value, dict) and all(
-        isinstance(k, str) and isinstance(v, kinds) for k, v in value.items()
-    )
-
-
-def is_optimizer_state(value):
-    if not isinstance(value, dict) or not isinstance(value.get("state"), dict):
-        return False
-    groups = value.get("param_groups")
-    if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
-        return False
-    parameters = groups[0].get("params")
-    if not isinstance(parameters, list) or not all(map(is_whole, parameters)):
-        return False
-    return all(map(is_setting, OPTIMIZER_SETTINGS, map(groups[0].get, OPTIMIZER_SETTINGS))) and all(
-        isinstance(values, dict) and all(map(is_statistic, values.keys(), values.values()))
-        for values in value["state"].values()
-    )
-
-
-def is_statistic(name, value):
-    """Whether an optimiser can keep it for a parameter."""
-    if name == "step":
-        value = value.item() if is_plain_tensor(value) and value.shape == () else value
-        return is_finite(value) and value >= 0
-    return is_plain_tensor(value) and value.is_floating_point()
-
-
-def is_setting(name, value):
-    """Whether a value of `OPTIMIZER_SETTINGS` is one, or missing."""
-    if name == "betas" and value is not None:
-        pair = isinstance(value, list | tuple) and len(value) == 2
-        return pair and all(is_finite(beta) and 0 <= beta < 1 for beta in value)
-    return value is None or (is_finite(value) and value >= 0)
-
-
-def is_average(value):
-    if value is None:
-        return True
-    return (
-        isinstance(value, dict)
-        and is_whole(value.get("steps"))
-        and is_state_dict(value.get("weights"))
-    )
-
-
-def is_history(value):
-    return isinstance(value, list | tuple) and all(
-        isinstance(row, dict)
-        and all(isinstance(key, str) and is_finite(v) for key, v in row.items())
-        and all(map(row.__contains__, HISTORY_KEYS))
-        for row in value
-    )
-
-
-def is_position(value):
-    if value is None:
-        return True
-    if not isinstance(value, dict) or not is_random_states(value.get("random")):
-        return False
-    counts = value.get("iou_counts")
-    return (
-        is_whole(value.get("step"), 1)
-        and is_finite(value.get("loss_sum"))
-        and isinstance(counts, list)
-        and len(counts) == 2
-        and all(map(is_whole, counts))
-    )
-
-
-def is_random_states(value):
-    """Whether generators take these states; tried on generators of no use."""
-    if value is None:
-        return True
-    try:
-        version, words, gauss = value["python"]
-        random.Random().setstate((version, tuple(words), gauss))
-        kind, keys, position, has_gauss, cached = value["numpy"]
-        keys = keys.numpy().astype(np.uint32) if keys.shape == (624,) else None
-        np.random.RandomState().set_state((kind, keys, position, has_gauss, cached))
-        torch.Generator().set_state(value["torch"])
-        return "cuda" not in value or value["cuda"].dtype == torch.uint8
-    except Exception:  # they refuse in many ways
-        return False
-
-
-# What the keys of a checkpoint hold: (test, in words).
-SCHEMA = {
-    "epoch": (lambda value: is_whole(value, -1), "a whole number, 0 for the first epoch"),
-    "class_avg_iou": (is_number, "a number"),
-    "best_iou": (is_number, "a number"),
-    "args": (is_options, "the options of a training, plain values by name"),
-    "optimizer_state_dict": (is_optimizer_state, "the state dict of an optimiser"),
-    "average": (is_average, "averaged weights, as --ema keeps them"),
-    "history": (is_history, f"rows of numbers with {', '.join(HISTORY_KEYS)}"),
-    "position": (is_position, "the place where an epoch was interrupted, or None"),
-    "log_size": (lambda value: value is None or is_whole(value), "a number of bytes"),
-    "random": (is_random_states, "the states of the random generators"),
-}

@@ -202,7 +202,7 @@ def estimated_bytes(sequences, size):
 
 def choose_mode(needed, folder):
     """The mode of "auto" for that many bytes."""
-    if needed <= min(MEMORY_LIMIT, free_memory() // 2):
+    if needed <= min(MEMORY_LIMIT, available_memory() // 2):
         return "memory"
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     if os.access(existing, os.W_OK) and needed * 1.1 < shutil.disk_usage(existing).free:
@@ -210,7 +210,7 @@ def choose_mode(needed, folder):
     return "none"
 
 
-def free_memory():
+def available_memory():
     """Bytes of memory that can be had without swapping, as far as the system tells."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

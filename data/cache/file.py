@@ -24,7 +24,7 @@ from data.frames import target_band
 from data.pairing import printable
 
 VERSION = 2  # of the file, and of how images are read
-NAME = 48  # characters of a sequence's name in that of its file
+NAME_LENGTH = 48  # characters of a sequence's name in that of its file
 CHECKSUM = 8  # hexadecimal digits before the end mark
 END = b"end of cache\n"
 STALE_SECONDS = 24 * 3600  # age at which a file that was being written is one left behind
@@ -79,7 +79,7 @@ class CacheFile:
 
     def __init__(self, files, size, folder):
         place, self.sources = digests_of(files, size)
-        self.path = folder / f"{printable(files.name)[:NAME]}-{place}.cache"
+        self.path = folder / f"{printable(files.name)[:NAME_LENGTH]}-{place}.cache"
         own = f"{_host()}-{os.getpid()}-{next(_written)}"
         self.aside = self.path.with_name(f".{self.path.name}.{own}.part")
         self.file = None  # open while it is written

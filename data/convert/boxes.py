@@ -9,7 +9,7 @@ from scipy import ndimage
 
 _CONNECTED = np.ones((3, 3), int)
 LAG = 15  # frames over which speed is measured: boxes jitter by a fraction of a pixel
-NEAR = 10.0  # pixels that a target may move from one labelled frame to the next
+LONGEST_MOVE = 10.0  # pixels that a target may move from one labelled frame to the next
 WANTED_SPEED = 0.5  # pixels a frame
 FEWEST_FRAMES = 40  # that a stride chosen here leaves: the frames of a published clip
 
@@ -146,8 +146,8 @@ def boxes_of_masks(masks, first):
 def link(boxes):
     """The boxes, with tracks where they have none.
 
-    From one labelled frame to the next, boxes that are each other's nearest, at most `NEAR` pixels
-    apart, are one target.
+    From one labelled frame to the next, boxes that are each other's nearest, at most
+    `LONGEST_MOVE` pixels apart, are one target.
     """
     if all(box.track is not None for box in boxes):
         return list(boxes)
@@ -179,7 +179,7 @@ def _mutual(before, now):
     return {
         index: int(other)
         for index, other in enumerate(back)
-        if forth[other] == index and distances[other, index] <= NEAR
+        if forth[other] == index and distances[other, index] <= LONGEST_MOVE
     }
 
 

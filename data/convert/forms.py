@@ -303,6 +303,12 @@ def _load_json(path):
     ]
     if missing:
         raise ValueError(f"{path}: no list of {missing[0]}; expected a COCO file")
+    needed = {"images": ("id", "file_name"), "annotations": (), "categories": ("id",)}
+    for key, names in needed.items():
+        for number, each in enumerate(content[key], 1):
+            lacking = [n for n in names if n not in each] if isinstance(each, dict) else ["names"]
+            if lacking:
+                raise ValueError(f"{path}: number {number} of {key} has no {lacking[0]}")
     return content
 
 

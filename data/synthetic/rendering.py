@@ -11,7 +11,7 @@ from scipy import ndimage
 from data.lists import LOW_SNR_LIMIT
 from data.synthetic.plans import HIGH_SNR_RANGE, SequencePlan
 from data.synthetic.sensor import draw_platform, draw_sensor, quantise, render_background
-from data.synthetic.targets import Target, draw_targets, local_background_std, render_target
+from data.synthetic.targets import MovingTarget, draw_targets, local_background_std, render_target
 
 SNR_TOLERANCE = 0.05  # relative, between wanted and measured
 MASK_DILATION = 5  # width of the square that keeps the target out of its background
@@ -26,7 +26,7 @@ class RenderedSequence:
     clean: np.ndarray  # the same frames, noise included, without targets
     masks: np.ndarray
     centroids: np.ndarray
-    targets: list[Target]
+    targets: list[MovingTarget]
     snr: float  # measured
     record: dict  # further columns of snr.csv
 

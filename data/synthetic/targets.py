@@ -17,7 +17,7 @@ NEIGHBOURHOOD = 10  # half-width of the window of the local background
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class MovingTarget:
     """A moving source. Positions are true sub-pixel positions, jitter included."""
 
     path: np.ndarray  # (T, 2) mid-exposure, without jitter
@@ -97,7 +97,7 @@ def draw_target(rng, frames, height, width, jitter):
     brightness = 1 + rng.uniform(0, 0.3) * np.sin(2 * np.pi * t / period + phase)
     brightness += np.clip(rng.normal(0, rng.uniform(0, 0.05), frames), -0.1, 0.1)
     size, elongation = rng.uniform(*SOURCE_SIGMA_RANGE), rng.uniform(1, 1.6)
-    return Target(
+    return MovingTarget(
         path=path,
         exposures=exposures + jitter[:, None, :],
         brightness=brightness * rng.uniform(0.8, 1.25),

@@ -1,13 +1,13 @@
-"""Runs a detector with spatial kernels band by band, through the row stages of its description."""
+"""A detector with spatial kernels, made of the layers in `models.engine.rows`."""
 
 from contextlib import nullcontext
 
 import torch
 
-from models.blocks import STDResBlock, TDResBlock
+from models.blocks import STDResBlock, Stem, TDResBlock
 from models.engine.heads import LevelHead
 from models.engine.precision import Arithmetic
-from models.engine.rows import CONVOLVED_PIXELS, RowPool, RowStem, row_stages, sums_by_lines
+from models.engine.rows import CONVOLVED_PIXELS, RowPool, RowStem, row_layers, sums_by_lines
 from models.engine.tape import Tape, shaped
 from models.engine.workers import one_thread
 from models.folding import ChannelAffine
@@ -15,7 +15,7 @@ from models.stages import is_pool
 
 
 class RowNetwork:
-    """A detector whose stem has kept its norm, and whose levels end in residual blocks."""
+    """Runs a detector whose first layer is a `Stem` over a clip that arrives in bands of rows."""
 
     band_multiple = 1
     tile_pixels = 256  # on a CPU: stays in a core's cache
@@ -27,12 +27,16 @@ class RowNetwork:
 
     @staticmethod
     def takes(stages):
-        """Whether a network has this form, of residual blocks of `models.blocks` and pools."""
+        """Whether a network has this form: a folded `Stem`, then residual blocks and pools.
+
+        Every level ends in a block.
+        """
         stem, *rest = stages.trunk
         layers = [*rest, *(layer for level in stages.levels for layer in level.layers)]
         return (
-            not is_pool(stem)
-            and any(isinstance(layer, ChannelAffine) for layer in stem.children())
+            isinstance(stem, Stem)
+            and isinstance(stem[1], ChannelAffine)
+            and stem[0].dilation == (1, 1, 1)
             and all(is_pool(x) or isinstance(x, (TDResBlock, STDResBlock)) for x in layers)
             and not any(is_pool(level.layers[-1]) for level in stages.levels)
         )
@@ -41,30 +45,32 @@ class RowNetwork:
         self.seqlen = seqlen
         self.arithmetic = self.map_arithmetic = arithmetic
         stem, *rest = stages.trunk
-        self.trunk = [RowStem(stem, arithmetic), *row_stages(rest, arithmetic)]
+        self.trunk = [RowStem(stem, arithmetic), *row_layers(rest, arithmetic)]
         self.levels = [
             RowLevel(level, merge_matrix, seqlen, arithmetic)
             for level, merge_matrix in zip(stages.levels, stages.merge_matrices(), strict=True)
         ]
 
     def start(self, height, width):
-        for stage in self.trunk:
-            width = stage.start(self.seqlen, width, self.arithmetic)
+        for layer in self.trunk:
+            width = layer.start(self.seqlen, width, self.arithmetic)
         height >>= count_pools(self.trunk)
         self.sizes = []
         for level in self.levels:
             level.start(width, self.arithmetic)
-            self.sizes.append((height >> count_pools(level.stages), level.width))
+            self.sizes.append((height >> count_pools(level.layers), level.width))
 
     def push(self, band, last, tile, workers):
-        """(T, R, W) rows of the clip to the rows (8, T, r, w) of each level's map that are ready;
-        None where none is."""
+        """Rows (T, R, W) of the clip to those of each level's map that are ready, or None.
+
+        A map's are (8, T, r, w). `last` says that no more rows come.
+        """
         # torch's own threads would wait for more, spinning, on the cores of those that have rows.
         with one_thread() if sums_by_lines(self.arithmetic) else nullcontext():
             rows = push_through(self.trunk, band.transpose(0, 1), workers, last)
             maps = []
             for level in self.levels:
-                features = push_through(level.stages, rows, workers, last)
+                features = push_through(level.layers, rows, workers, last)
                 maps.append(None if features is None else level.run_head(features, tile, workers))
             return maps
 
@@ -73,7 +79,7 @@ class RowNetwork:
         item = self.arithmetic.dtype.itemsize * (self.seqlen + 4)
         kept, passing, rows_below, width_below = memory_of_path(self.trunk, rows, width)
         for level in self.levels:
-            below = memory_of_path(level.stages, rows_below, width_below)
+            below = memory_of_path(level.layers, rows_below, width_below)
             kept += below[0] + level.channels * below[2] * below[3]
             passing = max(passing, below[1])
         wide = head_arithmetic(self.arithmetic).dtype.itemsize // self.arithmetic.dtype.itemsize
@@ -91,33 +97,33 @@ def head_arithmetic(arithmetic):
     return Arithmetic(torch.float64, arithmetic.device) if wide else arithmetic
 
 
-def count_pools(stages):
-    return sum(isinstance(stage, RowPool) for stage in stages)
+def count_pools(layers):
+    return sum(isinstance(layer, RowPool) for layer in layers)
 
 
-def memory_of_path(stages, rows, width):
-    """What stages in a row need for a band of rows of the first's input, in values per frame.
+def memory_of_path(layers, rows, width):
+    """What layers, one after the other, need for a band of rows of the first's input.
 
     Returns:
-        (kept until the next band, most that one stage needs besides, rows and columns of the last
-        one's output). With the last band come the rows that waited in every stage before.
+        (values per frame kept until the next band, most that one layer needs besides, rows and
+        columns of the last one's output). With the last band come the rows that waited before.
     """
     kept = passing = 0
-    for stage in stages:
-        if isinstance(stage, RowPool):
+    for layer in layers:
+        if isinstance(layer, RowPool):
             rows, width = max(1, (rows + 1) // 2), max(1, width // 2)
-        stays, besides = stage.memory_values(rows)
+        stays, besides = layer.memory_values(rows)
         kept, passing = kept + stays * width, max(passing, besides * width)
-        rows += stage.lag
+        rows += layer.lag
     return kept, passing, rows, width
 
 
-def push_through(stages, rows, workers, last=False):
-    """Rows (or None) pushed through stages in turn; with `last`, what waits in them comes too."""
-    for stage in stages:
-        pushed = [stage.push(rows, workers)] if rows is not None and len(rows) else []
+def push_through(layers, rows, workers, last=False):
+    """Rows (or None) pushed through layers in turn; with `last`, what waits in them comes too."""
+    for layer in layers:
+        pushed = [layer.push(rows, workers)] if rows is not None and len(rows) else []
         if last:
-            pushed.append(stage.finish(workers))
+            pushed.append(layer.finish(workers))
         pushed = [out for out in pushed if out is not None and len(out)]
         rows = None if not pushed else pushed[0] if len(pushed) == 1 else torch.cat(pushed)
     return rows
@@ -127,8 +133,8 @@ class RowLevel:
     """Blocks, pools and head of one level, fed with rows of the trunk."""
 
     def __init__(self, level, merge_matrix, seqlen, arithmetic):
-        self.stages = row_stages(level.layers, arithmetic, ends_level=True)
-        offset = self.stages[-1].offset
+        self.layers = row_layers(level.layers, arithmetic, ends_level=True)
+        offset = self.layers[-1].offset
         self.channels = len(offset)
         self.wide = head_arithmetic(arithmetic)
         self.bias = self.wide.cast(offset[:, None, None, None])
@@ -137,8 +143,8 @@ class RowLevel:
         self.seqlen = seqlen
 
     def start(self, width, arithmetic):
-        for stage in self.stages:
-            width = stage.start(self.seqlen, width, arithmetic)
+        for layer in self.layers:
+            width = layer.start(self.seqlen, width, arithmetic)
         self.width = width
 
     def run_head(self, features, tile_pixels, workers):

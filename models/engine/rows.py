@@ -64,8 +64,8 @@ class RowQueue:
 class RowConv:
     """A folded convolution, fed with rows; owns the rows of its input that it still needs.
 
-    Rows are (R, T', W, C) with every frame of its padding in time, so T' > T. Zero rows above and
-    below the image, and zero columns beside it, are as its padding says.
+    Its rows (R, T', W, C) hold the frames of zeros with which it is padded in time, so T' > T. The
+    rows of zeros above and below the image are added here, as are the columns beside it.
 
     Args:
         conv: the convolution.
@@ -154,7 +154,7 @@ class RowConv:
 
 
 def sums_by_lines(arithmetic):
-    """Whether a kernel's sums are taken line by line: in float32, on a CPU that adds to sums."""
+    """Whether a kernel's sums are taken line by line: in float32, by oneDNN."""
     on_cpu_in_float32 = arithmetic.dtype == torch.float32 and arithmetic.device.type == "cpu"
     return on_cpu_in_float32 and onednn.has_added_convolution()
 
@@ -340,13 +340,10 @@ class RowBlock:
         return kept, 3 * second * (rows + context)
 
 
-def row_stages(layers, arithmetic, ends_level=False):
-    """Row stages of pools and folded blocks."""
-    stages = []
-    for i, layer in enumerate(layers):
-        if is_pool(layer):
-            stages.append(RowPool())
-        else:
-            last = ends_level and i == len(layers) - 1
-            stages.append(RowBlock(layer, arithmetic, ends_level=last))
-    return stages
+def row_layers(layers, arithmetic, ends_level=False):
+    """A `RowPool` or `RowBlock` of each pool or folded block."""
+    last = layers[-1] if ends_level else None
+    return [
+        RowPool() if is_pool(layer) else RowBlock(layer, arithmetic, ends_level=layer is last)
+        for layer in layers
+    ]

@@ -6,7 +6,8 @@ python -m tests.benchmarks.bench_inference --complexity                 paramete
 
 Speeds are medians of runs that alternate between the two, after a warm-up; the peak of a matrix
 product is measured between them. On a CPU, `--threads 1 --clock cpu` counts the thread's own time,
-which other programs on the machine disturb less.
+which other programs on the machine disturb less. A clip has as many frames as the detector takes;
+detectors without a fast engine are measured where --model names them.
 """
 
 import argparse
@@ -15,15 +16,16 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
 import torch
 
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.fused import fuse
+from tests.builders import STAGED
 from utils.complexity import complexity
-
-SEQLEN = 40
+from utils.scan import run_clip
 
 
 def parse_args():
@@ -52,7 +54,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    names = args.model or [name for name in MODELS if build_model(name).stages() is not None]
+    names = args.model or (list(MODELS) if args.complexity else STAGED)
     height, width = (int(side) for side in args.size.split("x"))
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -68,23 +70,28 @@ def main():
 
 def engines(name, args):
     """(reference, fast): callables on a clip."""
-    model = build_model(name, SEQLEN).eval().to(args.device)
-
-    def reference(clip):
-        with torch.no_grad():
-            return model(clip)
-
+    model = build_model(name).eval().to(args.device)
     fast = fuse(model, args.precision, args.budget, force_precision=args.force)
-    return reference, fast
+    return tuple(partial(run, network) for network in (model, fast))
+
+
+@torch.no_grad()
+def run(network, clip):
+    return run_clip(network, clip, network)
+
+
+def random_clip(name, height, width, args):
+    return torch.randn(1, 1, build_model(name).seqlen, height, width, device=args.device)
 
 
 def print_speeds(names, height, width, args):
-    clip = torch.randn(1, 1, SEQLEN, height, width, device=args.device)
     factors = torch.randn(2, 2048, 2048, device=args.device)
     print(f"{args.device}, {torch.get_num_threads()} threads, {height}x{width}, {args.precision}")
     print(f"{'':28}{'reference':>10}{'fast':>10}{'ratio':>8}{'GMAC/s':>8}{'of peak':>9}")
     for name in names:
-        products = complexity(build_model(name, SEQLEN), height, width).products / 1e9
+        clip, model = random_clip(name, height, width, args), build_model(name)
+        frames = model.seqlen if model.predicts == "all" else 1
+        products = complexity(model, height, width).products / 1e9
         jobs = {"peak": lambda _: factors[0] @ factors[1]}
         jobs["reference"], jobs["fast"] = engines(name, args)
         seconds = {job: [] for job in jobs}
@@ -95,14 +102,15 @@ def print_speeds(names, height, width, args):
                     seconds[job].append(elapsed)
         median = {job: statistics.median(values) for job, values in seconds.items()}
         ratio = median["reference"] / median["fast"]
-        rate = products * SEQLEN / median["fast"]
+        rate = products * frames / median["fast"]
         peak = 2048**3 / median["peak"] / 1e9
         print(
-            f"{name:28}{SEQLEN / median['reference']:10.2f}{SEQLEN / median['fast']:10.2f}"
+            f"{name:28}{frames / median['reference']:10.2f}{frames / median['fast']:10.2f}"
             f"{ratio:7.1f}x{rate:8.1f}{rate / peak:9.0%}",
             flush=True,
         )
-    print("reference and fast in frames per second; peak: float32 product of 2048x2048 matrices")
+    print("reference and fast in predicted frames per second")
+    print("peak: float32 product of matrices of 2048x2048")
 
 
 def timed(call, clip, args):
@@ -118,7 +126,7 @@ def timed(call, clip, args):
 
 
 def print_peaks(names, args):
-    print(f"peak memory of a process with one clip of {SEQLEN} frames, {args.size}")
+    print(f"peak memory of a process with one clip of {args.size}")
     for name in names:
         peaks = {}
         for engine in args.engines.split(","):
@@ -137,7 +145,7 @@ def run_once(name, engine, height, width, args):
     """Runs one clip and prints the peak: of the process, or of the GPU's memory."""
     calls = dict(zip(("reference", "fast"), engines(name, args), strict=True))
     if engine != "nothing":
-        calls[engine](torch.randn(1, 1, SEQLEN, height, width, device=args.device))
+        calls[engine](random_clip(name, height, width, args))
     if torch.device(args.device).type == "cuda":
         print(torch.cuda.max_memory_allocated())
     else:
@@ -147,7 +155,7 @@ def run_once(name, engine, height, width, args):
 def print_complexity(names):
     print(f"{'at 480x720':28}{'parameters':>11}{'KiB':>7}{'GMAC/frame':>12}{'with BatchNorm':>16}")
     for name in names:
-        cost = complexity(build_model(name, SEQLEN))
+        cost = complexity(build_model(name))
         print(
             f"{name:28}{cost.parameters:11}{cost.kib:7.0f}{cost.products / 1e9:12.2f}"
             f"{cost.with_norms / 1e9:16.3f}"

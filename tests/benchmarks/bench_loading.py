@@ -20,7 +20,7 @@ from data.images import resize
 from data.lists import find_sequences
 from data.specs import get_spec
 from tests.builders import random_sequence, write_list, write_nudt_sequence
-from utils.memory import keep_freed_memory
+from utils.process import keep_freed_memory
 
 SEQUENCES, FRAMES, SIZE = 6, 100, (256, 320)
 REPEATS = 9
@@ -95,6 +95,9 @@ class PlainFrames:
                 frames, masks = ([resize(x, self.size) for x in part] for part in (frames, masks))
             self._last = window, (np.stack(frames), (np.stack(masks) > 0).view(np.uint8))
         return self._last[1]
+
+    def check(self):
+        """Nothing is kept."""
 
     def target_rows(self, index, start, stop):
         return any_in_row(self.read(index, start, stop)[1])

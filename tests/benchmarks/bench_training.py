@@ -4,7 +4,7 @@ python -m tests.benchmarks.bench_training [--model DeepPro] [--rounds 1] [--step
 
 Every variant is a process of its own, in turn, round after round: 10 GB each, and the C library's
 settings stay with a process. "plain" decodes the images of every clip and runs the network as it
-is; "plain, kept memory" also has `utils.memory.keep_freed_memory`; "ours" is what train.py does.
+is; "plain, kept memory" also has `utils.process.keep_freed_memory`; "ours" is what train.py does.
 """
 
 import argparse
@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from data.cache.build import open_frames
-from data.clips import TrainClips
-from data.frames import find_sequences
+from data.clips import ClipOptions, TrainClips
+from data.lists import find_sequences
 from data.specs import get_spec
 from losses import build_loss
-from models import MODELS, build_model
+from models import build_model
 from models.engine.training import FastTraining
-from tests.builders import random_sequence, write_list, write_nudt_sequence
-from utils.memory import keep_freed_memory
+from tests.builders import STAGED, random_sequence, write_list, write_nudt_sequence
+from utils.process import keep_freed_memory
 
 VARIANTS = ("plain", "plain, kept memory", "ours")
 
@@ -51,7 +51,7 @@ def main():
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=MODELS, default="DeepPro")
+    parser.add_argument("--model", choices=STAGED, default="DeepPro")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3, help="timed, after as many that are not")
     parser.add_argument("--batch", type=int, default=4)
@@ -84,8 +84,8 @@ def time_steps(args):
     spec = get_spec("NUDT-MIRSDT")
     files = find_sequences(spec, spec.train, args.data)
     frames = open_frames(files, spec.train_size, "memory" if ours else "none")
-    options = spec.mean, spec.std, 40, 128, 1.0, 46, spec.train_size, frames
-    clips = TrainClips(files, *options)
+    options = ClipOptions(seqlen=40, patch_size=128, sample_rate=1.0, seed=46)
+    clips = TrainClips(files, spec.mean, spec.std, options, spec.train_size, frames)
     model = build_model(args.model).train()
     network = FastTraining(model) if ours else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)

@@ -8,9 +8,9 @@ import pytest
 
 from data.cache.build import Frames
 from data.clips import (
+    CandidateWindow,
     ClipOptions,
     TrainClips,
-    Window,
     candidate_windows,
     centres,
     draw_crop,
@@ -40,7 +40,7 @@ def make_clips(tmp_path, rng):
 def test_candidates_are_96_for_100_frames_and_7680_for_the_training_set():
     windows = candidate_windows([100], 40)
     assert len(windows) == 96
-    assert windows[0] == Window(0, 0, 4) and windows[-1] == Window(0, 59, 99)
+    assert windows[0] == CandidateWindow(0, 0, 4) and windows[-1] == CandidateWindow(0, 59, 99)
     assert len(candidate_windows([100] * 80, 40)) == 7680
     assert int(len(candidate_windows([100] * 80, 40)) * 0.1) == 768
 

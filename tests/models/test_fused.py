@@ -110,7 +110,9 @@ def test_wide_images_are_upsampled_in_tiles(name):
 def test_the_model_is_left_as_it_was(name):
     model = copy.deepcopy(PERTURBED[name]).train()
     before = copy.deepcopy(model.state_dict())
-    fuse(model)(torch.randn(1, 1, 5, 8, 8))
+    clip, state = torch.randn(1, 1, 5, 8, 8), torch.get_rng_state()
+    fuse(model)(clip)
+    assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     after = model.state_dict()
@@ -277,9 +279,9 @@ def status(key):
 
 def measure(name, threads, height, width, smallest):
     torch.set_num_threads(threads)
-    model = build_model(name).eval()
-    clip = torch.randn(1, 1, 40, height, width)
-    fuse(model)(torch.randn(1, 1, 40, 8, 8))  # what the libraries take
+    model = build_model(name, 20).eval()
+    clip = torch.randn(1, 1, 20, height, width)
+    fuse(model)(torch.randn(1, 1, 20, 8, 8))  # what the libraries take
     budget = None
     if smallest:
         try:
@@ -301,8 +303,9 @@ for case in json.loads(sys.argv[1]):
     os.wait()
 """
 
-FRAMES = {"small budget": (40, 320, True), "chosen budget": (200, 100, False)}
-BUDGETS = [(name, n, *frames) for name in STAGED for n in (2, 8) for frames in FRAMES.values()]
+# Threads, frames' height and width, whether within the smallest budget or within a chosen one.
+CASES = [(2, 40, 320, True), (8, 40, 320, True), (2, 200, 100, False)]
+BUDGETS = [(name, *case) for name in STAGED for case in CASES]
 
 
 @pytest.fixture(scope="module")

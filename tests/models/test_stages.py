@@ -142,6 +142,38 @@ def test_whatever_is_described_folds_and_fuses(name):
         torch.testing.assert_close(fast(clip), logits, atol=3e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.MaxPool3d((1, 4, 4)),
+        nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+        nn.MaxPool3d((1, 2, 2), ceil_mode=True),
+        nn.MaxPool3d((2, 2, 2)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("place", ("trunk", "level"))
+def test_a_pool_that_an_engine_would_take_for_another_is_refused(other, place):
+    in_trunk = place == "trunk"
+    trunk = [temporal_stem(), *([other] if in_trunk else [])]
+    model = Described(trunk, [[*([] if in_trunk else [other]), TDResBlock(4, 8)]])
+    for run in (model, FastTraining(model.train()), fuse):
+        with pytest.raises(ValueError, match=r"expected MaxPool3d\(\(1, 2, 2\)\)"):
+            run(model if run is fuse else torch.randn(1, 1, 6, 12, 12))
+
+
+def test_levels_that_nothing_merges_and_levels_of_nothing_are_refused():
+    two, empty = (
+        Described(*NETWORKS["two levels"]()),
+        Described([temporal_stem()], [[]], channels=4),
+    )
+    two.merge = None
+    for model, message in ((two, "2 levels without `merge`"), (empty, "a level without layers")):
+        for run in (model, fuse):
+            with pytest.raises(ValueError, match=message):
+                run(model if run is fuse else torch.randn(1, 1, 6, 12, 12))
+
+
 @pytest.mark.parametrize("name", WITH_ENGINE)
 def test_whatever_has_an_engine_takes_half_precision_and_the_smallest_bands(name):
     model = described(name)

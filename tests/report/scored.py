@@ -8,6 +8,7 @@ import numpy as np
 from models.detector import Detector
 from tests.builders import ArraySequence, random_sequence
 from utils.evaluation import Evaluator, ScoredBlock
+from utils.process import in_turns
 from utils.protocols import MAIN as MAIN_NAME
 from utils.protocols import PROTOCOLS, choose
 from utils.report.highlights import Highlights
@@ -91,9 +92,7 @@ class ThreadGroup:
     def gather(self, items):
         self.given[self.rank] = list(items)
         self.barrier.wait(timeout=20)
-        joined = [None] * sum(map(len, self.given.values()))
-        for rank, part in self.given.items():
-            joined[rank :: self.size] = part
+        joined = in_turns([self.given[rank] for rank in range(self.size)])
         self.barrier.wait(timeout=20)
         return joined
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,9 +11,19 @@ import torch
 from losses import build_loss
 from models.detector import Detector
 from tests.builders import ArraySequence, random_sequence
-from utils.evaluation import Evaluator, ScoredBlock, Truth, ahead, resize_scores, validate
+from tests.report.scored import in_processes
+from utils.evaluation import (
+    READ,
+    Evaluator,
+    ScoredBlock,
+    Truth,
+    ahead,
+    resize_scores,
+    validate,
+)
 from utils.metrics import PixelIoU
-from utils.protocols import PROTOCOLS
+from utils.protocols import MAIN, PROTOCOLS, choose
+from utils.report.highlights import Highlights
 from utils.scan import open_scan, run_clip, window_starts
 
 MEAN, STD = 100.0, 20.0
@@ -124,6 +135,29 @@ def test_counts_of_some_sequences_are_theirs_alone(sequences):
     assert parts[1].pixels == 7 * 12 * 14
 
 
+@pytest.mark.parametrize("size", (2, 3, 4, 7))
+@pytest.mark.parametrize("labelled", ("00111", "10010", "11000", "00001", "00000"))
+def test_several_processes_count_what_one_does_whatever_is_labelled(rng, size, labelled):
+    made = []
+    for number, has_masks in enumerate(labelled):
+        frames, masks = random_sequence(rng, 5 + number, 8, 9)
+        masks = (masks > 0).astype(np.uint8) if has_masks == "1" else None
+        made.append(ArraySequence(f"s{number}", frames, masks))
+
+    def run(group):
+        detector, writer = Brightness(), Highlights(0.5, PROTOCOLS[MAIN])
+        scan = open_scan(detector, detector)
+        evaluation = Evaluator(scan, choose(), 0.5, [writer]).run(group.shard(made))
+        for each in (evaluation, writer):
+            each.share(group)
+        counts = [(r.name, r.counts[MAIN].as_dict()) for r in evaluation.sequences]
+        return counts, evaluation.timing.frames, [strip.sequence for strip in writer.strips]
+
+    alone = in_processes(1, run)[0]
+    assert [name for name, _ in alone[0]] == [f"s{n}" for n in range(5) if labelled[n] == "1"]
+    assert in_processes(size, run) == [alone] * size
+
+
 def test_scores_are_resized_to_masks_of_another_size(rng):
     frames = rng.integers(60, 140, (12, 16, 20), dtype=np.uint8)
     masks = np.zeros((12, 8, 10), np.uint8)
@@ -146,6 +180,56 @@ def test_frames_that_cannot_be_read_end_the_test_with_their_message(sequences):
     sequences[1].blocks = broken
     with pytest.raises(ValueError, match="00006.png"):
         evaluate(sequences)
+
+
+def test_frames_before_the_first_one_reach_the_detector():
+    class First(LastBrightness):
+        """The logit of the first frame of the clip."""
+
+        def detect(self, clip):
+            return clip[:, :, :1]
+
+    sequence = ArraySequence("s", np.full((12, 4, 5), 100, np.uint8))
+    sequence.earlier = np.full((9, 4, 5), 140, np.uint8)
+    _, kept = evaluate([sequence], First())
+    assert (kept.scores("s")[:9] > 0.8).all() and (kept.scores("s")[9:] == 0.5).all()
+
+
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_after_a_writer_has_failed_none_gets_more(sequences, failing):
+    class Failing(Kept):
+        def add(self, block):
+            time.sleep(0.01)  # the network is ahead by now
+            super().add(block)
+            if len(self.blocks) == failing:
+                raise OSError("no room")
+
+    detector, first, second = Brightness(), Failing(), Kept()
+    scan = open_scan(detector, detector)
+    with pytest.raises(OSError, match="no room"):
+        Evaluator(scan, choose(), 0.5, [first, second]).run(sequences)
+    assert len(first.blocks) == failing and len(second.blocks) == failing - 1
+    assert first.ended == second.ended and sequences[2].name not in second.ended
+
+
+def test_the_network_waits_for_slow_writers(sequences):
+    class Slow(Kept):
+        def add(self, block):
+            time.sleep(0.02)
+            super().add(block)
+            ahead_by.append(detector.clips - len(self.blocks))
+
+    class Counting(LastBrightness):
+        clips = 0
+
+        def detect(self, clip):
+            self.clips += len(clip)
+            return super().detect(clip)
+
+    detector, ahead_by, slow = Counting(), [], Slow()
+    scan = open_scan(detector, detector)
+    Evaluator(scan, choose(), 0.5, [slow]).run([sequences[0]])
+    assert max(ahead_by) <= 2 * READ
 
 
 def test_truth_gives_the_frames_asked_for_and_forgets_them(rng):
@@ -176,9 +260,10 @@ def test_items_made_ahead_come_in_order_and_raise_in_their_place():
 def test_validation_is_the_loss_and_iou_of_clips_that_are_not_joined(sequences, detector):
     criterion = build_loss("SoftIoU")
     labelled = sequences[:2]
-    found = validate(detector, detector, criterion, labelled, 0.5, "cpu")
+    # Padding scores 0.5: at this threshold it would count, were it not left out.
+    found = validate(detector, detector, criterion, labelled, 0.4, "cpu")
     for sequence, (losses, iou) in zip(labelled, found, strict=True):
-        count, expected_losses, expected = len(sequence), [], PixelIoU(0.5)
+        count, expected_losses, expected = len(sequence), [], PixelIoU(0.4)
         if detector.predicts == "last":
             spans = [range(stop - 10, stop) for stop in range(1, count + 1)]
         else:

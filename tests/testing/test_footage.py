@@ -137,6 +137,15 @@ def test_a_run_over_footage_at_the_command_line(run, tmp_path, frames, capsys):
     assert (tmp_path / "out/detections.csv").is_file()
 
 
+def test_tracks_are_written_and_counted(detect, tmp_path, frames, capsys):
+    write_folder(tmp_path / "clip" / "images", frames)
+    write_folder(tmp_path / "clip" / "masks", (frames == 250).astype(np.uint8) * 255)
+    metrics = detect(tmp_path / "clip", "--min_track 3 --mean 65 --std 10")
+    assert metrics["tracks"]["tracks"] == 1 and "track" in capsys.readouterr().out
+    rows = (tmp_path / "out/tracks/clip.txt").read_text().splitlines()
+    assert [int(row.split(",")[0]) for row in rows] == list(range(1, FRAMES + 1))
+
+
 def test_overlays_can_be_left_out(detect, tmp_path, frames):
     write_folder(tmp_path / "clip", frames)
     detect(tmp_path / "clip", "--no-overlay")
@@ -188,7 +197,7 @@ def test_scores_that_are_not_numbers_are_refused(run, tmp_path, frames, capsys):
     clip = write_folder(tmp_path / "clip", frames)
     model = build_model("DeepPro", 8)
     for parameter in model.parameters():
-        parameter.data.fill_(float("nan"))
+        parameter.data.fill_(1e30)  # finite, but what it makes is not
     state = {"epoch": 0, "model_state_dict": model.state_dict()}
     save(run / "checkpoints/best_model.pth", state)
     refused(capsys, run, clip, "clip: a score is NaN")

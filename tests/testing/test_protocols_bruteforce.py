@@ -317,7 +317,7 @@ def test_all_protocols_are_written_and_read_back(tmp_path, rng):
         counts = {protocol.name: protocol.count(block) for protocol in PROTOCOLS.values()}
         iou = PixelIoU(0.5)
         iou.update(block.scores, block.masks)
-        results.append(SequenceResult(name, len(block.scores), counts, iou))
+        results.append(SequenceResult(name, True, len(block.scores), counts, iou))
     evaluation = Evaluation(tuple(PROTOCOLS.values()), results)
     about = {"run": "r", "model": "m", "dataset": "d", "seqlen": 5, "threshold_eval": 0.5}
     metrics = summarise(evaluation, {"low_snr": ["Sequence47"]}, about)

@@ -184,6 +184,73 @@ def test_a_scan_keeps_no_more_frames_of_a_long_sequence_than_of_a_short_one():
     assert max(kept[10:]) == max(kept[:10])
 
 
+def test_frames_of_last_clips_are_let_go():
+    scan = scan_of(LastOfFive(), batch_size=3)
+    for _ in range(100):
+        scan.push(random_frames(7))
+    assert scan.frames.length <= 4 + 2 and len(scan.frames.store) < 60
+
+
+@pytest.mark.parametrize("kind", (WholeClip, LastOfFive, StreamOfFive, Averaging))
+def test_the_type_of_frames_may_change_within_a_sequence(kind):
+    detector, frames = kind(), random_frames(60).astype(np.uint16)
+    frames[10:] += 300  # more than the first type can hold
+    scan, blocks = scan_of(detector), []
+    for start, dtype in zip(range(0, 60, 10), ("u1", ">u2", "f4", "u2", "i4", "f8"), strict=True):
+        blocks += scan.push(frames[start : start + 10].astype(dtype))
+    expected = joined(blocks_of(scan_of(detector), frames, 60))
+    np.testing.assert_array_equal(joined(blocks + scan.finish()), expected)
+
+
+@pytest.mark.parametrize("kind", (LastOfFive, StreamOfFive))
+def test_earlier_frames_are_of_one_sequence_only_and_may_be_none(kind):
+    frames = random_frames(12)
+    scan = scan_of(kind())
+    expected = joined(blocks_of(scan, frames, 5))
+    scan.begin(MEAN, STD, frames[6:9])
+    scan.push(frames)
+    scan.finish()
+    np.testing.assert_array_equal(joined(blocks_of(scan, frames, 5)), expected)
+    scan.begin(MEAN, STD, frames[:0])
+    np.testing.assert_array_equal(joined(blocks_of(scan, frames, 5)), expected)
+
+
+@pytest.mark.parametrize("kind", (LastOfFive, StreamOfFive))
+def test_earlier_frames_of_another_size_are_refused(kind):
+    scan = scan_of(kind())
+    scan.begin(MEAN, STD, random_frames(3, 5, 7))
+    with pytest.raises(ValueError, match=r"before the first one of shape \(3, 5, 7\)"):
+        scan.push(random_frames(4))
+
+
+@pytest.mark.parametrize("kind", (WholeClip, LastOfFive, StreamOfFive, Averaging))
+def test_a_sequence_in_which_the_network_failed_does_not_go_on(kind):
+    detector, frames = kind(), random_frames(50)
+    scan = open_scan(detector, None)
+    scan.begin(MEAN, STD)
+    with pytest.raises((TypeError, AttributeError)):
+        scan.push(frames)
+    for go_on in (lambda: scan.push(frames), scan.finish):
+        with pytest.raises(ValueError, match="expected `begin` first"):
+            go_on()
+    scan.network = detector.eval()
+    scan.begin(MEAN, STD)
+    expected = joined(blocks_of(scan_of(detector), frames, 9))
+    np.testing.assert_array_equal(joined(blocks_of(scan, frames, 9)), expected)
+
+
+@pytest.mark.parametrize("kind", (WholeClip, LastOfFive, StreamOfFive, Averaging))
+def test_a_sequence_goes_on_without_frames_that_were_refused(kind):
+    detector, frames = kind(), random_frames(50)
+    scan, blocks = scan_of(detector), []
+    for start in range(0, 50, 5):
+        blocks += scan.push(frames[start : start + 5])
+        with pytest.raises(ValueError, match="NaN"):
+            scan.push(np.full((3, 6, 7), np.nan))
+    expected = joined(blocks_of(scan_of(detector), frames, 5))
+    np.testing.assert_array_equal(joined(blocks + scan.finish()), expected)
+
+
 def test_logits_are_of_the_size_of_the_clip_whatever_the_canvas():
     clip = torch.rand(2, 1, 5, 9, 11)
     assert run_clip(LastOfFive(), clip, LastOfFive()).shape == (2, 1, 9, 11)
@@ -206,6 +273,7 @@ def test_a_clip_network_is_one_module_that_trains():
     [
         (np.zeros((2, 5, 7)), "5x7 pixels, but the sequence has 6x7"),
         (np.full((2, 6, 7), np.nan), "frame 1: a grey level is NaN"),
+        (np.full((2, 6, 7), 1e300), "frame 1: a grey level is NaN or infinite in float32"),
         (np.zeros((6, 7), complex), "expected real numbers"),
         (np.zeros((1, 2, 6, 7)), r"expected \(height, width\)"),
         (np.array([["a", "b"]]), "expected real numbers|6x7"),
@@ -223,7 +291,9 @@ def test_a_colour_image_is_not_taken_for_frames():
         scan_of(WholeClip()).push(np.zeros((60, 70, 3), np.uint8))
 
 
-@pytest.mark.parametrize("mean, std", [(0, 0), (np.nan, 1), (0, np.inf), (0, -1)])
+@pytest.mark.parametrize(
+    "mean, std", [(0, 0), (np.nan, 1), (0, np.inf), (0, -1), (0, np.nan), (0, 1e-60), (1e60, 1)]
+)
 def test_a_normalisation_that_gives_no_numbers_is_refused(mean, std):
     with pytest.raises(ValueError, match="std above 0"):
         scan_of(WholeClip()).begin(mean, std)
@@ -244,6 +314,14 @@ def test_frames_of_any_form_give_the_same_scores(form):
     detector, frames = WholeClip(), random_frames(45)
     expected = joined(blocks_of(scan_of(detector), frames, 45))
     np.testing.assert_array_equal(joined(blocks_of(scan_of(detector), form(frames), 45)), expected)
+
+
+def test_levels_far_from_zero_keep_their_differences():
+    frames = random_frames(45).astype(np.float64)
+    detector, scan = WholeClip(), scan_of(WholeClip())
+    expected = joined(blocks_of(scan_of(detector), frames, 45))
+    scan.begin(MEAN + 1e9, STD)
+    np.testing.assert_allclose(joined(blocks_of(scan, frames + 1e9, 45)), expected, atol=1e-6)
 
 
 def test_a_queue_gives_back_what_was_put_in(rng):

@@ -150,6 +150,19 @@ def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
     refused(capsys, status, "--log_dir is missing", "--dataset Synthetic")
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--weights w.pth --model DeepPro --epoch 3", "--epoch without a run"),
+        ("--model TopHat --epoch 3", "--epoch without a run"),
+        ("--log_dir a b --export_model x.pt2", "--export_model with several runs"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(words, message, capsys):
+    assert call(test_script, words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 def test_an_output_that_cannot_be_written_is_refused(run, dataset, tmp_path, capsys):
     (tmp_path / "file").touch()
     refused(capsys, evaluate(run, dataset, tmp_path / "file"), "cannot be made")

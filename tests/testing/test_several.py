@@ -63,6 +63,13 @@ def test_several_runs_end_with_their_joint_table(log, root, tmp_path, capsys):
         assert together["protocols"] == alone["protocols"] and together["iou"] == alone["iou"]
 
 
+def test_runs_that_would_write_to_one_folder_are_refused(log, root, tmp_path, capsys):
+    run = "x__SoftLoUloss_DeepPro_DataL8"
+    assert call(test_script, *words(log, root, tmp_path / "twice", run, run)) == 2
+    assert "two runs would write to one folder" in capsys.readouterr().err
+    assert not (tmp_path / "twice").exists()
+
+
 def torchrun(*arguments, **options):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return subprocess.Popen(

@@ -12,7 +12,8 @@ import torch
 
 from models import MODELS, build_model
 from models.detector import Detector
-from utils.checkpoint import load, load_weights, save
+from utils.checkpoint import load, load_weights, main, save
+from utils.command_line import run_command
 
 
 def state_of(name, seqlen=6, **extra):
@@ -236,3 +237,13 @@ def test_a_failed_write_leaves_the_previous_checkpoint_unharmed(tmp_path, monkey
     with pytest.raises(OSError, match="could not be written.*No space left"):
         save(path, state_of("DeepPro"))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["last_model.pth"]
+
+
+def test_the_command_that_strips_checkpoints_has_a_help_and_one_line_errors(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0 and "FILE" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: main([str(tmp_path / "absent.pth")]))
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1 and "no such checkpoint" in error

@@ -21,6 +21,7 @@ from tests.builders import call
 from tests.conftest import REPOSITORY
 from tests.training import two_ranks
 from tests.training.runs import TRAINING, evaluate, rows, run_folder
+from utils import launcher
 from utils.checkpoint import load, load_weights
 from utils.evaluation import validate
 from utils.process import Group
@@ -93,6 +94,7 @@ def test_two_processes_train_and_their_metrics_are_those_of_one(dataset, tmp_pat
     for key in ("protocols", "iou", "thresholds"):
         assert one[key] == two[key]
     assert (folder / "eval.txt").read_text().count("results:") > 2
+    assert not ended.stderr
     # Validation, too, of the weights that the first process saved.
     model, path = build_model("DeepPro", 8), RunDir(folder).checkpoint(1)
     load_weights(model, load(path), "DeepPro", path)
@@ -132,16 +134,60 @@ def test_the_end_of_one_process_ends_the_other_in_one_line(dataset, tmp_path, ra
         assert struck.returncode == 128 + number and struck.stderr == "stopped by SIGTERM\n"
     else:
         assert struck.returncode == -number
-    assert other.returncode == 1, other.stderr
+    assert other.returncode == 3, other.stderr
     assert other.stderr == "error: another process of this job has ended; see its message\n"
 
 
-def test_an_error_of_all_processes_is_one_line_of_each(dataset, tmp_path):
-    options = f"--datapath {dataset} --savepath {tmp_path} --model DeepPro --batch_size 3"
-    for ended in two_processes("train.py", *options.split(), "--gpu", "cpu", "--seqlen", "8"):
-        assert ended.returncode == 2
-        assert ended.stderr.startswith("error: --batch_size 3 does not split among 2 processes")
-        assert ended.stderr.count("\n") == 1
+LOST = "sys.exit(3)"  # what `run_command` does where another process has ended
+# What the first and the second process do: (first, second, lines on stderr, status).
+ENDINGS = {
+    "both do well": ("", "", "", 0),
+    "both err": ("err('e')", "err('e')", "error: e\n", 2),
+    "the first errs": ("err('e')", LOST, "error: e\n", 2),
+    "the second errs": ("wait(); " + LOST, "err('e')", "error: e\n", 2),
+    "the second is killed": (
+        "wait(); " + LOST,
+        "os.kill(os.getpid(), 9)",
+        "error: process 2 of 2 was ended by SIGKILL\n",
+        137,
+    ),
+    "the first hangs": ("time.sleep(60)", "err('e')", "error: e\n", 2),
+}
+PROGRAM = """
+import os, sys, time
+def err(text): sys.stderr.write(f"error: {{text}}\\n"); sys.exit(2)
+def wait(): time.sleep(0.3)
+if os.environ["RANK"] == "0":
+    {}
+else:
+    {}
+"""
+
+
+@pytest.mark.parametrize("case", ENDINGS)
+def test_the_launcher_tells_in_one_line_what_ended_a_job(tmp_path, monkeypatch, capfd, case):
+    first, second, line, status = ENDINGS[case]
+    (tmp_path / "program.py").write_text(PROGRAM.format(first or "pass", second or "pass"))
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "program.py")])
+    monkeypatch.setattr(launcher, "PATIENCE", 0.2)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
+    with pytest.raises(SystemExit) as end:
+        launcher.relaunch(2)
+    assert (capfd.readouterr().err, end.value.code) == (line, status)
+
+
+def test_an_error_of_all_processes_is_one_line(dataset, tmp_path):
+    options = f"--datapath {dataset} --savepath {tmp_path} --batch_size 3 --gpu_num 2 --gpu cpu"
+    ended = subprocess.run(
+        [sys.executable, "train.py", *options.split()],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("error: --batch_size 3 does not split among 2 processes")
 
 
 def test_torchrun_starts_processes_that_find_each_other(tmp_path):

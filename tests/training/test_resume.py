@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import pytest
 import torch
 
 import train as train_script
-from tests.builders import call
+from tests.builders import call, write_list
 from tests.conftest import REPOSITORY
 from tests.training.runs import TRAINING, proceed, refused, rows, run_folder
 from utils.checkpoint import load, save, strip
-from utils.run_dir import find_run
+from utils.run_dir import RunDir, find_run, new_run
 
 OPTIONS = f"--model DeepPro --epoch 4 --loss HAM --ema 0.9 --flips {TRAINING} --cache disk"
 
@@ -118,23 +119,12 @@ def test_ten_kills_change_neither_weights_nor_numbers(dataset, tmp_path):
 def test_sigterm_within_an_epoch_loses_no_step(dataset, tmp_path, monkeypatch, capsys):
     arguments = f"--datapath {dataset} {OPTIONS} --epoch 2 --cache memory"
     assert call(train_script, arguments, f"--savepath {tmp_path / 'whole'}") == 0
-    step = train_script.Trainer.step
-    steps = []
-
-    def stopped(self, batch):
-        steps.append(1)
-        if len(steps) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
-
-    monkeypatch.setattr(train_script.Trainer, "step", stopped)
+    stop_at(6, monkeypatch)
     status = call(train_script, arguments, f"--savepath {tmp_path / 'cut'}")
     assert status == 128 + signal.SIGTERM
     assert "--log_dir" in capsys.readouterr().out.splitlines()[-1]
     folder = run_folder(tmp_path / "cut")
-    position = load(folder / "checkpoints/last_model.pth")["position"]
-    before = len(steps)
-    assert position["step"] > 0 or before == 6
+    assert load(folder / "checkpoints/last_model.pth")["position"]["step"] > 0
     # Everything but the run's place is remembered.
     assert proceed(folder) == 0
     assert_same_training(run_folder(tmp_path / "whole"), folder)
@@ -160,17 +150,20 @@ def test_a_finished_run_says_so_and_keeps_its_weights(dataset, tmp_path, capsys)
     assert same(before, load(folder / "checkpoints/last_model.pth"))
 
 
-def test_results_older_than_the_best_checkpoint_are_made_anew(dataset, tmp_path):
-    """As an interruption between the last epoch and its test leaves them."""
+def test_a_test_that_did_not_end_is_done_again(dataset, tmp_path):
+    """As an interruption between the last epoch and its test, or within it, leaves a run."""
     arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
     assert call(train_script, arguments, "--epoch 1") == 0
     results = run_folder(tmp_path) / "metrics.json"
     expected = json.loads(results.read_text())["protocols"]
     results.write_text("{}")
     assert proceed(results.parent) == 0 and results.read_text() == "{}"
-    os.utime(results, (0, 0))
-    assert proceed(results.parent) == 0
-    assert json.loads(results.read_text())["protocols"] == expected
+    report = results.parent / "report.html"
+    for lack in (lambda: os.utime(results, (0, 0)), report.unlink):
+        results.write_text("{}")
+        lack()
+        assert proceed(results.parent) == 0
+        assert json.loads(results.read_text())["protocols"] == expected and report.is_file()
 
 
 @pytest.mark.usefixtures("untested")
@@ -218,3 +211,97 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
         save(path, {"epoch": 1, "model_state_dict": {"w": torch.zeros(3)}})
     assert load(path)["epoch"] == 0
     assert [file.name for file in tmp_path.iterdir()] == ["last_model.pth"]
+
+
+def stop_at(number, monkeypatch):
+    """SIGTERM arrives at this step, counted over all epochs."""
+    step, steps = train_script.Trainer.step, []
+
+    def stopped(self, batch):
+        steps.append(1)
+        if len(steps) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(train_script.Trainer, "step", stopped)
+
+
+@pytest.mark.usefixtures("untested")
+def test_an_epoch_does_not_go_on_with_other_data(dataset, tmp_path, monkeypatch, capsys):
+    data = shutil.copytree(dataset, tmp_path / "NUDT-MIRSDT")
+    arguments = f"--datapath {data} --model DeepPro {TRAINING} --savepath {tmp_path}"
+    stop_at(2, monkeypatch)
+    assert call(train_script, arguments, "--sample_rate 0.3") == 128 + signal.SIGTERM
+    capsys.readouterr()
+    write_list(data / "train.txt", ["Sequence1", "Sequence2"])
+    status = proceed(run_folder(tmp_path))
+    refused(capsys, status, "other data: 3 sequences, 60 frames then, 2 sequences, 40 frames now")
+    write_list(data / "train.txt", ["Sequence1", "Sequence2", "Sequence3"])
+    path = RunDir(run_folder(tmp_path)).checkpoint("last")
+    checkpoint = load(path)
+    checkpoint["position"]["step"] = 10**6
+    save(path, checkpoint)
+    refused(capsys, proceed(run_folder(tmp_path)), "after step 1000000", "expected the data")
+
+
+@pytest.mark.usefixtures("untested")
+def test_the_best_checkpoint_is_sought_anew_on_other_data(dataset, tmp_path, capsys):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
+    assert call(train_script, arguments, "--epoch 1") == 0
+    run = RunDir(run_folder(tmp_path))
+    for which in ("last", "best"):
+        checkpoint = load(run.checkpoint(which))
+        checkpoint["best_iou" if which == "last" else "class_avg_iou"] = 0.839
+        save(run.checkpoint(which), checkpoint)
+    other = shutil.copytree(dataset, tmp_path / "NUDT-MIRSDT")
+    capsys.readouterr()
+    assert proceed(run.path, "--epoch 2") == 0
+    assert load(run.checkpoint("best"))["epoch"] == 0
+    assert proceed(run.path, f"--epoch 3 --datapath {other}") == 0
+    assert f"sought anew: --datapath was {dataset.resolve()}" in capsys.readouterr().out
+    best = load(run.checkpoint("best"))
+    assert best["epoch"] == 2 and best["class_avg_iou"] < 0.839
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_training_killed_before_its_first_checkpoint_starts_afresh(dataset, tmp_path, capsys):
+    run = new_run(tmp_path, "NUDT-MIRSDT__2026-01-02_03-04__HAMloss_DeepPro_DataL8")
+    run.log_file("DeepPro").write_text("left behind\n")
+    rest = TRAINING.replace("--seqlen 8 ", "")
+    assert proceed(run.path, f"--datapath {dataset} --epoch 1 {rest}") == 0
+    assert "starting training from scratch" in capsys.readouterr().out
+    recorded = load(run.checkpoint("last"))["args"]
+    assert (recorded["model"], recorded["loss"], recorded["seqlen"]) == ("DeepPro", "HAM", 8)
+    log = run.log_file("DeepPro").read_text()
+    assert "left behind" not in log and "**** Epoch 1 (1/1)" in log
+
+
+@pytest.mark.usefixtures("untested")
+def test_what_a_killed_training_left_half_written_is_removed(dataset, tmp_path):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
+    assert call(train_script, arguments, "--epoch 1") == 0
+    run = RunDir(run_folder(tmp_path))
+    left = [
+        path.with_name(f".{path.name}.123")
+        for path in (run.checkpoint("last"), run.checkpoint("best"), run.history)
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    kept = run.path / ".notes"
+    kept.write_text("mine")
+    assert proceed(run.path) == 0
+    assert not any(path.exists() for path in left) and kept.exists()
+
+
+def test_a_full_disk_is_said_in_words(tmp_path, monkeypatch):
+    """torch says `[enforce fail at inline_container.cc:...]`."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+
+    def full(state, file):
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="best_model.pth: .*No space left on device") as error:
+        save(tmp_path / "best_model.pth", {})
+    assert "enforce" not in str(error.value)

@@ -1,10 +1,14 @@
 """Run folders and how a run's model is found."""
 
+import subprocess
+import sys
 from datetime import datetime
 
 import pytest
 
+from losses import LOSSES
 from models import MODELS
+from tests.conftest import REPOSITORY
 from utils.run_dir import LOG_FORMAT, RunDir, RunLog, find_model_name, find_run, new_run, run_name
 
 WHEN = datetime(2024, 12, 28, 16, 21)
@@ -31,6 +35,16 @@ def test_the_model_is_found_in_args_then_in_logs_then_in_the_name(tmp_path):
     assert find_model_name(run, None, MODELS) == "DeepPro-Plus"
     other = {"model": "DeepPro-Plus_forMovingScenes"}
     assert find_model_name(run, other, MODELS) == "DeepPro-Plus_forMovingScenes"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_runs_name_tells_the_options_that_are_in_it(tmp_path, model, loss):
+    told = {"dataset": "RGB-T", "model": model, "seqlen": "20", "loss": loss}
+    for suffix in ("", "_2"):
+        run = RunDir(tmp_path / (run_name("RGB-T", WHEN, loss, model, 20) + suffix))
+        assert {key: run.options()[key] for key in told} == told
+    assert RunDir(tmp_path / "renamed").options() == {}
 
 
 def test_an_unnamed_run_without_logs_is_refused(tmp_path):
@@ -67,11 +81,32 @@ def test_a_log_that_is_continued_loses_what_an_unfinished_epoch_left(tmp_path):
     size = log.size()
     log("dropped")
     log.close()
-    log = RunLog(tmp_path / "DeepPro.txt", size)
+    log = RunLog(tmp_path / "DeepPro.txt")
+    log.cut(size)
     log("new")
     log.close()
     text = (tmp_path / "DeepPro.txt").read_text()
     assert "kept" in text and "new" in text and "dropped" not in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not held there")
+def test_a_log_is_written_by_one_process_at_a_time(tmp_path):
+    program = "import sys; from utils.run_dir import RunLog; log = RunLog(sys.argv[1]); "
+    program += "print('held', flush=True); sys.stdin.read()"
+    path = tmp_path / "DeepPro.txt"
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, path],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match="DeepPro.txt: another process is training in this run"):
+        RunLog(path)
+    other.kill()
+    other.wait()
+    RunLog(path).close()
 
 
 def test_an_inactive_log_writes_and_prints_nothing(tmp_path, capsys):

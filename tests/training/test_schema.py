@@ -2,6 +2,7 @@
 
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from torch import nn
 import train as train_script
 from models.detector import Detector
 from utils.checkpoint import load, load_weights, save
+from utils.training.schema import check
 from utils.training.trainer import MovingAverage
-from utils.training_state import TrainingState, check, describe, random_states
+from utils.training_state import TrainingState, describe, random_states
 
 OPTIONS = {"select": "test", "optimizer": "Adam", "batch_size": 2, "seed": 46}
-OPTIONS |= {"sample_rate": 0.1, "seqlen": 3, "model": "DeepPro"}
+OPTIONS |= {"sample_rate": 0.1, "seqlen": 3, "model": "DeepPro", "dataset": "Synthetic"}
+OPTIONS |= {"datapath": "data", "threshold_eval": 0.5}
 ROW = dict.fromkeys(("epoch", "learning_rate", "train_loss", "train_iou"), 0.5)
 ROW |= {"val_loss": 0.5, "val_iou": 0.5, "best_iou": 0.5}
 
@@ -76,6 +79,12 @@ def test_what_is_saved_is_gone_on_from(tmp_path):
     assert state.history == [ROW, ROW] and state.position["step"] == 2
 
 
+def quantized(tensor):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
 ODD_VALUES = [
     *(None, True, -1, -2, 0, 7, 10**6, 2**80, 10**400, 0.5, -1.5, float("nan"), float("inf")),
     *("", "two", "x" * 200, "a\nb", [], [1, 2], {}, {"a": 1}, {1: 2}, (1,), b"bytes", 1 + 2j),
@@ -83,7 +92,7 @@ ODD_VALUES = [
     *(torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.complex64)),
     *(torch.full((2,), float("nan")), torch.zeros(1).expand(10**12), np.float64(0.5)),
     *(torch.eye(2).to_sparse(), torch.zeros(2, device="meta")),
-    torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
+    quantized(torch.zeros(2)),
     torch.nn.Parameter(torch.ones(2)),
     torch.ones(624, dtype=torch.int64),
 ]

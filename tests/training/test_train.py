@@ -33,7 +33,7 @@ from utils.training.trainer import OPTIMIZERS, Schedule
 def test_a_compiled_training_is_the_plain_one_within_rounding(
     dataset, tmp_path, monkeypatch, model, precision
 ):
-    # Captured as for the C++ compiler, which tests/models/test_training_layout.py calls; run without it.
+    # Captured as for the C++ compiler, which test_training_layout.py calls; run without it.
     # DeepPro's plain training is another pass than the one captured; DeepPro-Plus' is the same.
     steps = []
 
@@ -253,6 +253,7 @@ def test_a_truncated_png_in_a_reading_process_is_one_line_too(tmp_path, rng, cap
         ("--model DeepPro-Max", "DeepPro-Plus_forMovingScenes"),
         ("--loss Dice", "HPM"),
         ("--sample_rate 0", "above 0"),
+        ("--sample_rate 1e300", "at most 1000"),
     ],
 )
 def test_unknown_choices_are_refused_with_the_known_ones(arguments, words, capsys):

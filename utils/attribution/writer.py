@@ -158,7 +158,7 @@ class Attributions(Writer):
         draw_influence(self.folder / "influence.png", {name: [(offsets, influence)]}, title)
         return [self.folder]
 
-    def summary_lines(self):
+    def attribution_lines(self):
         """For the terminal."""
         return attribution_lines(self.rows, self.passes, self.without, self.options.what)
 
@@ -186,7 +186,7 @@ class Attributions(Writer):
         ]
         if self.rows:
             figures.insert(0, (self.folder / "influence.png", "Influence of reference frames"))
-        return Section("What the scores are due to", self.summary_lines(), figures)
+        return Section("What the scores are due to", self.attribution_lines(), figures)
 
 
 def save_arrays(path, found):

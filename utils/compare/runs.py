@@ -5,7 +5,7 @@ from utils.protocols import PROTOCOLS
 from utils.report.metrics_file import SUBSETS, figure_text, read_metrics
 from utils.report.published import model_title
 
-RESULTS = ("metrics.json", "eval.txt")  # what is looked for in a folder, in this order
+COMPARED_FILES = ("metrics.json", "eval.txt")  # what is looked for in a folder, in this order
 
 
 def open_run(path):
@@ -19,8 +19,8 @@ def open_run(path):
         ValueError: there is none, or it cannot be read.
     """
     if path.is_dir():
-        found = [path / name for name in RESULTS if (path / name).is_file()]
-        path = found[0] if found else path / RESULTS[0]
+        found = [path / name for name in COMPARED_FILES if (path / name).is_file()]
+        path = found[0] if found else path / COMPARED_FILES[0]
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a metrics.json, as test.py writes it")
     return read_counts(path) if path.suffix == ".txt" else read_metrics(path)

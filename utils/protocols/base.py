@@ -12,8 +12,8 @@ class Protocol:
 
     Counts are integers; those of several blocks, sequences or processes are added with `+` and
     divided once, by `figures`. A protocol is a frozen dataclass, and what its docstring says above
-    "Attributes:" stands in the report. Where it counts `targets`, `pixels`, `detected` and
-    `false_alarm_pixels`, as the published ones do, results are given with intervals and counts.
+    "Attributes:" stands in the report. Where it counts `detected` or `false_alarm_pixels`, the
+    report shows these beside `pd` and `fa`.
 
     Attributes:
         name: as on the command line and in metrics.json.

@@ -63,7 +63,7 @@ def report_scale(height, width):
 
 
 def plan_pages(frames, height, width):
-    """(step, scale) of a GIF within `MOST_PIXELS`: every how manieth frame is drawn, and how large.
+    """(step, scale) of a GIF within `MOST_PIXELS`: every step-th frame is drawn, enlarged by scale.
 
     Fewer pages come first, then smaller pictures.
 

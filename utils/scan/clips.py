@@ -32,9 +32,13 @@ def window_starts(frames, seqlen):
 
 
 def normalised(frames, mean, std):
-    """(x - mean) / std in float32, whatever number type the frames have."""
+    """(x - mean) / std in float32, whatever number type the frames have.
+
+    Levels that float32 does not hold exactly lose their mean in float64.
+    """
+    wide = np.promote_types(frames.dtype, np.float32)  # float32 for uint8 and uint16
     out = np.empty(frames.shape, np.float32)
-    np.subtract(frames, np.float32(mean), out=out, dtype=np.float32, casting="unsafe")
+    np.subtract(frames, wide.type(mean), out=out, dtype=wide, casting="unsafe")
     out /= np.float32(std)
     return out
 

@@ -1,6 +1,5 @@
 """The scans: windows of clips, clips of a last frame, and frame by frame."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,9 @@ from torch.nn import functional
 
 from utils.scan.clips import normalised, padded_size, run_clip, window_overlap
 from utils.scan.queue import Queue
+
+# Of a normalisation, in float32.
+SMALLEST_STD, LARGEST_LEVEL = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 class Block(NamedTuple):
@@ -60,13 +62,18 @@ class Scan:
                 a last frame; None: the first frame stands for them.
 
         Raises:
-            ValueError: they are not finite numbers, or std is not above 0.
+            ValueError: they are not finite numbers, or std is not above 0, in float32.
         """
-        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-            raise ValueError(f"mean {mean}, std {std}: expected finite numbers, std above 0")
+        if not (abs(mean) <= LARGEST_LEVEL and SMALLEST_STD <= std <= LARGEST_LEVEL):
+            raise ValueError(
+                f"mean {mean}, std {std}: expected finite numbers, std above 0, in float32"
+            )
         self.mean, self.std = float(mean), float(std)
         self.count = 0  # frames pushed
         self.shape, self.earlier = None, earlier
+        if earlier is not None and not len(earlier):
+            self.earlier = None
+        self.failed = False  # whether frames were taken that have no scores
         self._forget()
 
     @torch.inference_mode()
@@ -77,18 +84,35 @@ class Scan:
             List of `Block`: what became final.
 
         Raises:
-            ValueError: another shape than the sequence's, no numbers, or NaN or infinite ones.
+            ValueError: another shape than the sequence's, no numbers, or NaN or infinite ones: the
+                sequence may go on without them. Or an error of the network ended the sequence.
         """
+        self._check_not_failed()
         frames = self._checked(frames)
         self.count += len(frames)
-        return self._take(frames)
+        self.failed = True  # if the next line raises
+        blocks = self._take(frames)
+        self.failed = False
+        return blocks
 
     @torch.inference_mode()
     def finish(self):
-        """Ends the sequence: the list of its last `Block`s."""
+        """Ends the sequence: the list of its last `Block`s.
+
+        Raises:
+            ValueError: an error of the network has ended it before.
+        """
+        self._check_not_failed()
+        self.failed = True  # if the next line raises
         blocks = self._end() if self.count else []
         self.begin(self.mean, self.std)
         return blocks
+
+    def _check_not_failed(self):
+        if self.failed:
+            raise ValueError(
+                f"frame {self.count}: an error ended the sequence before it; expected `begin` first"
+            )
 
     def _checked(self, frames):
         if isinstance(frames, torch.Tensor):
@@ -112,9 +136,14 @@ class Scan:
             raise ValueError(
                 f"frame {self.count} of type {frames.dtype}: expected real numbers, grey levels"
             )
-        if frames.dtype.kind == "f" and not np.isfinite(frames).all():
-            odd = self.count + int(np.flatnonzero(~np.isfinite(frames).all(axis=(1, 2)))[0])
-            raise ValueError(f"frame {odd}: a grey level is NaN or infinite; expected numbers")
+        if frames.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(frames.astype(np.float32, copy=False)).all(axis=(1, 2))
+            if not finite.all():
+                odd = self.count + int(np.flatnonzero(~finite)[0])
+                raise ValueError(
+                    f"frame {odd}: a grey level is NaN or infinite in float32; expected numbers"
+                )
         self.shape = frames.shape[1:]
         return np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
 
@@ -131,6 +160,11 @@ class Scan:
         missing = self.seqlen - 1
         if self.earlier is None:
             return np.repeat(first, missing, axis=0)
+        if np.shape(self.earlier)[1:] != self.shape:
+            raise ValueError(
+                f"frames before the first one of shape {np.shape(self.earlier)}: expected "
+                f"(n, {self.shape[0]}, {self.shape[1]}), as the sequence's"
+            )
         earlier = self._checked(self.earlier)[-missing:]
         repeated = earlier[:1].repeat(missing - len(earlier), axis=0)
         return np.concatenate([repeated, earlier])

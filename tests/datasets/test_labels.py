@@ -249,6 +249,8 @@ def test_coco_files_that_do_not_fit_are_one_line(tmp_path):
     assert "no list of images" in complaint(path)
     path = write(tmp_path / "d.json", "{")
     assert "cannot be read as JSON" in complaint(path)
+    for images, expected in (([{"id": 1}], "no file_name"), ([3], "number 1 of images")):
+        assert expected in complaint(write_coco(tmp_path / f"{expected}.json", [], images))
     images = [{"id": 1, "file_name": "clip/00001.png", "width": 640, "height": 512}]
     path = write_coco(tmp_path / "e.json", [], images)
     assert "of 640x512 pixels, but clip has 128x96" in complaint(path)
