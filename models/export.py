@@ -33,11 +33,6 @@ def export_model(model, path):
                 f"{path}: writing ONNX needs {' and '.join(missing)}; "
                 f"pip install {' '.join(missing)}"
             )
-    if model.stages() is None:
-        raise ValueError(
-            f"{path}: {type(model).__name__} cannot be exported; expected a network of stages, "
-            "such as DeepPro"
-        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     program = export_program(model)

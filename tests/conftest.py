@@ -13,6 +13,9 @@ from utils.checkpoint import load
 from utils.process import keep_freed_memory
 
 keep_freed_memory()
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: each keeps to one core
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands that tests start
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("DEEPPRO_SHARED", REPOSITORY.parent / "shared"))

@@ -138,10 +138,9 @@ class PackedLevel(TiledLevel):
 
 
 def pool_after_relu(images):
-    """Maxima over 2 x 2 pixels of (T, R, W, C), none below 0; an odd last row or column is left
-    out.
+    """Maxima over 2 x 2 pixels of (T, R, W, C), in which nothing is below 0.
 
-    Numbers in bfloat16 that are not negative are ordered as the integers of the same bits, which
+    An odd last row or column is left out. Numbers in bfloat16 that are not negative are ordered as the integers of the same bits, which
     are compared several times faster.
     """
     _, rows, width, _ = images.shape

@@ -40,7 +40,7 @@ class TiledLevel:
         return scratch.take(("map", self), len(self.offset), self.seqlen, *size)
 
     def map_tile(self, out, rows, columns):
-        """Of `out`, a map, what a tile of the level's input is the source of."""
+        """The part of `out`, the level's map, that is made from a tile of its input."""
         rows, columns = (
             slice(side.start // self.shrinks, side.stop // self.shrinks) for side in (rows, columns)
         )

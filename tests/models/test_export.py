@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from models import MODELS, build_model
+from models import build_model
 from models.detector import Detector
 from models.export import ONNX_PACKAGES, export_model
 from tests.builders import STAGED, perturbed
@@ -50,12 +50,6 @@ def test_what_is_no_single_program_is_refused(name, words, tmp_path):
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\.pt2 or \.onnx"):
         export_model(build_model("DeepPro"), tmp_path / "model.pth")
-
-
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - set(STAGED)))
-def test_a_network_without_stages_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match="cannot be exported"):
-        export_model(build_model(name), tmp_path / "model.pt2")
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -84,7 +84,8 @@ class Adaptive:
     passes, so the error of every cell is known, too. The cells with the largest errors are cut in
     three, of which the middle one keeps its gradient, until both the error of the sum is at most
     `tolerance` times the difference between the ends, and the root of the summed squares of the
-    cells' errors at most twice that: so errors are small, not only of opposite signs.
+    cells' errors at most twice that: so errors are small, not only of opposite signs. A jump of the
+    score, where it has no gradient, is cornered in a cell that is not cut any more.
 
     Args:
         tolerance: the completeness error at which it stops.
@@ -205,10 +206,11 @@ class Cells:
         self.difference = max(abs(end - begin), SMALLEST_DIFFERENCE)
 
     def finished(self, most):
-        errors = np.array(list(self.errors.values()))
+        # What happens in a cell that cannot be cut is a jump: no point would change it.
+        errors = np.array([self.errors[cell] for cell in self._can_be_cut()])
         limit = self.tolerance * self.difference
         good = abs(errors.sum()) <= limit and np.sqrt((errors**2).sum()) <= 2 * limit
-        return good or self.points >= most or not self._can_be_cut()
+        return good or self.points >= most
 
     def cut_worst(self):
         """Cuts the cells that make half of the squared error; the places of the new borders."""
