@@ -8,10 +8,10 @@ from torch import nn
 from models import build_model
 from models.detector import Detector
 from tests.builders import ArraySequence, perturbed
-from utils.attribution.explain import Explainer, cut_window
+from utils.attribution.explain import Explainer, cut_clip
 from utils.attribution.memory import available_memory, check_memory, kept_bytes
 from utils.attribution.quadrature import Equidistant
-from utils.attribution.targets import ScoreTarget
+from utils.attribution.targets import ScoredTarget
 
 
 class Kind(Detector):
@@ -33,7 +33,7 @@ def counted(frames, earlier=None):
     [(0, (1, 6)), (3, (1, 6)), (5, (1, 6)), (9, (7, 12)), (12, (8, 13))],
 )
 def test_a_frame_is_attributed_in_the_test_s_window_that_has_it_in_the_middle(frame, numbers):
-    window = cut_window(counted(13), frame, Kind())
+    window = cut_clip(counted(13), frame, Kind())
     assert window.numbers[[0, -1]].tolist() == list(numbers)
     assert (window.frames[:, 0, 0] == window.numbers).all()
     assert window.real == slice(0, 6) and window.first == numbers[0] - 1
@@ -41,7 +41,7 @@ def test_a_frame_is_attributed_in_the_test_s_window_that_has_it_in_the_middle(fr
 
 
 def test_a_short_sequence_is_padded_with_zeros_at_its_end():
-    window = cut_window(counted(4), 1, Kind())
+    window = cut_clip(counted(4), 1, Kind())
     assert window.numbers.tolist() == [1, 2, 3, 4, 5, 6] and window.real == slice(0, 4)
     assert not window.clip[4:].any() and window.clip[:4].all()
 
@@ -51,17 +51,17 @@ def test_the_last_frame_comes_after_those_before_it(earlier, before):
     if earlier is not None:
         earlier = np.broadcast_to(np.array(earlier, np.uint8)[:, None, None], (2, 8, 8))
     sequence = counted(9, earlier)
-    window = cut_window(sequence, 2, Kind(predicts="last"))
+    window = cut_clip(sequence, 2, Kind(predicts="last"))
     assert window.frames[:, 0, 0].tolist() == [*before, 1, 2, 3]
     assert window.real == slice(3, 6) and window.first == -3
     assert window.numbers.tolist() == [-2, -1, 0, 1, 2, 3]
-    late = cut_window(sequence, 8, Kind(predicts="last"))
+    late = cut_clip(sequence, 8, Kind(predicts="last"))
     assert late.frames[:, 0, 0].tolist() == [4, 5, 6, 7, 8, 9] and late.real == slice(0, 6)
 
 
 @pytest.mark.parametrize("frame, numbers", [(2, (1, 6)), (7, (3, 8)), (8, (4, 9))])
 def test_a_recurrent_detector_gets_the_frames_up_to_the_attributed_one(frame, numbers):
-    window = cut_window(counted(9), frame, Kind(recurrent=True))
+    window = cut_clip(counted(9), frame, Kind(recurrent=True))
     assert window.numbers[[0, -1]].tolist() == list(numbers) and window.real == slice(0, 6)
 
 
@@ -70,8 +70,8 @@ def test_an_excerpt_gives_what_the_whole_frame_gives(rng, monkeypatch):
     frames = rng.integers(60, 150, (5, 40, 44), dtype=np.uint8)
     sequence = ArraySequence("s", frames)
     targets = [
-        ScoreTarget(1, np.array([[20, 21], [21, 21]])),
-        ScoreTarget(3, np.array([[2, 40]])),
+        ScoredTarget(1, np.array([[20, 21], [21, 21]])),
+        ScoredTarget(3, np.array([[2, 40]])),
     ]
     explainer = Explainer(detector, "zero", Equidistant(4), interventions=False)
     parts = list(explainer.explain(sequence, targets))

@@ -15,7 +15,7 @@ from utils.attribution.maps import normalised_map
 from utils.attribution.paths import path_start
 from utils.attribution.quadrature import Adaptive, Equidistant
 from utils.attribution.scores import TargetScores
-from utils.attribution.targets import ScoreTarget
+from utils.attribution.targets import ScoredTarget
 from utils.checkpoint import load, load_weights
 from utils.scan import normalised, run_clip
 
@@ -58,7 +58,7 @@ def attribute(detector, clip, targets, quadrature=None, start=None):
 
 
 def place(frame, *pixels):
-    return ScoreTarget(frame, np.array(pixels))
+    return ScoredTarget(frame, np.array(pixels))
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -85,7 +85,7 @@ def most_changed(detector, clip, start):
         ends = torch.from_numpy(np.stack([clip, start]))[:, None]
         scores = run_clip(detector, ends, detector).sigmoid().numpy()
     change = np.abs(scores[0] - scores[1])[-1]
-    return ScoreTarget(len(clip) - 1, np.argwhere(change >= np.sort(change, axis=None)[-2]))
+    return ScoredTarget(len(clip) - 1, np.argwhere(change >= np.sort(change, axis=None)[-2]))
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if n not in (*FILTERS, "Res-UNet+DTUM")])
@@ -110,7 +110,7 @@ def test_dtum_is_complete_but_for_the_jumps_of_its_motion_code(shared):
     top, left = np.maximum(target.mean(axis=0).astype(int) - 16, 0) // 8 * 8
     frames = loadmat(root / "Mix/00001.mat")["Mix"][:, top : top + 32, left : left + 32]
     clip = np.ascontiguousarray(normalised(frames, *NUDT_NORMALISATION))
-    target = ScoreTarget(T - 1, target - (top, left))
+    target = ScoredTarget(T - 1, target - (top, left))
     (found,) = attribute(detector, clip, [target], Adaptive(0.02, most=80))
     assert found.difference > 0.9 * len(target.pixels)
     assert abs(found.error) <= 0.02 + abs(found.jumps) and abs(found.jumps) < 0.05
@@ -215,7 +215,7 @@ def golden(request, shared, released):
     detector.load_state_dict(released(str(arrays["run"]))["model_state_dict"])
     clip = normalised(arrays["frames"], *NUDT_NORMALISATION)
     label = arrays["label"]
-    targets = {int(t): ScoreTarget(int(t), np.argwhere(label[t])) for t in arrays["output_frames"]}
+    targets = {int(t): ScoredTarget(int(t), np.argwhere(label[t])) for t in arrays["output_frames"]}
     return arrays, detector.eval(), clip, targets
 
 

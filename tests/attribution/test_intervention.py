@@ -8,7 +8,7 @@ from models.detector import Detector
 from utils.attribution.intervention import FILLINGS, SHARES, intervene, marked_patches
 from utils.attribution.maps import normalised_map
 from utils.attribution.scores import TargetScores
-from utils.attribution.targets import ScoreTarget
+from utils.attribution.targets import ScoredTarget
 
 T = 6
 
@@ -23,7 +23,7 @@ class Pulse(Detector):
 def scene(rng):
     clip = 0.1 * rng.normal(size=(T, 13, 15)).astype(np.float32)
     clip[3, 4:6, 8] += 5
-    return clip, ScoreTarget(3, np.array([[4, 8], [5, 8]]))
+    return clip, ScoredTarget(3, np.array([[4, 8], [5, 8]]))
 
 
 def score(clip, target):

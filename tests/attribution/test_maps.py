@@ -5,7 +5,7 @@ import pytest
 
 from utils.attribution.maps import Influence, frame_influence, normalised_map, share_influence
 from utils.attribution.paths import PATHS, path_start
-from utils.attribution.targets import ScoreTarget
+from utils.attribution.targets import ScoredTarget
 
 
 def test_the_normalised_map_is_the_root_of_the_magnitude_and_reaches_one(rng):
@@ -18,7 +18,7 @@ def test_the_normalised_map_is_the_root_of_the_magnitude_and_reaches_one(rng):
 
 def test_shares_are_of_the_magnitudes_on_the_target_s_pixels_and_near_them():
     attribution = np.zeros((5, 12, 12))
-    target = ScoreTarget(2, np.array([[4, 4], [4, 5]]))
+    target = ScoredTarget(2, np.array([[4, 4], [4, 5]]))
     attribution[0, 4, 4], attribution[1, 4, 5] = 1, -2
     attribution[2, 4, 4], attribution[4, 4, 5] = 3, -1
     attribution[3, 7, 8], attribution[3, 4, 9] = 2, 1  # three pixels away, and four

@@ -9,7 +9,7 @@ from scipy.io import loadmat
 from tests.report.scored import MAIN, Bright, feed, in_processes, sequence_of
 from utils.attribution.figures import draw_influence_of
 from utils.attribution.maps import normalised_map
-from utils.attribution.targets import Choice, ScoreTarget, find_candidates
+from utils.attribution.targets import Choice, ScoredTarget, find_candidates
 from utils.attribution.writer import AttributionOptions, Attributions
 from utils.process import Group
 
@@ -82,7 +82,7 @@ def test_the_summary_says_where_the_influence_lies_and_whether_it_is_true(tmp_pa
     feed([writer], sequence_of("none", scores, 0 * masks), scores)
     writer.share(Group())
     writer.close()
-    head, empty, line = writer.attribution_lines()
+    head, empty, line = writer.summary_lines()
     assert "100 % of the influence on their own profiles (0 % before, 100 % in, 0 %" in head
     assert "agrees in 1 of 1 detected" in head and "1 sequences without" in empty
     assert (
@@ -103,7 +103,7 @@ def test_nothing_to_attribute_is_said_and_nothing_written(tmp_path, rng):
     feed([writer], sequence_of("low", scores), scores)
     writer.share(Group())
     assert writer.close() == [tmp_path] and list(tmp_path.iterdir()) == []
-    assert writer.attribution_lines() == [
+    assert writer.summary_lines() == [
         "  attribution: no targets in any of 1 sequences, nothing is written"
     ]
     assert writer.as_dict() is None and writer.section().figures == []
@@ -121,7 +121,7 @@ def test_several_processes_write_what_one_writes(tmp_path, rng, size):
         writer.share(group)
         if group.is_main:
             writer.close()
-        return writer.attribution_lines() if group.is_main else None
+        return writer.summary_lines() if group.is_main else None
 
     lines = in_processes(size, work)[0]
     assert [line["sequence"] for line in lines_of(tmp_path / str(size))] == ["s0", "s1", "s2", "s3"]
@@ -186,7 +186,7 @@ def test_a_pixel_is_named_by_its_frame_s_number(rng):
 
 def test_the_choice_is_spread_and_prefers_what_is_detected():
     def target(score, frame=0):
-        return ScoreTarget(frame, np.zeros((1, 2), int), score=score)
+        return ScoredTarget(frame, np.zeros((1, 2), int), score=score)
 
     choice = Choice(frames=3, targets=2, threshold=0.5)
     for frame in range(30):
@@ -201,6 +201,6 @@ def test_the_choice_is_spread_and_prefers_what_is_detected():
 
 
 def test_targets_of_resized_frames_are_found_in_them():
-    target = ScoreTarget(0, np.array([[4, 6], [5, 7], [9, 9]]))
+    target = ScoredTarget(0, np.array([[4, 6], [5, 7], [9, 9]]))
     assert target.scaled((10, 10), (5, 20)).pixels.tolist() == [[2, 12], [2, 14], [4, 18]]
     assert target.scaled((10, 10), (10, 10)) is target

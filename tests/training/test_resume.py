@@ -24,9 +24,11 @@ OPTIONS = f"--model DeepPro --epoch 4 --loss HAM --ema 0.9 --flips {TRAINING} --
 # attempt but the last is killed, half of them between the writing of a checkpoint and its renaming.
 KILLER = """
 import os, pathlib, random, signal, sys, time
-import torch
+import matplotlib.pyplot, torch, torch._dynamo  # once, for all attempts
 torch.set_num_threads(1)
 import train
+import utils.training.history
+utils.training.history.draw_history = lambda file, rows: None  # takes longer than an epoch
 
 def attempt(argv, kill_after=None, kill_in_write=None):
     child = os.fork()

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch._dynamo import lookup_backend
 
 import test as test_script
@@ -25,6 +26,7 @@ from utils.checkpoint import load, load_weights
 from utils.evaluation import add_up, validate
 from utils.process import Group
 from utils.run_dir import RunDir
+from utils.training import history as history_module
 from utils.training.trainer import OPTIMIZERS, Schedule
 
 
@@ -208,6 +210,20 @@ def test_all_departures_from_the_published_training_together(dataset, tmp_path, 
     trained = load(RunDir(folder).checkpoint("last"))["model_state_dict"]
     assert all(value.dtype != torch.bfloat16 for value in trained.values())
     assert any(not torch.equal(averaged[key], trained[key]) for key in trained)
+
+
+@pytest.mark.usefixtures("untested", "drawn")
+@pytest.mark.parametrize("missing", [None, "matplotlib"])
+def test_the_course_of_a_training_is_drawn_where_matplotlib_is(
+    dataset, tmp_path, monkeypatch, missing
+):
+    monkeypatch.setattr(history_module, "find_spec", lambda name: None if name == missing else name)
+    folder = train(dataset, tmp_path, "DeepPro", "--epoch 1")
+    assert len(history(folder)) == 1
+    if missing:
+        assert not (folder / "curves.png").exists()
+    else:
+        assert Image.open(folder / "curves.png").size == (960, 272)
 
 
 @pytest.mark.usefixtures("untested")

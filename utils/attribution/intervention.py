@@ -15,7 +15,7 @@ from utils.attribution.maps import normalised_map
 SHARES = np.linspace(0, 1, 11)  # of the influence, at which deletion and insertion are measured
 PATCH = 4  # side of the patches that are replaced
 MARKED = 1 / 200  # mean of the normalised map in a patch above which it is replaced
-BLUR_SIDE = 5
+FILLING_BLUR = 5
 
 
 def patch_means(frames):
@@ -25,7 +25,7 @@ def patch_means(frames):
 
 def blurred(frames):
     """Frames blurred by a 5x5 box, mirrored at the borders."""
-    return ndimage.uniform_filter(frames, (0, BLUR_SIDE, BLUR_SIDE), mode="mirror")
+    return ndimage.uniform_filter(frames, (0, FILLING_BLUR, FILLING_BLUR), mode="mirror")
 
 
 # What takes the place of a patch, by name.

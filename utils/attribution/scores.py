@@ -32,7 +32,7 @@ class TargetScores:
 
     Args:
         detector: makes the promises; in evaluation mode.
-        targets: list of `utils.attribution.targets.ScoreTarget`, frames and pixels counted in the
+        targets: list of `utils.attribution.targets.ScoredTarget`, frames and pixels counted in the
             clips.
         network: what is run on the clips; the detector itself if None.
 

@@ -112,7 +112,9 @@ def draw_history(file, rows):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4))
+    # A layout that is sought would draw everything twice.
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.14, top=0.91, wspace=0.26)
     epochs = [row["epoch"] for row in rows]
     for axis, title, keys in (
         (axes[0], "loss", ("train_loss", "val_loss")),
