@@ -34,7 +34,7 @@ def check_memory(detector, shape, network=None, free=None):
     small = [min(side, PROBE) for side in shape]
     small_area = math.prod(padded_size(detector, *small))
     batch = max(1, BATCH_VOXELS // (detector.seqlen * area))
-    needed = batch * kept_bytes(network or detector, detector, small, device) * area // small_area
+    needed = batch * clip_bytes(network or detector, detector, small, device) * area // small_area
     if free is not None and needed > free:
         raise ValueError(
             f"attribution in {detector.seqlen} frames of {shape[0]}x{shape[1]} needs about "
