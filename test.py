@@ -206,7 +206,7 @@ def main(args, group=None):
         return
     with joined_group(args.gpu, group) as group:
         device = choose_device(args.gpu, group)
-        if device.type == "cpu" and args.engine == "reference":
+        if device.type == "cpu" and (args.engine == "reference" or args.attribution):
             keep_freed_memory()
         if args.efficiency and group.size > 1:
             raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")

@@ -12,6 +12,7 @@ SLICES = 12
 MARGIN = 16  # pixels around the target that are drawn where the whole frame is attributed
 BLUE, ORANGE, GREEN = (colour for _, colour, _ in STYLES[:3])
 TARGET = "#f2a900"
+COLOURS_OF_VALUES = "autumn_r"
 BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25), "ncols": 2, "frameon": False}
 
 
@@ -112,8 +113,8 @@ def _draw_voxels(axes, attribution, window):
         rows + attribution.top,
         attribution.numbers[frames],
         c=values[drawn],
-        cmap="YlOrRd",
-        vmin=-0.3,
+        cmap=COLOURS_OF_VALUES,
+        vmin=0,
         vmax=1,
         s=14,
         alpha=0.7,
@@ -194,7 +195,7 @@ def _draw_slices(figure, attribution, window):
         axes.imshow(frames[frame], cmap="gray", vmin=low, vmax=max(high, low + 1), extent=extent)
         over = values[frame, *window]
         shown = np.ma.masked_less_equal(over, DRAWN)
-        axes.imshow(shown, cmap="autumn_r", vmin=0, vmax=1, alpha=0.75, extent=extent)
+        axes.imshow(shown, cmap=COLOURS_OF_VALUES, vmin=0, vmax=1, alpha=0.75, extent=extent)
         axes.set_title(
             f"{attribution.numbers[frame]}{' (attributed)' if frame == own else ''}", fontsize=8
         )

@@ -92,7 +92,7 @@ class Adaptive:
         most: gradients of one target at which it stops in any case.
     """
 
-    def __init__(self, tolerance=0.01, most=400):
+    def __init__(self, tolerance=0.01, most=256):
         self.tolerance, self.most = tolerance, most
 
     def integrate(self, path):

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from utils.scan import padded_size, run_clip
 
-BATCH_VOXELS = 1 << 18  # of the clips that are run at once
+BATCH_VOXELS = 1 << 17  # of the clips that are run at once
 
 
 @dataclass
