@@ -39,10 +39,10 @@ def draw_attribution(path, attribution):
     rows, columns = target.pixels.mean(axis=0) + (attribution.top, attribution.left)
     figure.suptitle(
         f"{attribution.sequence}, frame {attribution.number}: {target.kind} of "
-        f"{len(target.pixels)} pixels at row {rows:.0f}, column {columns:.0f}. Score "
-        f"{attribution.integral.end:.2f}, at the start of the path "
-        f"{attribution.integral.begin:.2f}, completeness error "
-        f"{100 * attribution.integral.error:.2f} %",
+        f"{len(target.pixels)} pixels at row {rows:.0f}, column {columns:.0f}\n"
+        f"score {attribution.integral.end:.2f}, at the start of the path "
+        f"{attribution.integral.begin:.2f}; completeness error "
+        f"{100 * attribution.integral.error:+.2f} %",
         fontsize=10,
     )
     save_figure(figure, path)
