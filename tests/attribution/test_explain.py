@@ -9,9 +9,10 @@ from models import build_model
 from models.detector import Detector
 from tests.builders import ArraySequence, perturbed
 from utils.attribution.explain import Explainer, cut_clip
-from utils.attribution.memory import available_memory, check_memory, kept_bytes
+from utils.attribution.memory import check_memory, clip_bytes
 from utils.attribution.quadrature import Equidistant
 from utils.attribution.targets import ScoredTarget
+from utils.memory import memory_left
 
 
 class Kind(Detector):
@@ -95,9 +96,7 @@ def test_memory_is_asked_for_before_it_is_used():
         check_memory(detector, (4000, 5000), free=8 << 30)
     assert "\n" not in str(error.value)
     check_memory(detector, (400, 500), free=64 << 30)
-    assert (
-        available_memory(torch.device("cpu")) is None or available_memory(torch.device("cpu")) > 0
-    )
+    assert memory_left(torch.device("cpu")) is None or memory_left(torch.device("cpu")) > 0
 
 
 def test_what_is_kept_for_the_way_back_grows_with_the_frames_alone():
@@ -110,8 +109,8 @@ def test_what_is_kept_for_the_way_back_grows_with_the_frames_alone():
             return self.layers(clip)
 
     device, network = torch.device("cpu"), Two()
-    sizes = [kept_bytes(network, network, (side, side), device) for side in (16, 32)]
+    sizes = [clip_bytes(network, network, (side, side), device) for side in (16, 32)]
     # The clip and the map of four channels between the convolutions.
     assert sizes[1] - sizes[0] == (1 + 4) * 4 * 3 * (32 * 32 - 16 * 16)
     recurrent = build_model("Res-U+RFR")
-    assert kept_bytes(recurrent, recurrent, (32, 32), device) > 1 << 20
+    assert clip_bytes(recurrent, recurrent, (32, 32), device) > 1 << 20

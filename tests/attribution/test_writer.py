@@ -82,7 +82,7 @@ def test_the_summary_says_where_the_influence_lies_and_whether_it_is_true(tmp_pa
     feed([writer], sequence_of("none", scores, 0 * masks), scores)
     writer.share(Group())
     writer.close()
-    head, empty, line = writer.summary_lines()
+    head, empty, line = writer.attribution_lines()
     assert "100 % of the influence on their own profiles (0 % before, 100 % in, 0 %" in head
     assert "agrees in 1 of 1 detected" in head and "1 sequences without" in empty
     assert (
@@ -103,7 +103,7 @@ def test_nothing_to_attribute_is_said_and_nothing_written(tmp_path, rng):
     feed([writer], sequence_of("low", scores), scores)
     writer.share(Group())
     assert writer.close() == [tmp_path] and list(tmp_path.iterdir()) == []
-    assert writer.summary_lines() == [
+    assert writer.attribution_lines() == [
         "  attribution: no targets in any of 1 sequences, nothing is written"
     ]
     assert writer.as_dict() is None and writer.section().figures == []
@@ -121,7 +121,7 @@ def test_several_processes_write_what_one_writes(tmp_path, rng, size):
         writer.share(group)
         if group.is_main:
             writer.close()
-        return writer.summary_lines() if group.is_main else None
+        return writer.attribution_lines() if group.is_main else None
 
     lines = in_processes(size, work)[0]
     assert [line["sequence"] for line in lines_of(tmp_path / str(size))] == ["s0", "s1", "s2", "s3"]

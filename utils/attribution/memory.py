@@ -26,15 +26,14 @@ def check_memory(detector, shape, network=None, free=None):
     Raises:
         ValueError: they do not; the message has both sizes.
     """
-    area = math.prod(padded_size(detector, *shape))
-    if free is None and detector.seqlen * area <= BATCH_VOXELS:
+    if free is None and detector.seqlen * shape[0] * shape[1] <= BATCH_VOXELS:
         return
     device = next(iter(detector.parameters()), torch.zeros(())).device
-    free = available_memory(device) if free is None else free
+    free = memory_left(device) if free is None else free
     small = [min(side, PROBE) for side in shape]
-    small_area = math.prod(padded_size(detector, *small))
-    batch = max(1, BATCH_VOXELS // (detector.seqlen * area))
-    needed = batch * kept_bytes(network or detector, detector, small, device) * area // small_area
+    area, small_area = (math.prod(padded_size(detector, *sides)) for sides in (shape, small))
+    batch = max(1, BATCH_VOXELS // (detector.seqlen * shape[0] * shape[1]))
+    needed = batch * clip_bytes(network or detector, detector, small, device) * area // small_area
     if free is not None and needed > free:
         raise ValueError(
             f"attribution in {detector.seqlen} frames of {shape[0]}x{shape[1]} needs about "
@@ -47,23 +46,6 @@ def clip_bytes(network, detector, shape, device):
     """Bytes of the tensors that the network keeps for its way back from a clip of this shape."""
     frames = 2 if detector.recurrent else detector.seqlen
     clip = torch.zeros(1, 1, frames, *shape, device=device)
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.inference_mode(False), torch.enable_grad(), frozen(detector), hooks:
-        run_clip(network, clip.requires_grad_(), detector)
-    return sum(size for size, _ in kept.values()) // (frames if detector.recurrent else 1)
-
-
-def available_memory(device):
-    """Bytes that are free on a device; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        found += [int(x.split()[1]) << 10 for x in lines if x.startswith("MemAvailable")]
-        most = (CONTROL_GROUP / "memory.max").read_text("ascii").strip()
-        if most.isdigit():
-            found.append(int(most) - int((CONTROL_GROUP / "memory.current").read_text("ascii")))
-    except (OSError, ValueError):
-        pass
-    return min(found, default=None)
+    with torch.inference_mode(False), torch.enable_grad(), frozen(detector):
+        kept = kept_bytes(lambda: run_clip(network, clip.requires_grad_(), detector))
+    return kept // (frames if detector.recurrent else 1)
