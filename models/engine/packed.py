@@ -140,8 +140,8 @@ class PackedLevel(TiledLevel):
 def pool_after_relu(images):
     """Maxima over 2 x 2 pixels of (T, R, W, C), in which nothing is below 0.
 
-    An odd last row or column is left out. Numbers in bfloat16 that are not negative are ordered as the integers of the same bits, which
-    are compared several times faster.
+    An odd last row or column is left out. Numbers in bfloat16 that are not negative are ordered as
+    the integers of the same bits, which are compared several times faster.
     """
     _, rows, width, _ = images.shape
     bits = images[:, : rows // 2 * 2, : width // 2 * 2].view(torch.int16)

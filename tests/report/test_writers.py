@@ -142,10 +142,7 @@ def peak_of(writers, frames):
     ],
     ids=["score maps", "overlays", "detections", "highlights", "normalisations", "attributions"],
 )
-def test_a_writer_keeps_no_more_of_a_long_sequence_than_of_a_short_one(
-    tmp_path, build, monkeypatch
-):
-    monkeypatch.setattr("utils.attribution.writer.draw_attribution", lambda path, found: None)
+def test_a_writer_keeps_no_more_of_a_long_sequence_than_of_a_short_one(tmp_path, build):
     peak_of([build(tmp_path)], 60)  # what is loaded once
     short, long = (peak_of([build(tmp_path)], frames) for frames in (300, 3000))
     # Frames and scores of the 2,700 frames more are 13.8 MB.

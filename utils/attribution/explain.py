@@ -11,7 +11,7 @@ from utils.attribution.memory import check_memory
 from utils.attribution.paths import path_start
 from utils.attribution.quadrature import Integral
 from utils.attribution.scores import Passes, TargetScores
-from utils.attribution.targets import ScoreTarget
+from utils.attribution.targets import ScoredTarget
 from utils.scan import normalised, window_starts
 
 
@@ -43,7 +43,7 @@ class Attribution:
     Attributes:
         sequence: its name.
         number: of the attributed frame.
-        target: `ScoreTarget`; frame and pixels are counted in the excerpt below.
+        target: `ScoredTarget`; frame and pixels are counted in the excerpt below.
         numbers, real: (T,) numbers of the frames, and which the sequence has; see `AttributedClip`.
         frames: (T, h, w) grey levels of the excerpt.
         top, left: the excerpt's first row and column in the frames.
@@ -55,7 +55,7 @@ class Attribution:
 
     sequence: str
     number: int
-    target: ScoreTarget
+    target: ScoredTarget
     numbers: np.ndarray
     real: slice
     frames: np.ndarray
@@ -75,7 +75,7 @@ class Attribution:
         return whole
 
 
-def cut_window(sequence, frame, detector):
+def cut_clip(sequence, frame, detector):
     """The `AttributedClip` in which a frame is attributed.
 
     Of a detector that predicts all frames it is the one of the test's windows that has the frame
@@ -131,7 +131,7 @@ class Explainer:
         """
         windows, groups = {}, {}
         for target in targets:
-            window = cut_window(sequence, target.frame, self.detector)
+            window = cut_clip(sequence, target.frame, self.detector)
             window = windows.setdefault(window.first, window)
             size, local = window.clip.shape[1:], target.moved(window.first)
             excerpt = self.detector.excerpt(size, local.box())

@@ -46,10 +46,14 @@ class ScorePath:
             (place number, target number, slope, part): part is (x - x') dC/dx, (T, H, W) float32,
             and slope its sum, dC/da.
         """
-        found = self.of_targets.differentiate(map(self._clip, places), wanted)
-        for i, k, _, gradient in found:
-            part = (gradient * self.step[0]).cpu().numpy()
-            yield i, k, float(part.sum(dtype=np.float64)), part
+        # Points that the same targets want share their passes.
+        for pattern in np.unique(wanted, axis=0):
+            chosen = np.flatnonzero((wanted == pattern).all(axis=1))
+            clips = (self._clip(places[i]) for i in chosen)
+            found = self.of_targets.differentiate(clips, np.flatnonzero(pattern).tolist())
+            for i, k, gradient in found:
+                part = (gradient * self.step[0]).cpu().numpy()
+                yield chosen[i], k, float(part.sum(dtype=np.float64)), part
 
     def _clip(self, place):
         return self.start + torch.tensor(place, dtype=torch.float32) * self.step

@@ -15,7 +15,7 @@ from utils.attribution.maps import normalised_map
 SHARES = np.linspace(0, 1, 11)  # of the influence, at which deletion and insertion are measured
 PATCH = 4  # side of the patches that are replaced
 MARKED = 1 / 200  # mean of the normalised map in a patch above which it is replaced
-BLUR_SIDE = 5
+FILLING_BLUR = 5
 
 
 def patch_means(frames):
@@ -25,7 +25,7 @@ def patch_means(frames):
 
 def blurred(frames):
     """Frames blurred by a 5x5 box, mirrored at the borders."""
-    return ndimage.uniform_filter(frames, (0, BLUR_SIDE, BLUR_SIDE), mode="mirror")
+    return ndimage.uniform_filter(frames, (0, FILLING_BLUR, FILLING_BLUR), mode="mirror")
 
 
 # What takes the place of a patch, by name.
@@ -68,16 +68,16 @@ class Intervention:
         """Whether the effect follows the attribution.
 
         Without the influential patches, at level zero, at least half of the score is gone, and
-        more than twice as much as without all others; deletion lowers the score sooner, insertion
-        raises it sooner than in random order.
+        more than twice as much as without all others; deletion lowers the score no later, insertion
+        raises it no later than in random order.
         """
         deletion, insertion, random_deletion, random_insertion = self.areas()
         effect, other = self.effects["zero"], self.others["zero"]
         return bool(
             effect >= 0.5 * self.score
             and effect > 2 * abs(other)
-            and deletion < random_deletion
-            and insertion > random_insertion
+            and deletion <= random_deletion
+            and insertion >= random_insertion
         )
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 DRAWN = 0.1  # of the normalised map: voxels above it are drawn (paper)
-NEAR = 3  # pixels around a target, Chebyshev, that count as the cylinder along its profile
+CYLINDER = 3  # pixels around a target, Chebyshev, that count as the cylinder along its profile
 
 
 def normalised_map(attribution):
@@ -56,11 +57,10 @@ def share_influence(attribution, target):
 
 
 def near_mask(pixels, shape):
-    """(H, W) bool: within `NEAR` pixels of one of the pixels."""
-    near = np.zeros(shape, bool)
-    for row, column in pixels:
-        near[max(row - NEAR, 0) : row + NEAR + 1, max(column - NEAR, 0) : column + NEAR + 1] = True
-    return near
+    """(H, W) bool: within `CYLINDER` pixels of one of the pixels."""
+    own = np.zeros(shape, bool)
+    own[tuple(pixels.T)] = True
+    return ndimage.maximum_filter(own, 2 * CYLINDER + 1)
 
 
 def frame_influence(attribution):

@@ -6,7 +6,7 @@ A path leads from its start x' to the clip x in a straight line, x' + a (x - x')
 import numpy as np
 from scipy import ndimage
 
-BLUR = 9  # side of the box that blurs the median
+MEDIAN_BLUR = 9  # side of the box that blurs the median
 
 
 def mean_level(clip, mean, std):
@@ -20,7 +20,7 @@ def blurred_median(clip, mean, std):
     The image is mirrored at its borders, the outermost pixels not repeated.
     """
     median = np.median(clip, axis=0)
-    blurred = ndimage.uniform_filter(median, BLUR, mode="mirror")
+    blurred = ndimage.uniform_filter(median, MEDIAN_BLUR, mode="mirror")
     return np.broadcast_to(blurred, clip.shape).astype(np.float32)
 
 

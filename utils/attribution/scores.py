@@ -1,5 +1,6 @@
 """The score that is attributed: a target's, as a function of the clip."""
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from utils.scan import run_clip
+from utils.scan import padded_size, run_clip
 
 BATCH_VOXELS = 1 << 18  # of the clips that are run at once
 
@@ -31,7 +32,7 @@ class TargetScores:
 
     Args:
         detector: makes the promises; in evaluation mode.
-        targets: list of `utils.attribution.targets.ScoreTarget`, frames and pixels counted in the
+        targets: list of `utils.attribution.targets.ScoredTarget`, frames and pixels counted in the
             clips.
         network: what is run on the clips; the detector itself if None.
 
@@ -95,7 +96,7 @@ class TargetScores:
         """(n, K) scores of clips, an iterable of (1, T, H, W) tensors; without gradients."""
         found = []
         with torch.no_grad():
-            for batch in batches(clips):
+            for batch in self._batches(clips):
                 self.passes.forward += len(batch)
                 found.append(self.of(torch.stack(batch)).cpu().numpy())
         return np.concatenate(found)
@@ -105,26 +106,36 @@ class TargetScores:
 
         Args:
             clips: iterable of (1, T, H, W) tensors.
-            wanted: (n, K) bool: of which targets in which clip.
+            wanted: numbers of the targets, of which at least one.
 
         Yields:
-            (clip number, target number, score, gradient (T, H, W)) of what is wanted.
+            (clip number, target number, gradient (T, H, W)).
 
         Raises:
             ValueError: the network cannot be differentiated, or a gradient is not finite.
         """
         done = 0
-        for batch in batches(clips):
-            here = wanted[done : done + len(batch)]
-            scores, gradients = self._gradients(torch.stack(batch), here)
-            for k, found in gradients.items():
-                for i in np.flatnonzero(here[:, k]):
-                    yield done + i, k, scores[i, k], found[i]
+        for batch in self._batches(clips):
+            for k, gradients in self._gradients(torch.stack(batch), wanted).items():
+                for i, gradient in enumerate(gradients, done):
+                    yield i, k, gradient
             done += len(batch)
 
+    def _batches(self, clips):
+        """Lists of clips of at most `BATCH_VOXELS` together, as they are padded; at least one."""
+        batch = []
+        for clip in clips:
+            batch.append(clip)
+            size = clip.shape[1] * math.prod(padded_size(self.detector, *clip.shape[2:]))
+            if (len(batch) + 1) * size > BATCH_VOXELS:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
     def _gradients(self, clips, wanted):
-        """(scores (B, K), {target number: gradients (B, T, H, W)}) of one batch."""
-        chosen, gradients = np.flatnonzero(wanted.any(axis=0)).tolist(), {}
+        """{target number: gradients (B, T, H, W)} of one batch."""
+        gradients = {}
         # Outside of this no mode of autograd is changed, so results come after it.
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.detector):
             clips = clips.clone().requires_grad_()
@@ -134,28 +145,17 @@ class TargetScores:
                     f"{type(self.detector).__name__} cannot be attributed: its scores have no "
                     "gradient; expected a network"
                 )
-            for k in chosen:
-                total, more = scores[:, k].sum(), k != chosen[-1]
-                (gradients[k],) = torch.autograd.grad(total, clips, retain_graph=more)
-        self.passes.backward += int(wanted.sum())
+            for k in wanted:
+                total, more = scores[:, k].sum(), k != wanted[-1]
+                (found,) = torch.autograd.grad(total, clips, retain_graph=more)
+                gradients[k] = found[:, 0]
+        self.passes.backward += len(clips) * len(wanted)
         if not all(torch.isfinite(each).all() for each in gradients.values()):
             raise ValueError(
                 "the gradient of a score is NaN: the network's weights are not finite, or it "
                 "divides by zero somewhere"
             )
-        return scores.detach().cpu().numpy(), {k: each[:, 0] for k, each in gradients.items()}
-
-
-def batches(clips):
-    """Lists of clips of at most `BATCH_VOXELS` together, at least one."""
-    batch = []
-    for clip in clips:
-        batch.append(clip)
-        if (len(batch) + 1) * clip.numel() > BATCH_VOXELS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        return gradients
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from utils.metrics import find_targets
 
 
 @dataclass(frozen=True)
-class ScoreTarget:
+class ScoredTarget:
     """Some pixels of one frame, whose scores are attributed together.
 
     Attributes:
@@ -26,14 +26,14 @@ class ScoreTarget:
     def moved(self, frame, row=0, column=0):
         """The same, counted from another first frame, row and column."""
         pixels = self.pixels - np.array([row, column])
-        return ScoreTarget(self.frame - frame, pixels, self.kind, self.score)
+        return ScoredTarget(self.frame - frame, pixels, self.kind, self.score)
 
     def scaled(self, size, other):
         """The same in frames of (height, width) `other` instead of `size`."""
         if tuple(size) == tuple(other):
             return self
         pixels = np.unique(self.pixels * np.array(other) // np.array(size), axis=0)
-        return ScoreTarget(self.frame, pixels, self.kind, self.score)
+        return ScoredTarget(self.frame, pixels, self.kind, self.score)
 
     def box(self):
         """(top, left, bottom, right), half open."""
@@ -42,7 +42,7 @@ class ScoreTarget:
 
 
 def components_of(found, kind, scores):
-    """`ScoreTarget` for each of the `utils.metrics.Targets` of a block of frames, counted in it.
+    """`ScoredTarget` for each of the `utils.metrics.Targets` of a block of frames, counted in it.
 
     Args:
         found: the components.
@@ -54,7 +54,7 @@ def components_of(found, kind, scores):
     targets = []
     for pixels in np.split(found.pixels[order], ends) if found.count else []:
         peak = float(scores[tuple(pixels.T)].max())
-        targets.append(ScoreTarget(int(pixels[0, 0]), pixels[:, 1:], kind, peak))
+        targets.append(ScoredTarget(int(pixels[0, 0]), pixels[:, 1:], kind, peak))
     return targets
 
 
@@ -93,7 +93,7 @@ def find_candidates(block, what, threshold, protocol=None):
         )
     frame = list(block.numbers).index(number)
     score = float(block.scores[frame, row, column])
-    return [ScoreTarget(frame, np.array([[row, column]]), "pixel", score)]
+    return [ScoredTarget(frame, np.array([[row, column]]), "pixel", score)]
 
 
 class Choice:
@@ -129,5 +129,5 @@ class Choice:
                 before[1].append(target)
 
     def chosen(self):
-        """List of `ScoreTarget`, frames counted in the sequence, in order."""
+        """List of `ScoredTarget`, frames counted in the sequence, in order."""
         return [target for part in sorted(self.best) for target in self.best[part][1]]
