@@ -13,9 +13,16 @@ from models.export import export_model
 from models.fused import fuse
 from utils.attribution.figures import draw_influence_of
 from utils.attribution.paths import PATHS
-from utils.attribution.writer import AttributionOptions, Attributions, parse_what
+from utils.attribution.writer import AttributionOptions, Attributions
 from utils.checkpoint import load, load_weights
-from utils.command_line import CommandParser, fraction, frame_size, positive, run_command
+from utils.command_line import (
+    CommandParser,
+    fraction,
+    frame_size,
+    positive,
+    run_command,
+    word_or_pixel,
+)
 from utils.compare.joint import joint_table
 from utils.compare.published_table import published_table
 from utils.efficiency import efficiency_line, measure_efficiency
@@ -109,7 +116,7 @@ def parse_args(argv=None):
     )
     add(
         "--attribution-of",
-        type=parse_what,
+        type=word_or_pixel("targets", "alarms"),
         default="targets",
         metavar="WHAT",
         help="targets (detections where there are no masks), alarms: false ones, or one pixel: "

@@ -179,6 +179,21 @@ def frame_size(text):
     return int(height), int(width)
 
 
+def word_or_pixel(*words):
+    """An argparse type: one of these words, or FRAME,ROW,COLUMN as a tuple of integers."""
+
+    def convert(text):
+        numbers = text.split(",")
+        if text in words:
+            return text
+        if len(numbers) != 3 or not all(number.strip().isdecimal() for number in numbers):
+            known = ", ".join(words)
+            raise argparse.ArgumentTypeError(f"{text}: expected {known} or FRAME,ROW,COLUMN")
+        return tuple(map(int, numbers))
+
+    return convert
+
+
 def _bounded(kind, accepts, expected):
     def convert(text):
         value = kind(text)

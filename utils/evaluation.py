@@ -328,9 +328,10 @@ def validate(detector, network, loss, sequences, threshold, device):
         losses, iou = [], PixelIoU(threshold)
         for sequence, clip, masks, real in group:
             logits = run_clip(network, clip[None].to(device), detector).float()[0]
+            scores = resize_scores(torch.sigmoid(logits), masks.shape[1:])
             logits = resize_scores(logits, masks.shape[1:])
             masks, real = masks[-len(logits) :], real[-len(logits) :]
-            iou.update(torch.sigmoid(logits[real]).cpu().numpy(), masks[real])
+            iou.update(scores[real].cpu().numpy(), masks[real])
             losses.append(loss(logits[None], torch.from_numpy(masks)[None].to(device)).item())
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(

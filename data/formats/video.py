@@ -121,7 +121,7 @@ class VideoFrames:
             self.remarks.make(
                 "rotation", f"{self.path}: is to be shown turned, and is read as it is stored"
             )
-        if is_false_colour(frame.to_ndarray(format="rgb24")):
+        if is_false_colour(frame.to_ndarray(format="rgb24", threads=1)):
             what = "the first channel" if _has_colours(frame) else "the brightness"
             self.remarks.make(
                 "colours",
@@ -138,6 +138,7 @@ def _has_colours(frame):
 def _levels(frame):
     """Grey levels (H, W) of a frame, uint8, or uint16 where it has more than 8 bits."""
     deep = frame.format.components[0].bits > 8
+    # In one thread: several convert the same deep frame to other levels now and then (av 18.1).
     if _has_colours(frame):
-        return frame.to_ndarray(format="rgb48le" if deep else "rgb24")[..., 0]
-    return frame.to_ndarray(format="gray16le" if deep else "gray")
+        return frame.to_ndarray(format="rgb48le" if deep else "rgb24", threads=1)[..., 0]
+    return frame.to_ndarray(format="gray16le" if deep else "gray", threads=1)

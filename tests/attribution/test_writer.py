@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
+from models import build_model
 from tests.report.scored import MAIN, Bright, feed, in_processes, sequence_of
 from utils.attribution.figures import draw_influence_of
 from utils.attribution.maps import normalised_map
@@ -128,14 +129,22 @@ def test_several_processes_write_what_one_writes(tmp_path, rng, size):
     assert len(lines) == 5 and "of 4 targets" in lines[0]
 
 
-def test_an_error_names_its_sequence(tmp_path, rng):
+def test_what_cannot_be_attributed_is_said_and_stops_nothing(tmp_path, rng):
     scores, masks = scored(rng)
-    writer = writer_of(tmp_path, path="black")
-    sequence = sequence_of("odd", scores, masks)
-    feed([writer], sequence, scores)
-    sequence.normalisation = (np.nan, 1.0)
-    with pytest.raises(ValueError, match="odd: a score is NaN"):
-        writer.share(Group())
+    writer = writer_of(tmp_path)
+    odd, good = (sequence_of(name, scores, masks) for name in ("odd", "good"))
+    for sequence in (odd, good):
+        feed([writer], sequence, scores)
+    odd.normalisation = (np.nan, 1.0)
+    writer.share(Group())
+    lines = writer.attribution_lines()
+    assert lines[-1].startswith("    not attributed: odd: a score is NaN") and len(lines) == 3
+    assert [row["sequence"] for row in writer.rows] == ["good"]
+
+
+def test_a_filter_is_refused_before_the_scan(tmp_path):
+    with pytest.raises(ValueError, match="TopHat cannot be attributed: its scores have no"):
+        writer_of(tmp_path, build_model("TopHat"))
 
 
 def candidates(what, scores, masks=None, frames=None, threshold=0.5):

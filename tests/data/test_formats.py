@@ -215,7 +215,7 @@ def test_videos_keep_their_depth(tmp_path, codec, kind, bits, off):
         shown = "gray" if bits == 8 else "gray16le" if kind != "gray10le" else kind
         for frame in levels.astype(np.uint8) if bits == 8 else levels:
             picture = av.VideoFrame.from_ndarray(frame, format=shown)
-            video.mux(stream.encode(picture.reformat(format=kind)))
+            video.mux(stream.encode(picture.reformat(format=kind, threads=1)))
         video.mux(stream.encode())
     frames = read_all(path)
     assert frames.dtype == (np.uint8 if bits == 8 else np.uint16)

@@ -15,7 +15,7 @@ FIRST_CELLS = 4
 LARGEST_CHANGE = 1 / 16
 NARROWEST = Fraction(1, FIRST_CELLS * 3**9)  # below it a change is a jump: no gradient shows it
 KEPT_BYTES = 256 << 20  # of gradients that are kept in case that their cell is cut
-SMALLEST_DIFFERENCE = 1e-6  # of a pixel's score: what is below counts as this
+SMALLEST_DIFFERENCE = 1e-6  # of scores, to which errors are related: rounding alone makes less
 
 
 @dataclass
@@ -46,7 +46,8 @@ class Integral:
     @property
     def error(self):
         """The completeness error: (sum of the attributions - difference) / |difference|."""
-        return (self.attribution.sum() - self.difference) / max(abs(self.difference), 1e-300)
+        scale = max(abs(self.difference), SMALLEST_DIFFERENCE)
+        return float((self.attribution.sum() - self.difference) / scale)
 
 
 class Equidistant:

@@ -140,11 +140,7 @@ class TargetScores:
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.detector):
             clips = clips.clone().requires_grad_()
             scores = self.of(clips)
-            if not scores.requires_grad:
-                raise ValueError(
-                    f"{type(self.detector).__name__} cannot be attributed: its scores have no "
-                    "gradient; expected a network"
-                )
+            check_gradient(scores, self.detector)
             for k in wanted:
                 total, more = scores[:, k].sum(), k != wanted[-1]
                 (found,) = torch.autograd.grad(total, clips, retain_graph=more)
@@ -156,6 +152,32 @@ class TargetScores:
                 "divides by zero somewhere"
             )
         return gradients
+
+
+def check_gradient(scores, detector):
+    """Refuses scores through which no gradient passes.
+
+    Raises:
+        ValueError: they are such.
+    """
+    if not scores.requires_grad:
+        raise ValueError(
+            f"{type(detector).__name__} cannot be attributed: its scores have no gradient; "
+            "expected a network"
+        )
+
+
+def check_filter(detector):
+    """Refuses a detector without weights that has no gradient, before any sequence is scanned.
+
+    Raises:
+        ValueError: it is such.
+    """
+    if next(detector.parameters(), None) is None:
+        side = max(detector.smallest_side, 16)
+        with torch.inference_mode(False), torch.enable_grad():
+            clip = torch.zeros(1, 1, detector.seqlen, side, side, requires_grad=True)
+            check_gradient(run_clip(detector, clip, detector), detector)
 
 
 @contextmanager

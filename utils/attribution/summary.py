@@ -61,7 +61,8 @@ def attribution_lines(rows, passes, without, what):
     """
     name = what if isinstance(what, str) else "such pixel"
     if not rows:
-        return [f"  attribution: no {name} in any of {without} sequences, nothing is written"]
+        none = f"no {name} in any of {without} sequences, " if without else ""
+        return [f"  attribution: {none}nothing is written"]
     judged = [row["agrees"] for row in rows if row.get("agrees") is not None]
     before, at, after, near = (
         100 * np.mean([row[key] for row in rows])

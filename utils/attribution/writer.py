@@ -18,7 +18,7 @@ from utils.attribution.explain import Explainer
 from utils.attribution.figures import draw_attribution, draw_influence
 from utils.attribution.maps import Influence, frame_influence, normalised_map
 from utils.attribution.quadrature import Adaptive, Equidistant
-from utils.attribution.scores import Passes
+from utils.attribution.scores import Passes, check_filter
 from utils.attribution.summary import attribution_lines, row_of
 from utils.attribution.targets import Choice, find_candidates
 from utils.files import write_text
@@ -76,18 +76,24 @@ class Attributions(Writer):
         options: `AttributionOptions`.
         protocol: `utils.protocols.Protocol` that tells false alarms.
 
+    Raises:
+        ValueError: the detector has no gradient, or one point is no path.
+
     Attributes:
         rows: list of dicts, a line of attribution.csv each.
         influence: `utils.attribution.maps.Influence` of all.
+        failures: lines, one for each sequence whose targets could not be attributed.
     """
 
     def __init__(self, folder, detector, device, threshold, options=None, protocol=None):
+        check_filter(detector)
         self.folder = make_folder(Path(folder))
         self.detector, self.threshold, self.protocol = detector, threshold, protocol
         self.options = options or AttributionOptions()
+        self.quadrature = self.options.quadrature()
         self.choice, self.pending = None, []
         self.rows, self.influence = [], Influence(detector.seqlen)
-        self.passes, self.without = Passes(), 0
+        self.passes, self.without, self.failures = Passes(), 0, []
 
     def add(self, block):
         options = self.options
@@ -104,16 +110,17 @@ class Attributions(Writer):
 
     def share(self, group):
         total = sum(len(targets) for _, targets in self.pending)
-        explainer = Explainer(self.detector, self.options.path, self.options.quadrature())
-        with tqdm(total=total, desc="Attributing", unit="target", disable=None) as bar:
+        explainer = Explainer(self.detector, self.options.path, self.quadrature)
+        quiet = None if group.is_main else True
+        with tqdm(total=total, desc="Attributing", unit="target", disable=quiet) as bar:
             for sequence, targets in self.pending:
                 try:
                     self._attribute(explainer, sequence, targets, bar)
-                except ValueError as error:
-                    raise ValueError(f"{sequence.name}: {error}") from error
+                except ValueError as error:  # the test's results are not lost for it
+                    self.failures.append(f"{sequence.name}: {error}")
         self.without = sum(group.gather([sum(not targets for _, targets in self.pending)]))
         self.pending = []
-        self.rows = group.gather(self.rows)
+        self.rows, self.failures = group.gather(self.rows), group.gather(self.failures)
         self.influence = sum(group.gather([self.influence]), Influence(self.detector.seqlen))
         self.passes = sum(group.gather([explainer.passes]), Passes())
 
@@ -160,7 +167,8 @@ class Attributions(Writer):
 
     def attribution_lines(self):
         """For the terminal."""
-        return attribution_lines(self.rows, self.passes, self.without, self.options.what)
+        lines = attribution_lines(self.rows, self.passes, self.without, self.options.what)
+        return lines + [f"    not attributed: {line}" for line in self.failures]
 
     def as_dict(self):
         """For metrics.json: the summary's figures and the curve of `Influence`; None if nothing
@@ -208,13 +216,3 @@ def save_arrays(path, found):
         influence=frame_influence(found.integral.attribution),
         **({} if made is None else {name: getattr(made, name) for name in curves}),
     )
-
-
-def parse_what(text):
-    """`AttributionOptions.what` from the command line: targets, alarms or FRAME,ROW,COLUMN."""
-    if text in ("targets", "alarms"):
-        return text
-    words = text.split(",")
-    if len(words) != 3 or not all(word.strip().isdigit() for word in words):
-        raise ValueError(f"{text!r}: expected targets, alarms or FRAME,ROW,COLUMN")
-    return tuple(map(int, words))

@@ -31,7 +31,8 @@ def step_bytes(detector, network, batch, side, precision="fp32"):
     sample = max(min(side, SAMPLE_SIDE), detector.smallest_side)
     clip = torch.zeros(1, 1, detector.seqlen, sample, sample, device=device)
     half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    with torch.random.fork_rng(), half:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), half:
         kept = kept_bytes(lambda: torch.sigmoid(network(clip).float()), network.parameters())
     whole, part = (padded_size(detector, at, at, canvas=False)[0] for at in (side, sample))
     return int(kept * batch * (whole / part) ** 2)
