@@ -153,14 +153,14 @@ def test_equidistant_points_weigh_the_same(points, ends):
 
 
 def test_targets_that_share_passes_get_what_they_get_alone():
-    detector, clip = perturbed("DeepPro-Plus", T), random_clip((T, 9, 10))
+    detector, clip = perturbed("DeepPro-Plus", T).double(), random_clip((T, 9, 10))
     targets = [place(0, (4, 4)), place(4, (1, 7), (2, 7)), place(2, (8, 9))]
     scores = TargetScores(detector, targets)
     together = integrate(scores, clip, 0 * clip)
     alone = [attribute(detector, clip, [target])[0] for target in targets]
     for one, other in zip(together, alone, strict=True):
         scale = abs(one.attribution).max()
-        np.testing.assert_allclose(one.attribution, other.attribution, atol=1e-4 * scale)
+        np.testing.assert_allclose(one.attribution, other.attribution, atol=1e-9 * scale)
     assert scores.passes.backward == sum(each.points for each in together)
 
 
@@ -220,8 +220,10 @@ def golden(request, shared, released):
 
 
 def test_fifty_points_give_the_published_attributions(golden):
+    # In float32 a ReLU near zero may switch by rounding; the normalised map, a square root, shows
+    # it as 4e-3 of its maximum.
     arrays, detector, clip, targets = golden
-    found = attribute(detector, clip, list(targets.values()), Equidistant(50))
+    found = attribute(detector.double(), clip, list(targets.values()), Equidistant(50))
     for frame, integral in zip(targets, found, strict=True):
         expected = arrays[f"published_{frame}"]
         error = np.abs(integral.attribution - expected).max()

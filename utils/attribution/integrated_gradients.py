@@ -20,7 +20,7 @@ class ScorePath:
 
     Args:
         scores: `utils.attribution.scores.TargetScores`.
-        clip, start: (1, T, H, W) float32 tensors on the device of the network.
+        clip, start: (1, T, H, W) tensors on the device of the network, of its weights' type.
     """
 
     def __init__(self, scores, clip, start):
@@ -56,7 +56,9 @@ class ScorePath:
                 yield chosen[i], k, float(part.sum(dtype=np.float64)), part
 
     def _clip(self, place):
-        return self.start + torch.tensor(place, dtype=torch.float32) * self.step
+        # Rounded once, as a clip: where the score switches on, the float32 nearest to the place is
+        # far enough away to be seen in the gradient.
+        return (self.start.double() + place * self.step.double()).to(self.start.dtype)
 
 
 def integrate(scores, clip, start, quadrature=None):
@@ -64,12 +66,13 @@ def integrate(scores, clip, start, quadrature=None):
 
     Args:
         scores: `utils.attribution.scores.TargetScores`; all its targets share the passes.
-        clip, start: (T, H, W) float32, normalised; start from `utils.attribution.paths`.
+        clip, start: (T, H, W) float32, normalised; start from `utils.attribution.paths`. They are
+            run in the type of the network's weights: float64 where rounding is to be kept out.
         quadrature: `Adaptive` or `Equidistant`; adaptive to 1 % if None.
 
     Raises:
         ValueError: the clip is not of the network's length, or a score or gradient is not finite.
     """
-    device = next(iter(scores.detector.parameters()), torch.zeros(())).device
-    ends = [torch.from_numpy(each).to(device)[None] for each in (clip, start)]
+    weight = next(iter(scores.detector.parameters()), torch.zeros(()))
+    ends = [torch.from_numpy(each).to(weight)[None] for each in (clip, start)]
     return (quadrature or Adaptive()).integrate(ScorePath(scores, *ends))
