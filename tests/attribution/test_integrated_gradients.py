@@ -232,6 +232,14 @@ def test_fifty_points_give_the_published_attributions(golden):
         assert np.abs(normalised_map(integral.attribution) - expected).max() <= 1e-3
 
 
+def test_two_hundred_midpoints_give_the_fine_attributions(golden):
+    arrays, detector, clip, targets = golden
+    frame = min(targets)
+    (found,) = attribute(detector, clip, [targets[frame]], Equidistant(200, ends=False))
+    expected = arrays[f"fine_{frame}"]
+    assert np.abs(found.attribution - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
 def test_the_default_is_complete_where_the_published_points_are_not(golden):
     arrays, detector, clip, targets = golden
     found = attribute(detector, clip, list(targets.values()))

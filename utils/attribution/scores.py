@@ -80,11 +80,8 @@ class TargetScores:
                 )
             rows, columns = torch.from_numpy(target.pixels.T.copy())
             found = logits[:, target.frame - first, rows, columns]
-            scores.append(
-                torch.sigmoid(found.to(torch.promote_types(found.dtype, torch.float32)))
-                .double()
-                .sum(dim=1)
-            )
+            wide = found.to(torch.promote_types(found.dtype, torch.float32))
+            scores.append(torch.sigmoid(wide).double().sum(dim=1))
         scores = torch.stack(scores, dim=1)
         if not torch.isfinite(scores).all():
             raise ValueError("a score is NaN: the network's weights or input are not finite")
