@@ -4,7 +4,7 @@ Only this file calls them. A layer of oneDNN is used only where a check has comp
 with it: this torch has the operator, and this processor runs it. What computes the same elsewhere:
 
     convolve            torch's `conv3d`, here in `convolve`
-    add_convolution     whole convolutions, in `models.engine.rows.RowConv`
+    convolve_relu       one after the other, in `models.engine.rows`
     packed layers       matrix products over pixels, in `models.engine.temporal`
 
 The gradients, for `models.engine.training`, have their formulas beside them.
@@ -55,32 +55,20 @@ def _gives(expected, compute):
         return False
 
 
-def add_convolution(sums, image, kernel, bias, padding, dilation):
-    """sums += conv2d(image, kernel, bias), in place; where `has_added_convolution` says so.
-
-    Returns `sums`.
-
-    Args:
-        sums: (1, C_out, R, W), channels last in memory.
-        image: (1, C, R, W), channels last in memory.
-        kernel: (C_out, C, 1, columns).
-        bias: (C_out,) or None.
-        padding, dilation: of the columns.
-    """
-    geometry = (0, padding), (1, 1), (1, dilation), 1
-    return torch.ops.mkldnn._convolution_pointwise_.binary(
-        sums, image, kernel, bias, *geometry, "add", 1.0, None, [], ""
+def convolve_relu(image, kernel, bias, padding, dilation):
+    """relu(conv3d), as `convolve`; where `has_fused_convolution` says so."""
+    return torch.ops.mkldnn._convolution_pointwise(
+        image, kernel, bias, padding, (1, 1, 1), dilation, 1, "relu", [], ""
     )
 
 
 @functools.cache
-def has_added_convolution():
-    """Whether `add_convolution` is there; only on x86, where it has been found to be fast."""
-    sums, image, kernel = (torch.ones(size) for size in ((1, 4, 2, 3), (1, 3, 2, 3), (4, 3, 1, 1)))
-    sums, image, kernel = (a.to(memory_format=torch.channels_last) for a in (sums, image, kernel))
-    return platform.machine() in ("x86_64", "AMD64") and _gives(
-        4, lambda: add_convolution(sums, image, kernel, None, 0, 1)
-    )
+def has_fused_convolution(dtype):
+    """Whether `convolve_relu` computes in this type; on x86, where it has been found to be fast."""
+    sizes = (1, 2, 3, 3, 3), (4, 2, 2, 1, 1), (4,)
+    image, kernel, bias = (torch.ones(size, dtype=dtype) for size in sizes)
+    known = dtype in (torch.float32, torch.bfloat16) and platform.machine() in ("x86_64", "AMD64")
+    return known and _gives(5, lambda: convolve_relu(image, kernel, bias, (0, 0, 0), (1, 1, 1)))
 
 
 def pack_kernel(kernel, padding, dilation, rows, width):

@@ -7,7 +7,7 @@ import torch
 from models.blocks import STDResBlock, Stem, TDResBlock
 from models.engine.heads import LevelHead
 from models.engine.precision import Arithmetic
-from models.engine.rows import CONVOLVED_PIXELS, RowPool, RowStem, row_layers, sums_by_lines
+from models.engine.rows import CONVOLVED_PIXELS, RowPool, RowStem, fuses_layers, row_layers
 from models.engine.tape import Tape, shaped
 from models.engine.workers import one_thread
 from models.folding import ChannelAffine
@@ -66,7 +66,7 @@ class RowNetwork:
         A map's are (8, T, r, w). `last` says that no more rows come.
         """
         # torch's own threads would wait for more, spinning, on the cores of those that have rows.
-        with one_thread() if sums_by_lines(self.arithmetic) else nullcontext():
+        with one_thread() if fuses_layers(self.arithmetic) else nullcontext():
             rows = push_through(self.trunk, band.transpose(0, 1), workers, last)
             maps = []
             for level in self.levels:
@@ -85,15 +85,15 @@ class RowNetwork:
         wide = head_arithmetic(self.arithmetic).dtype.itemsize // self.arithmetic.dtype.itemsize
         tiles = 80 * wide * (threads * max(tile, width) + width)  # of the heads, of one row
         sums = 0  # of the rows that threads are at
-        if sums_by_lines(self.arithmetic):
+        if fuses_layers(self.arithmetic):
             convolved = threads * max(CONVOLVED_PIXELS, width)
             sums = 32 * min(convolved, max(rows, 1) * width + threads * width)
         return int(item * (kept + passing + 56 * (rows + 8) * width + tiles + sums))
 
 
 def head_arithmetic(arithmetic):
-    """In what the heads compute: in float64 where a kernel's sums are taken line by line."""
-    wide = sums_by_lines(arithmetic)
+    """In what the heads compute: in float64 for float32 on a CPU, where it costs little."""
+    wide = arithmetic.dtype == torch.float32 and arithmetic.device.type == "cpu"
     return Arithmetic(torch.float64, arithmetic.device) if wide else arithmetic
 
 
@@ -133,12 +133,11 @@ class RowLevel:
     """Blocks, pools and head of one level, fed with rows of the trunk."""
 
     def __init__(self, level, merge_matrix, seqlen, arithmetic):
-        self.layers = row_layers(level.layers, arithmetic, ends_level=True)
-        offset = self.layers[-1].offset
-        self.channels = len(offset)
+        self.layers = row_layers(level.layers, arithmetic)
+        self.channels = len(self.layers[-1].bias)
         self.wide = head_arithmetic(arithmetic)
-        self.bias = self.wide.cast(offset[:, None, None, None])
-        self.head = LevelHead(level, merge_matrix, torch.zeros_like(offset), self.wide)
+        no_offset = merge_matrix.new_zeros(self.channels)
+        self.head = LevelHead(level, merge_matrix, no_offset, self.wide)
         self.offset = self.head.offset
         self.seqlen = seqlen
 
@@ -148,8 +147,8 @@ class RowLevel:
         self.width = width
 
     def run_head(self, features, tile_pixels, workers):
-        """(R, C, T * W) before the ReLU to (8, T, R, W)."""
-        rows, _, _ = features.shape
+        """(R, T, W, C) features to the map, (8, T, R, W)."""
+        rows = len(features)
         out = features.new_empty(self.head.out_channels, self.seqlen, rows, self.width)
         step = max(1, tile_pixels // self.width)
 
@@ -158,9 +157,7 @@ class RowLevel:
             tape, stored, small = scratch.recorded(
                 (self, len(taken), self.width), lambda: self._record_head(len(taken), scratch)
             )
-            taken = taken.unflatten(2, (self.seqlen, self.width)).permute(1, 2, 0, 3)
-            torch.add(taken, self.bias, out=stored)
-            stored.clamp_min_(0)
+            stored.copy_(taken.permute(3, 1, 0, 2))
             tape.run()
             out[:, :, top : top + step] = small
 

@@ -11,12 +11,9 @@ A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
 
 two taps on first differences instead of three, which saves a third of its products.
 
-Rows are divided among threads, each computing its own alone: to meet in every product costs them
-milliseconds where other programs want the cores too.
-
-Rounding in float32 after the stem comes out as up to 1e-5 in the scores: in the network as trained,
-and here too if sums were taken as they come. On a CPU less is lost: a kernel's sums are taken line
-by line, the products of the heads in float64.
+Where oneDNN computes a layer and its ReLU at once, rows are divided among threads, each computing
+its own alone while they are in its cache: to meet in every product costs milliseconds where other
+programs want the cores too.
 """
 
 import torch
@@ -62,7 +59,7 @@ class RowQueue:
 
 
 class RowConv:
-    """A folded convolution, fed with rows; owns the rows of its input that it still needs.
+    """A folded convolution and ReLU, fed with rows; owns the rows of its input that it still needs.
 
     Its rows (R, T', W, C) hold the frames of zeros with which it is padded in time, so T' > T. The
     rows of zeros above and below the image are added here, as are the columns beside it.
@@ -81,7 +78,7 @@ class RowConv:
         self.dilation = tuple(conv.dilation[i] for i in (1, 0, 2))
         self.channels = kernel.shape[1]
         self.shorter = self.dilation[1] * (kernel.shape[3] - 1)  # frames that the output lacks
-        self.lines = self._cut_kernel() if sums_by_lines(arithmetic) else None
+        self.fused = fuses_layers(arithmetic)
 
     def start(self, frames, width, arithmetic):
         self.input = RowQueue(arithmetic, frames, width, self.channels)
@@ -100,63 +97,30 @@ class RowConv:
         stored, ready = self.input.rows, self.ready
         if ready == 0:
             return
-        if self.lines is None:
-            image = stored.permute(3, 0, 1, 2).unsqueeze(0)
-            padding = (0, 0, self.beside)
-            out = onednn.convolve(image, self.kernel, self.bias, padding, self.dilation)
-            receive(0, out.squeeze(0).permute(1, 2, 3, 0))
-        else:
-            step = rows_of_a_task(ready, stored.shape[2], workers)
+        step = rows_of_a_task(ready, stored.shape[2], workers) if self.fused else ready
+        padding = 0, 0, self.beside
 
-            def run(top, scratch):
-                receive(top, self._sum_lines(stored, top, min(ready, top + step), scratch))
+        def run(top, _):
+            stop = min(ready, top + step)
+            image = stored[top : stop + 2 * self.reach].permute(3, 0, 1, 2).unsqueeze(0)
+            layer = image, self.kernel, self.bias, padding, self.dilation
+            if self.fused:
+                out = onednn.convolve_relu(*layer)
+            else:
+                out = onednn.convolve(*layer).clamp_min_(0)
+            receive(top, out.squeeze(0).permute(1, 2, 3, 0))
 
-            workers.run(run, range(0, ready, step))
+        workers.run(run, range(0, ready, step))
         self.input.drop(ready)
-
-    def _cut_kernel(self):
-        """The kernel's lines of columns.
-
-        Returns:
-            [((rows, frames) by which the input is shifted, (C_out, C, 1, column) kernel, bias)].
-        """
-        rows, times = self.kernel.shape[2:4]
-        last = rows - 1, times - 1  # adds the bias, which would round all sums before it
-        return [
-            (
-                (row * self.dilation[0], time * self.dilation[1]),
-                self.kernel[:, :, row, time, None].contiguous(memory_format=torch.channels_last),
-                self.bias if (row, time) == last else None,
-            )
-            for row in range(rows)
-            for time in range(times)
-        ]
-
-    def _sum_lines(self, stored, top, stop, scratch):
-        """Rows [top, stop) of the output: the sum of what each line of the kernel gives.
-
-        Shorter sums round less: their errors grow with what has been added up so far. Rows and
-        frames are one axis here, so each line convolves the same image, shifted.
-        """
-        _, frames, width, _ = stored.shape
-        image = stored.flatten(0, 1).permute(2, 0, 1).unsqueeze(0)  # (1, C, rows x frames, W)
-        out = scratch.take("sums", (stop - top) * frames, width, len(self.kernel)).zero_()
-        length = len(out) - self.shorter  # what is left lies between the images
-        sums = out[:length].permute(2, 0, 1).unsqueeze(0)
-        for (rows, later), kernel, bias in self.lines:
-            first = (top + rows) * frames + later
-            shifted = image[:, :, first : first + length]
-            onednn.add_convolution(sums, shifted, kernel, bias, self.beside, self.dilation[2])
-        return out.unflatten(0, (stop - top, frames))[:, : frames - self.shorter]
 
     def finish(self):
         self.input.append(self.reach).zero_()
 
 
-def sums_by_lines(arithmetic):
-    """Whether a kernel's sums are taken line by line: in float32, by oneDNN."""
-    on_cpu_in_float32 = arithmetic.dtype == torch.float32 and arithmetic.device.type == "cpu"
-    return on_cpu_in_float32 and onednn.has_added_convolution()
+def fuses_layers(arithmetic):
+    """Whether threads take a few rows each through a layer and its ReLU: by oneDNN, on a CPU."""
+    on_cpu = arithmetic.device.type == "cpu"
+    return on_cpu and onednn.has_fused_convolution(arithmetic.dtype)
 
 
 def rows_of_a_task(rows, width, workers):
@@ -165,7 +129,7 @@ def rows_of_a_task(rows, width, workers):
 
 
 class RowStem:
-    """The first convolution, from intensities to rows before the ReLU: (R, T, W) to (R, T, W, C).
+    """The first convolution and its ReLU: (R, T, W) intensities to rows (R, T, W, C).
 
     Computed in float32 as the network as trained computes it, see `models.blocks.Stem`.
     """
@@ -205,7 +169,7 @@ class RowStem:
             # scale y + shift, rounded once as in the norm that it was.
             zero, one = torch.zeros_like(self.shift), torch.ones_like(self.scale)
             y = functional.batch_norm(y, zero, one, self.scale, self.shift, eps=0)
-            out.copy_(y[0].permute(2, 1, 3, 0))
+            out.copy_(y.clamp_min_(0)[0].permute(2, 1, 3, 0))
             self.input.drop(count)
         return out
 
@@ -247,12 +211,9 @@ class RowPool:
 
 
 class RowBlock:
-    """A folded residual block: rows before the ReLU in, rows before the ReLU out.
+    """A folded residual block: rows (R, T, W, C) after the ReLU to such rows."""
 
-    With `ends_level` the output is (R, C, T * W) instead, its bias not yet added, for `LevelHead`.
-    """
-
-    def __init__(self, block, arithmetic, ends_level=False):
+    def __init__(self, block, arithmetic):
         kernel = block.conv1.weight
         kernel = torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2)
         self.conv1 = RowConv(block.conv1, arithmetic, kernel)
@@ -260,9 +221,8 @@ class RowBlock:
         self.lag = self.conv1.reach + self.conv2.reach
         self.mix = arithmetic.cast(channel_matrix(block.conv3))
         self.shortcut = arithmetic.cast(channel_matrix(block.shortcut[0]))
-        self.offset = block.conv3.bias.double()
-        self.bias = arithmetic.cast(self.offset)
-        self.ends_level = ends_level
+        self.bias = arithmetic.cast(block.conv3.bias)
+        self.fused = self.conv1.fused
 
     def start(self, frames, width, arithmetic):
         self.x = RowQueue(arithmetic, frames, width, self.shortcut.shape[1])
@@ -272,9 +232,7 @@ class RowBlock:
 
     def push(self, rows, workers):
         x, differences = self.x.append(len(rows)), self.conv1.input.append(len(rows))
-        step = len(rows)
-        if self.conv1.lines is not None:
-            step = rows_of_a_task(len(rows), rows.shape[2], workers)
+        step = rows_of_a_task(len(rows), rows.shape[2], workers) if self.fused else len(rows)
 
         def begin(top, _):
             taken = slice(top, top + step)
@@ -288,8 +246,8 @@ class RowBlock:
         return self._second_half(workers, last=True)
 
     def _begin(self, rows, x, differences):
-        """ReLU of rows (R, T, W, C) to `x`, and its differences for t = -2 ... T-1."""
-        torch.clamp_min(rows, 0, out=x)
+        """Keeps rows (R, T, W, C) in `x`, and their differences for t = -2 ... T-1."""
+        x.copy_(rows)
         frames = x.shape[1]
         if frames < 2:
             differences[:, frames:] = 0
@@ -306,31 +264,27 @@ class RowBlock:
         def keep(top, y):
             rows = padded[top : top + len(y)]
             rows[:, 0] = rows[:, -1] = 0
-            torch.clamp_min(y, 0, out=rows[:, 1:-1])
+            rows[:, 1:-1] = y
 
         self.conv1.run(workers, keep)
         if last:
             self.conv2.finish()
         ready, x = self.conv2.ready, self.x.rows
-        frames, width, channels = *x.shape[1:3], len(self.mix)
-        size = (channels, frames * width) if self.ends_level else (frames * width, channels)
-        mixed = x.new_empty(ready, *size)
+        out = x.new_empty(ready, *x.shape[1:3], len(self.mix))
 
-        def mix(top, z):
-            rows = slice(top, top + len(z))
-            self._mix(z.clamp_min_(0).flatten(1, 2), x[rows].flatten(1, 2), mixed[rows])
+        def mix(top, y):
+            rows = slice(top, top + len(y))
+            self._mix(y, x[rows], out[rows])
 
         self.conv2.run(workers, mix)
         self.x.drop(ready)
-        return mixed if self.ends_level else mixed.unflatten(1, (frames, width))
+        return out
 
-    def _mix(self, z, x, out):
-        """Projection and shortcut, added: (R, T W, C) of both to `out`, of what `push` gives."""
-        mix, shortcut = (m.expand(len(z), -1, -1) for m in (self.mix, self.shortcut))
-        if self.ends_level:
-            torch.bmm(mix, z.mT, out=out).baddbmm_(shortcut, x.mT)
-        else:
-            torch.baddbmm(self.bias, z, mix.mT, out=out).baddbmm_(x, shortcut.mT)
+    def _mix(self, y, x, out):
+        """ReLU of projection and shortcut, added: (R, T, W, C) of all three."""
+        y, x, out = (a.flatten(1, 2) for a in (y, x, out))
+        mix, shortcut = (m.mT.expand(len(y), -1, -1) for m in (self.mix, self.shortcut))
+        torch.baddbmm(self.bias, y, mix, out=out).baddbmm_(x, shortcut).clamp_min_(0)
 
     def memory_values(self, rows):
         """As `RowStem.memory_values`."""
@@ -340,10 +294,6 @@ class RowBlock:
         return kept, 3 * second * (rows + context)
 
 
-def row_layers(layers, arithmetic, ends_level=False):
+def row_layers(layers, arithmetic):
     """A `RowPool` or `RowBlock` of each pool or folded block."""
-    last = layers[-1] if ends_level else None
-    return [
-        RowPool() if is_pool(layer) else RowBlock(layer, arithmetic, ends_level=layer is last)
-        for layer in layers
-    ]
+    return [RowPool() if is_pool(layer) else RowBlock(layer, arithmetic) for layer in layers]
