@@ -1,6 +1,5 @@
 """Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,9 +30,17 @@ from utils.process import choose_device, joined_group, keep_freed_memory
 from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
-from utils.report.results import header, summarise, summary_lines, timing_line, write_results
+from utils.report.results import (
+    Tested,
+    header,
+    results_in,
+    summarise,
+    summary_lines,
+    timing_line,
+    write_results,
+)
 from utils.report.writers import EXPORTS, Detections, Normalisations, Overlays, ScoreMaps
-from utils.run_dir import find_model_name, find_run, included_run, make_folder
+from utils.run_dir import check_apart, find_model_name, find_run, included_run, make_folder
 from utils.scan import open_scan
 from utils.tracks.writer import TrackOptions, Tracks
 from utils.training_state import describe
@@ -61,7 +68,12 @@ def parse_args(argv=None):
         "images (or with images/ and optionally masks/), a folder of such folders, a multi-page "
         "TIFF, a GIF, a .npy or .npz array (T, H, W), or a video",
     )
-    add("--mean", type=float, help="of the grey levels; with --std, in place of the data set's")
+    add(
+        "--mean",
+        type=float,
+        help="of the grey levels; with --std, in place of the data set's, or of those that the run "
+        "was trained with on it",
+    )
     add("--std", type=float, help="of the grey levels; with --mean")
     add(
         "--normalise-as",
@@ -94,8 +106,9 @@ def parse_args(argv=None):
     add(
         "--output",
         type=Path,
-        help="where results go; if not given, the run's folder, or LOGPATH/tests/DATASET for the "
-        "run that comes with this code and for WEIGHTS. Of several runs each gets a folder in it",
+        help="where results go; if not given, the run's folder (of another data set, a folder in "
+        "it), or LOGPATH/tests/DATASET for the run that comes with this code and for WEIGHTS. Of "
+        "several runs each gets a folder in it",
     )
     add(
         "--efficiency",
@@ -168,11 +181,6 @@ def parse_args(argv=None):
     return args
 
 
-def fast_engine(model, precision, memory):
-    """The network's fast engine, band by band within the memory budget, where it has one."""
-    return fuse(model, precision, memory)
-
-
 def reference_engine(model, precision, memory):
     """The network as trained: the definition."""
     if precision != "fp32" or memory is not None:
@@ -180,24 +188,7 @@ def reference_engine(model, precision, memory):
     return model
 
 
-ENGINES = {"fast": fast_engine, "reference": reference_engine}
-
-
-@dataclass
-class Tested:
-    """A detector to be tested.
-
-    Attributes:
-        run: name of its run, or of its file of weights.
-        name: of the model.
-        detector: the network as trained, in evaluation mode.
-        folder: where its results go.
-    """
-
-    run: str
-    name: str
-    detector: object
-    folder: Path
+ENGINES = {"fast": fuse, "reference": reference_engine}
 
 
 def main(args, group=None):
@@ -217,10 +208,16 @@ def main(args, group=None):
             keep_freed_memory()
         if args.efficiency and group.size > 1:
             raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")
+        if spec.test is None and args.output is not None:
+            check_apart(args.output, args.datapath)
+        if len(args.log_dir or ()) > 1:
+            for _ in open_tested(args, quiet=True):
+                pass  # none is tested where another cannot be
         table = []
         for tested in open_tested(args, quiet=not group.is_main):
-            sequences = spec.open(spec, args.datapath, normalisation)
-            table.append(run_test(args, spec, tested, sequences, device, group))
+            sequences = spec.open(spec, args.datapath, normalisation or tested.normalisation)
+            with results_in(tested.folder, group.is_main) as files:
+                table.append(run_test(args, spec, tested, sequences, device, group, files))
     table = [metrics for metrics in table if metrics is not None]
     if len(table) > 1:
         print("\n".join(joint_table(table)))
@@ -259,7 +256,7 @@ def open_tested(args, quiet=False):
         if output is not None and len(runs) > 1:
             output = output / run.name
         path = run.checkpoint("best" if args.epoch is None else args.epoch)
-        folder = output or results or run.path
+        folder = output or results
         yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
 
 
@@ -271,7 +268,7 @@ def without_run(args):
 
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
-    """The `Tested` of a checkpoint; `name` of the model may be left to the run to tell."""
+    """The `Tested` of a checkpoint; `name` and `folder` may be left to the run to tell."""
     state = load(path)
     found = describe(state)
     if name is None:
@@ -281,15 +278,18 @@ def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     load_weights(model, state, name, path)
     if found.selected is not None and not quiet:
         print(f"{path}: {found.selected}")
-    return Tested(title, name, model.eval(), folder)
+    trained_on = found.args.get("dataset")
+    normalisation = found.normalisation(path) if trained_on == args.dataset else None
+    folder = folder or run.results(args.dataset, trained_on)
+    return Tested(title, name, model.eval(), folder, normalisation)
 
 
-def run_test(args, spec, tested, sequences, device, group):
+def run_test(args, spec, tested, sequences, device, group, files):
     """Tests one detector on the sequences; writes results and prints the closing summary.
 
     Where there are masks: eval<suffix>.txt, metrics<suffix>.json, report<suffix>.html, and with
     --visual score maps and overlays. For own footage detections<suffix>.csv, and score maps and
-    overlays of what has no masks.
+    overlays of what has no masks. `files` hears of all that are written, in any process.
 
     Returns:
         The contents of metrics.json; None where nothing has masks, and of all processes but the
@@ -306,6 +306,8 @@ def run_test(args, spec, tested, sequences, device, group):
         evaluation = evaluator.run(mine, bar)
     for shared in (evaluation, *writers.values()):
         shared.share(group)
+    sequences.tell_targets(group)
+    files[:] = group.gather(files)
     if not group.is_main:
         return None
     metrics, summary = None, [f"  {timing_line(evaluation.timing)}"]
@@ -363,14 +365,8 @@ def open_writers(args, spec, tested, device):
         options = TrackOptions(args.min_area, args.min_track, frame_rate=args.frame_rate)
         writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)
     if args.attribution:
-        options = AttributionOptions(
-            args.attribution_of,
-            args.attribution_frames,
-            args.attribution_targets,
-            args.attribution_path,
-            args.attribution_points,
-            args.attribution_error,
-        )
+        names = ("of", "frames", "targets", "path", "points", "error")
+        options = AttributionOptions(*(getattr(args, f"attribution_{name}") for name in names))
         given = output / "attribution", tested.detector, device, threshold, options, protocol
         writers["attribution"] = Attributions(*given)
     return writers

@@ -17,8 +17,8 @@ from data.cache.build import MODES, open_frames
 from data.clips import ClipOptions, TrainClips
 from data.lists import find_sequences, hold_out, prepare
 from data.record import read_normalisation
-from data.sequences import open_sequences
-from data.specs import get_spec
+from data.sequences import measure_normalisation, open_sequences
+from data.specs import choose_normalisation, get_spec
 from losses import LOSSES, build_loss
 from losses.options import WithEmptyClips, WithoutPadding
 from models import MODELS, build_model
@@ -50,6 +50,14 @@ def parse_args(argv=None):
     add("--model", choices=MODELS, default="DeepPro-Plus", help="network")
     add("--dataset", default="NUDT-MIRSDT", help="name of the data set")
     add("--datapath", help="the data set's folder; ./datasets/DATASET if not given")
+    add("--mean", type=float, help="of the grey levels; with --std, in place of the data set's")
+    add("--std", type=float, help="of the grey levels; with --mean")
+    add(
+        "--normalise-as",
+        metavar="DATASET",
+        help="take mean and std of this data set; auto: of the training frames. Checkpoints keep "
+        "what is not the data set's own, and test.py uses it",
+    )
     add("--savepath", default="./log/", help="where runs are written")
     add("--log_dir", help="continue this run, a folder's name under SAVEPATH/sem_seg")
     add("--epoch", type=positive(int), default=32, help="number of epochs")
@@ -247,7 +255,7 @@ def open_data(args, spec, group):
         args.exclude_padding,
         MODELS[args.model].predicts,
     )
-    mean, std = read_normalisation(spec, args.datapath)
+    mean, std = normalise(args, spec, training, group)
     frames = open_cache(args, spec, training, group)
     clips = TrainClips(training, mean, std, options, spec.train_size, frames)
     if len(clips) < args.batch_size:
@@ -256,6 +264,19 @@ def open_data(args, spec, group):
             "expected a smaller --batch_size or a larger --sample_rate"
         )
     return clips, open_sequences(selecting, (mean, std), spec.test_size)
+
+
+def normalise(args, spec, training, group):
+    """(mean, std) of the grey levels; those that are not the data set's are in `args` from here."""
+
+    def measure():
+        return group.share(measure_normalisation(training) if group.is_main else None)
+
+    asked = choose_normalisation(args.mean, args.std, args.normalise_as, measure)
+    if asked is None:
+        return read_normalisation(spec, args.datapath)
+    (args.mean, args.std), args.normalise_as = asked, None
+    return asked
 
 
 def open_cache(args, spec, training, group):

@@ -26,6 +26,7 @@ FIXED_OPTIONS = ("select", "optimizer")  # of a run that is continued
 SELECTIONS = {"test": "test list, as published", "heldout": "held-out training sequences"}
 # Of validations whose IoUs can be compared.
 SELECTION_OPTIONS = ("dataset", "datapath", "select", "threshold_eval")
+NORMALISATION_OPTIONS = ("mean", "std")  # likewise; None where they are the data set's
 EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen")  # say which clips a step takes
 
 
@@ -51,6 +52,26 @@ class Description:
             return None
         epoch = "" if self.epochs is None else f"epoch {self.epochs}, "
         return f"{epoch}selected on the {SELECTIONS.get(select, select)}"
+
+    def normalisation(self, path):
+        """(mean, std) that the training was given in place of the data set's, or None.
+
+        Args:
+            path: of the checkpoint, for messages.
+
+        Raises:
+            ValueError: they are no such numbers.
+        """
+        mean, std = (self.args.get(name) for name in ("mean", "std"))
+        if mean is None and std is None:
+            return None
+        numbers = all(isinstance(value, int | float) for value in (mean, std))
+        if not (numbers and math.isfinite(mean) and math.isfinite(std) and std > 0):
+            raise ValueError(
+                f"{path}: its `args` name mean {mean}, std {std}; expected finite numbers, std "
+                "above 0"
+            )
+        return float(mean), float(std)
 
 
 def describe(checkpoint):
@@ -166,6 +187,10 @@ class TrainingState:
                 before, now = (Path(str(place)).resolve() for place in (before, now))
             if before != now:
                 return f"--{name} was {' '.join(str(before).split())}"
+        for name in NORMALISATION_OPTIONS:
+            before, now = recorded.get(name), self.options.get(name)
+            if before != now:
+                return f"--{name} was {'not given' if before is None else before}"
         return None
 
     def _refuse_changes(self, checkpoint, path):

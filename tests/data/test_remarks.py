@@ -16,6 +16,8 @@ from data.lists import find_sequences
 from data.remarks import DataWarning, Remarks
 from data.specs import get_spec
 from tests.builders import random_sequence, write_image, write_list, write_nudt_sequence
+from tests.report.scored import in_processes
+from utils.process import Group
 
 MASK = np.zeros((20, 30), np.uint8)
 MASK[5:8, 10:13] = MASK[14:16, 20:22] = 1
@@ -121,13 +123,31 @@ def test_a_test_without_any_target_says_so_at_its_end(tmp_path, rng):
     for name in "ab":
         write_labelled(tmp_path / name, frames, 0 * masks)
     sequences = open_footage(get_spec("Frames"), tmp_path)
+    for sequence in sequences:
+        list(sequence.blocks(4))
     with pytest.warns(DataWarning, match="a: no target in any mask of the test"):
-        for sequence in sequences.share(lambda items: items):
+        sequences.tell_targets(Group())
+
+
+@pytest.mark.parametrize("targets_in", ["", "a", "b"])
+def test_processes_that_share_a_test_say_together_that_there_is_no_target(
+    tmp_path, rng, targets_in
+):
+    frames, masks = random_sequence(rng, 6, 20, 30)
+    for name in "ab":
+        write_labelled(tmp_path / name, frames, masks * np.uint8(name == targets_in))
+
+    def work(group):
+        sequences = open_footage(get_spec("Frames"), tmp_path)
+        for sequence in sequences.share(group.shard):
             list(sequence.blocks(4))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # what another process tests may have targets
-        for sequence in open_footage(get_spec("Frames"), tmp_path).share(lambda items: items[1:]):
-            list(sequence.blocks(4))
+        sequences.tell_targets(group)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        in_processes(2, work)
+    found = [str(each.message) for each in said]
+    assert found == ([] if targets_in else ["a: no target in any mask of the test"])
 
 
 @pytest.mark.parametrize(

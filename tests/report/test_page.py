@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from tests.report.scored import ALWAYS, MAIN, evaluate_six
+from utils.files import write_whole
 from utils.protocols import operating_point
-from utils.report.results import write_results
+from utils.report.results import results_in, write_results
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,17 @@ def test_published_rows_are_called_comparable_only_on_the_published_targets(test
     assert "scored with hit 2, guard 5" in page
 
 
-def test_pictures_of_the_report_before_do_not_stay(tested, tmp_path):
+def test_pictures_of_the_report_before_do_not_stay_and_those_of_the_user_do(tested, tmp_path):
     metrics, _ = tested
-    write_results(tmp_path, "", metrics, [], MAIN)
-    (tmp_path / "report" / "frame_of_another_test.png").write_bytes(b"")
-    write_results(tmp_path, "", metrics, [], MAIN)
+    (tmp_path / "report").mkdir()
+    with results_in(tmp_path):
+        write_whole(tmp_path / "report" / "frame_of_another_test.png", lambda file: None)
+    own = tmp_path / "report" / "mine.png"
+    own.write_bytes(b"mine")
+    with results_in(tmp_path):
+        write_results(tmp_path, "", metrics, [], MAIN)
+    assert own.read_bytes() == b"mine"
+    own.unlink()
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         f"pd_fa_{name}.png" for name in ALWAYS
     }

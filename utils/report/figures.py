@@ -2,9 +2,11 @@
 
 import itertools
 import textwrap
+from functools import partial
 
 import numpy as np
 
+from utils.files import write_whole
 from utils.protocols import operating_point
 
 # Line, colour and marker of a curve: each alone tells curves apart.
@@ -122,15 +124,9 @@ def new_figure(width, height, rows=1):
 
 
 def save_figure(figure, path):
-    """Writes a figure as a PNG.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    try:
-        figure.savefig(path, metadata={"Software": None})
-    except OSError as error:
-        raise OSError(f"{path}: could not be written ({error.strerror})") from error
+    """Writes a figure as a PNG, whole or not at all: see `write_whole`."""
+    save = partial(figure.savefig, format="png", metadata={"Software": None})
+    write_whole(path, save, lasting=False)
 
 
 def _runs(indices):

@@ -2,11 +2,13 @@
 
 import base64
 import inspect
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.efficiency import efficiency_line
+from utils.files import short_name, write_text, write_whole
 from utils.protocols import MAIN, PROTOCOLS
 from utils.report.figures import draw_pd_fa, draw_profile
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
@@ -83,8 +85,6 @@ def write_report(path, metrics, strips, protocol, more=()):
         OSError: a file could not be written.
     """
     folder = make_folder(path.with_suffix(""))
-    for old in folder.glob("*.png"):
-        old.unlink()
     sections = [
         _head(metrics),
         _curves(metrics, folder),
@@ -104,10 +104,7 @@ def write_report(path, metrics, strips, protocol, more=()):
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise OSError(f"{path}: could not be written ({error.strerror})") from error
+    write_text(path, page)
 
 
 def _head(metrics):
@@ -233,8 +230,9 @@ def _strips(strips, folder, protocol, threshold):
         for number, frame, marks, caption in zip(
             strip.numbers, strip.frames, strip.marks, strip.captions, strict=True
         ):
-            path = folder / f"frame_{strip.sequence}_{number:05d}.png"
-            draw_frame(frame, marks, strip.limits, report_scale(*frame.shape)).save(path)
+            path = folder / f"frame_{short_name(strip.sequence)}_{number:05d}.png"
+            picture = draw_frame(frame, marks, strip.limits, report_scale(*frame.shape))
+            write_whole(path, partial(picture.save, format="PNG"), lasting=False)
             figures.append(
                 _figure(path, f"{strip.sequence}, frame {number}", f"Frame {number}: {caption}")
             )
@@ -246,7 +244,8 @@ def _strips(strips, folder, protocol, threshold):
 def _profiles(strips, folder):
     figures = []
     for profile in (profile for strip in strips for profile in strip.profiles):
-        name = f"profile_{profile.sequence}_{profile.row}_{profile.column}_{len(figures)}.png"
+        place = f"{profile.row}_{profile.column}_{len(figures)}"
+        name = f"profile_{short_name(profile.sequence)}_{place}.png"
         draw_profile(folder / name, profile)
         figures.append(_figure(folder / name, f"Temporal profile in {profile.sequence}", ""))
     if not figures:

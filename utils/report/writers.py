@@ -3,9 +3,12 @@
 However long a sequence is, a writer keeps a bounded part of it.
 """
 
+from functools import partial
+
 import numpy as np
 from PIL import Image
 
+from utils.files import short_name, write_whole
 from utils.report.aside import Aside
 from utils.report.detections import centroid_lines, find_detections, table_head, table_rows
 from utils.report.marks import mark_frames
@@ -56,12 +59,13 @@ class ScoreMaps(Writer):
     def add(self, block):
         if self.unlabelled_only and block.sequence.labelled:
             return
-        folder = self.folder / block.sequence.name
+        folder = self.folder / short_name(block.sequence.name)
         if block.start == 0:
             make_folder(folder)
         for number, scores in zip(block.numbers, block.scores, strict=True):
             levels = np.rint(np.clip(scores, 0, 1) * 255).astype(np.uint8)
-            Image.fromarray(levels).save(folder / f"{number:05d}.png", compress_level=1)
+            save = partial(Image.fromarray(levels).save, format="PNG", compress_level=1)
+            write_whole(folder / f"{number:05d}.png", save, lasting=False)
 
     def end(self, sequence):
         self.count += not (self.unlabelled_only and sequence.labelled)
@@ -96,7 +100,7 @@ class Overlays(Writer):
         if self.unlabelled_only and block.sequence.labelled:
             return
         if self.overlay is None:
-            path = make_folder(self.folder) / f"{block.sequence.name}.gif"
+            path = make_folder(self.folder) / f"{short_name(block.sequence.name)}.gif"
             self.overlay = Overlay(path, block)
         self.overlay.add(block, mark_frames(block, self.threshold, self.protocol))
 
@@ -150,7 +154,7 @@ class Detections(Writer):
             self.table.write(table_rows(block.sequence.name, found).encode())
         if self.centroids is not None:
             if self.text is None:
-                self.text = Aside(self.centroids / f"{block.sequence.name}.txt")
+                self.text = Aside(self.centroids / f"{short_name(block.sequence.name)}.txt")
             self.text.write(centroid_lines(found, block.numbers, self.order).encode())
 
     def end(self, sequence):
