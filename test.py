@@ -26,7 +26,8 @@ from utils.compare.joint import joint_table
 from utils.compare.published_table import published_table
 from utils.efficiency import efficiency_line, measure_efficiency
 from utils.evaluation import Evaluator
-from utils.process import choose_device, joined_group, keep_freed_memory
+from utils.launcher import relaunch
+from utils.process import choose_device, is_launched, joined_group, keep_freed_memory
 from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
@@ -84,6 +85,7 @@ def parse_args(argv=None):
     add("--seqlen", type=positive(int), help="frames of a clip; the checkpoint's if not given")
     add("--batch_size", type=positive(int), default=1, help="clips fed at once")
     add("--gpu", default="0", help="index of the GPU, or cpu")
+    add("--gpu_num", type=positive(int), default=1, help="how many GPUs, one process each")
     add(
         "--threshold_eval",
         type=fraction,
@@ -193,6 +195,8 @@ ENGINES = {"fast": fuse, "reference": reference_engine}
 
 def main(args, group=None):
     """Tests what the arguments name; `group` is that of a training that ends with this test."""
+    if args.gpu_num > 1 and not is_launched():
+        relaunch(args.gpu_num)
     spec = get_spec(args.dataset)
     normalisation = choose_normalisation(args.mean, args.std, args.normalise_as)
     if args.export_model is not None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import distributed
 
 USER_ERROR, LOST_PROCESS = 2, 3  # exit statuses; a signal's is 128 + its number
 LAUNCHED = "DETECTOR_LAUNCHED"  # set where `utils.launcher` tells what ended which process
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # set where torchrun started this process
+PATIENCE = 3  # seconds in which torchrun ends the other processes when one has failed
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -85,6 +88,8 @@ def run_command(command):
     with terminated_by_signal():
         try:
             ending = ending_of(command)
+            if ending is not None and TORCHRUN in os.environ and not let_others_tell(ending[0]):
+                sys.exit(ending[0])
         except Terminated:
             ending = 128 + signal.SIGTERM, "stopped by SIGTERM"
         if ending is not None:
@@ -94,6 +99,21 @@ def run_command(command):
             if status != LOST_PROCESS or LAUNCHED not in os.environ:
                 print(line, file=sys.stderr, flush=True)
             sys.exit(status)
+
+
+def let_others_tell(status):
+    """Waits for torchrun's other processes before this one ends: whether it has to tell, too.
+
+    If all have an error the first tells of it: soon after that has ended torchrun ends the others.
+    One that only lost another ends after that.
+    """
+    lost, first = status == LOST_PROCESS, os.environ.get("RANK", "0") == "0"
+    try:
+        if lost or (status == USER_ERROR and not first):
+            time.sleep(PATIENCE * (1 + lost))
+    except Terminated:
+        return lost
+    return True
 
 
 def ending_of(command):

@@ -185,6 +185,17 @@ def test_grey_levels_far_from_mean_and_std_are_said_in_test_and_training(
         assert len(found) == far and all(f"00001.{suffix}: grey" in line for line in found)
 
 
+@pytest.mark.parametrize("level", [0, 100])
+def test_frames_of_one_grey_level_are_said(tmp_path, rng, level):
+    frames, masks = random_sequence(rng, 12, 20, 30)
+    write_nudt_sequence(tmp_path, "s", np.full_like(frames, level), masks)
+    write_list(tmp_path / "test.txt", ["s"])
+    spec = get_spec("NUDT-MIRSDT")
+    with pytest.warns(DataWarning, match=f"00001.png: all pixels have the grey level {level};"):
+        for sequence in spec.open(spec, tmp_path):
+            list(sequence.blocks(5))
+
+
 def test_a_training_set_without_any_target_is_refused(tmp_path, rng):
     frames, masks = random_sequence(rng, 12, 20, 30)
     write_nudt_sequence(tmp_path, "s", frames, 0 * masks)
