@@ -18,7 +18,8 @@ from torch import distributed
 USER_ERROR, LOST_PROCESS = 2, 3  # exit statuses; a signal's is 128 + its number
 LAUNCHED = "DETECTOR_LAUNCHED"  # set where `utils.launcher` tells what ended which process
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # set where torchrun started this process
-PATIENCE = 3  # seconds in which torchrun ends the other processes when one has failed
+OWN_PACKAGES = ("data", "losses", "models", "utils")
+FIRST_TELLS = 3  # seconds in which torchrun ends the other processes when one has failed
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -110,7 +111,7 @@ def let_others_tell(status):
     lost, first = status == LOST_PROCESS, os.environ.get("RANK", "0") == "0"
     try:
         if lost or (status == USER_ERROR and not first):
-            time.sleep(PATIENCE * (1 + lost))
+            time.sleep(FIRST_TELLS * (1 + lost))
     except Terminated:
         return lost
     return True
@@ -124,6 +125,14 @@ def ending_of(command):
         return 128 + signal.SIGINT, "interrupted"
     except (ValueError, OSError, FloatingPointError) as error:
         return USER_ERROR, f"error: {one_line(error)}"
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in OWN_PACKAGES:
+            raise
+        return USER_ERROR, (
+            f"error: the package {package} is not installed; expected all of requirements.txt: "
+            "pip install -r requirements.txt"
+        )
     except (MemoryError, RuntimeError) as error:
         lost = lost_process(error)
         if lost is not None:

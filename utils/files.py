@@ -160,13 +160,14 @@ def csv_text(rows):
     before it; see `read_cell`.
     """
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([map(_cell, row) for row in rows])
+    csv.writer(buffer, lineterminator="\n").writerows(map(_cell, row) for row in rows)
     return buffer.getvalue()
 
 
 def _cell(value):
-    is_formula = isinstance(value, str) and value.startswith((*FORMULA, "'"))
-    return f"'{value}" if is_formula else value
+    if isinstance(value, str) and value.startswith((*FORMULA, "'")):
+        return f"'{value}"
+    return value
 
 
 def read_cell(text):

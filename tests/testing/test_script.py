@@ -1,6 +1,7 @@
 """test.py as a user calls it, on small data."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -181,6 +182,33 @@ def test_from_the_shell_a_warning_is_one_line():
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert ended.returncode == 0 and ended.stderr == "warning: using fp32\n"
+
+
+def test_a_package_that_is_not_installed_is_named_and_the_numbers_are_written(
+    run, dataset, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    monkeypatch.delitem(sys.modules, "matplotlib.backends.backend_agg", raising=False)
+    assert evaluate(run, dataset, tmp_path) == 2
+    captured = capsys.readouterr()
+    assert "hit 1, guard 4" in captured.out
+    assert captured.err.splitlines()[-1].startswith("error: the package matplotlib is not inst")
+    assert (tmp_path / "metrics.json").is_file() and (tmp_path / "eval.txt").is_file()
+
+
+def test_results_on_footage_do_not_replace_those_of_the_runs_own_data(run, dataset, capsys):
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    place = f"--logpath {run.parent.parent} --log_dir {run.name} --gpu cpu"
+    footage = dataset / "Sequence47"
+    assert call(test_script, place, f"--dataset Frames --datapath {footage} --no-overlay") == 0
+    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
+    assert (run / "Frames/metrics.json").is_file() and (run / "Frames/detections.csv").is_file()
+    shutil.rmtree(run / "Frames")
+    inside = footage / "results"
+    asked = f"--dataset Frames --datapath {footage} --output {inside}"
+    assert call(test_script, place, asked) == 2 and not inside.exists()
+    assert f"--output {inside}: lies in --datapath {footage}" in capsys.readouterr().err
 
 
 def test_published_flags_have_their_published_defaults():

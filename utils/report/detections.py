@@ -1,7 +1,7 @@
 """Detections: connected positive pixels, as a table and in the challenge's text form."""
 
 import csv
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +81,11 @@ def table_head():
 
 def table_rows(sequence, detections):
     """The rows of detections.csv for detections of the named sequence, as text."""
-    rows = []
-    for detection in detections:
-        row = astuple(detection)
-        rounded = [round(entry, 6) if isinstance(entry, float) else entry for entry in row]
-        rows.append((sequence, *rounded))
-    return csv_text(rows)
+    columns = [[getattr(detection, name) for detection in detections] for name in COLUMNS]
+    for column, field in zip(columns, fields(Detection), strict=True):
+        if field.type is float:
+            column[:] = [round(entry, 6) for entry in column]
+    return csv_text(zip([sequence] * len(detections), *columns, strict=True))
 
 
 def read_detections(path):
