@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import warnings
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,9 @@ from utils import files
 from utils.attribution.writer import AttributionOptions, Attributions
 from utils.files import csv_text, hold, read_cell, renewed, short_name, sweep, write_text
 from utils.report.detections import read_detections
+from utils.report.figures import as_text, draw_profile, new_figure
+from utils.report.highlights import Profile
+from utils.report.marks import legible
 from utils.report.results import results_in, write_results
 from utils.report.writers import Detections, Overlays, ScoreMaps
 from utils.run_dir import RunDir, check_apart
@@ -260,3 +264,19 @@ def test_a_file_is_held_without_fcntl_too(tmp_path, monkeypatch):
         assert hold(first) and not hold(second)
         first.write(" goes on")
     assert (tmp_path / "log").read_text() == "line goes on"
+
+
+@pytest.mark.parametrize("name", ["$a$", r"$\frac{1", "红外 $x", "ä_ß", "a$b$_红外_=x"])
+def test_names_are_drawn_as_they_are_or_as_escapes(tmp_path, name):
+    place = {"sequence": name, "row": 3, "column": 4, "verdict": "", "numbers": np.arange(3)}
+    series = {"levels": np.arange(3), "scores": np.arange(3), "on_target": np.zeros(3, bool)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of letters that the font lacks
+        draw_profile(tmp_path / "x.png", Profile(**place, **series, threshold=0.5))
+    figure, axes = new_figure(3, 3)
+    axes.set_title(as_text(name))
+    figure.draw_without_rendering()
+    width = axes.title.get_window_extent().width
+    axes.title.set(text=legible(name), parse_math=False)  # no formula in any case
+    assert axes.title.get_window_extent().width == width
+    assert legible("红外 $x") == r"\u7ea2\u5916 $x" and legible("ä_ß") == "ä_ß"

@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.files import write_whole
 from utils.protocols import operating_point
+from utils.report.marks import legible
 
 # Line, colour and marker of a curve: each alone tells curves apart.
 STYLES = (
@@ -41,7 +42,7 @@ def draw_pd_fa(path, curves, thresholds, title):
         curves.items(), itertools.cycle(STYLES), strict=False
     ):
         pd, fa = np.array(curve["pd"]), np.maximum(curve["fa"], 0.5 / curve["pixels"])
-        label = textwrap.fill(label, LABEL_WIDTH)
+        label = textwrap.fill(as_text(label), LABEL_WIDTH)
         axes.plot(fa, pd, linestyle=line, color=colour, linewidth=1.8, label=label)
         axes.plot(
             fa[marked], pd[marked], marker, color=colour, markersize=9, markeredgecolor="white"
@@ -88,11 +89,8 @@ def draw_profile(path, profile):
     axes.margins(x=0.01)
     scores = _draw_scores(axes, numbers, profile.scores)
     scores.axhline(profile.threshold, color="#c4500a", linewidth=0.8, linestyle=":")
-    axes.set_title(
-        f"{profile.sequence}, row {profile.row}, column {profile.column}: {profile.verdict}",
-        fontsize=10.5,
-        loc="left",
-    )
+    place = f"{as_text(profile.sequence)}, row {profile.row}, column {profile.column}"
+    axes.set_title(f"{place}: {profile.verdict}", fontsize=10.5, loc="left")
     save_figure(figure, path)
 
 
@@ -104,6 +102,11 @@ def _draw_scores(axes, numbers, scored):
     scores.set_ylabel("score (dashed)", color="#c4500a")
     scores.tick_params(axis="y", colors="#c4500a")
     return scores
+
+
+def as_text(name):
+    """A `legible` name that matplotlib takes for no formula."""
+    return legible(name).replace("$", r"\$")
 
 
 def new_figure(width, height, rows=1):
