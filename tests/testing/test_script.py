@@ -157,9 +157,11 @@ def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
         ("--weights w.pth --model DeepPro --epoch 3", "--epoch without a run"),
         ("--model TopHat --epoch 3", "--epoch without a run"),
         ("--log_dir a b --export_model x.pt2", "--export_model with several runs"),
+        ("--model TopHat --gpu foo", "--gpu foo: expected cpu or the index"),
+        ("--model TopHat --gpu -1", "--gpu -1: expected cpu or the index"),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(words, message, capsys):
+def test_options_that_would_be_ignored_or_say_nothing_are_refused(words, message, capsys):
     assert call(test_script, words) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
