@@ -302,6 +302,8 @@ def run_test(args, spec, tested, sequences, device, group, files):
     detector = tested.detector.to(device)
     network = ENGINES[args.engine](detector, args.precision, args.memory)
     scan = open_scan(detector, network, device, args.batch_size)
+    labelled = [sequence.name for sequence in sequences if sequence.labelled]
+    subsets = read_snr(spec, args.datapath, labelled)
     writers = open_writers(args, spec, tested, device)
     evaluator = Evaluator(scan, choose(args.protocol), args.threshold_eval, writers.values())
     mine = sequences.share(group.shard)
@@ -316,7 +318,6 @@ def run_test(args, spec, tested, sequences, device, group, files):
         return None
     metrics, summary = None, [f"  {timing_line(evaluation.timing)}"]
     if evaluation.sequences:
-        subsets = read_snr(spec, args.datapath, [result.name for result in evaluation.sequences])
         about = header(tested, spec.name, args.threshold_eval)
         metrics = summarise(evaluation, subsets, about)
         summary = summary_lines(metrics)

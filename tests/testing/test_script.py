@@ -199,6 +199,18 @@ def test_a_package_that_is_not_installed_is_named_and_the_numbers_are_written(
     assert (tmp_path / "metrics.json").is_file() and (tmp_path / "eval.txt").is_file()
 
 
+def test_a_table_of_snr_that_cannot_be_read_is_refused_before_the_network_runs(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    root = tmp_path / "Synthetic"
+    shutil.copytree(dataset, root)
+    monkeypatch.setattr(test_script.Evaluator, "run", lambda *_: pytest.fail("it runs"))
+    words = f"--dataset Synthetic --datapath {root} --model TopHat --gpu cpu --output {tmp_path}"
+    (root / "snr.csv").write_text("sequence;snr\nSequence47;2\n")
+    assert call(test_script, words) == 2
+    assert "snr.csv: not a table with columns" in capsys.readouterr().err
+
+
 def test_results_on_footage_do_not_replace_those_of_the_runs_own_data(run, dataset, capsys):
     before = {path: path.read_bytes() for path in run.glob("*.*")}
     place = f"--logpath {run.parent.parent} --log_dir {run.name} --gpu cpu"
