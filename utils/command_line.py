@@ -171,6 +171,11 @@ def fraction(text):
     return _bounded(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")(text)
 
 
+def below_one(text):
+    """An argparse type: a number from 0 to below 1."""
+    return _bounded(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")(text)
+
+
 def frame_size(text):
     """An argparse type: a frame's height and width in pixels, such as 480x720."""
     height, cross, width = text.lower().partition("x")

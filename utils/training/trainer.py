@@ -20,11 +20,11 @@ STEP_PRECISIONS = ("fp32", "bf16")
 CHECK_EVERY = 16  # steps between looks at the loss on a GPU
 LOWEST_LEARNING_RATE = 1e-5
 OPTIMIZERS = {
-    "Adam": lambda parameters, rate, decay: torch.optim.Adam(
-        parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay
+    "Adam": lambda parameters, rate, decay, beta2=0.999: torch.optim.Adam(
+        parameters, lr=rate, betas=(0.9, beta2), eps=1e-8, weight_decay=decay
     ),
     # As published: no weight decay.
-    "SGD": lambda parameters, rate, decay: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
+    "SGD": lambda parameters, rate, *_: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
 }
 
 
