@@ -33,6 +33,7 @@ class ResUNetDTUM(Detector):
     pads_to = 512
     side_multiple = 8
     smallest_side = 8
+    learns_all = False
     recipe = recipes.DTUM
 
     def __init__(self, seqlen=None):

@@ -35,6 +35,7 @@ class ResURFR(Detector):
     recurrent = True
     side_multiple = 32
     smallest_side = 8
+    learns_all = False
     recipe = recipes.RFR
 
     def __init__(self, seqlen=None):
