@@ -121,7 +121,7 @@ def draw_surface(path, scores, targets, title):
         title: of the figure.
     """
     figure, _ = new_figure(6.4, 4.8, rows=0)
-    axes = figure.add_subplot(projection="3d")
+    axes = figure.add_subplot(projection="3d", computed_zorder=False)
     side = -(-max(scores.shape) // SURFACE_SIDE)
     margins = [(0, -length % side) for length in scores.shape]
     cells = np.pad(scores, margins, constant_values=-np.inf)
@@ -131,11 +131,12 @@ def draw_surface(path, scores, targets, title):
     axes.plot_surface(*np.meshgrid(columns, rows), cells, rstride=1, cstride=1, **look)
     for row, column in targets:
         height = cells[int(row) // side, int(column) // side]
-        axes.plot(column, row, height, "o", color="#c4500a", fillstyle="none", markersize=9)
+        ring = {"color": "#c4500a", "fillstyle": "none", "markersize": 9, "zorder": 5}
+        axes.plot(column, row, height, "o", **ring)
     height, width = scores.shape
     axes.set(xlim=(0, width), ylim=(height, 0), zlim=(0, 1))
     axes.set(xlabel="column", ylabel="row", zlabel="score")
-    axes.set_box_aspect((width / max(scores.shape), height / max(scores.shape), 0.5), zoom=1.15)
+    axes.set_box_aspect((width / max(scores.shape), height / max(scores.shape), 0.5), zoom=1.05)
     axes.view_init(elev=32, azim=-62)
     axes.set_title(title, fontsize=10.5, loc="left")
     save_figure(figure, path)
