@@ -1,4 +1,4 @@
-"""Trains a detector with the published protocol, then tests its best checkpoint."""
+"""Trains a detector by its published recipe, then tests its best checkpoint."""
 
 import platform
 import shlex

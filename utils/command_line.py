@@ -51,7 +51,7 @@ class CommandParser(argparse.ArgumentParser):
             if value is None or action.dest in without:
                 continue
             taken[action.dest] = value
-            flag = action.option_strings[-1]
+            flag = next(text for text in action.option_strings if text.startswith("--"))
             if action.nargs != 0:
                 words.append(f"{flag}={value}")
             elif not isinstance(value, bool):
