@@ -7,6 +7,7 @@ import pytest
 
 import test as test_script
 import train as train_script
+import utils.report.highlights
 import utils.training.history
 from data.synthetic.plans import Preset
 from data.synthetic.writing import write_synthetic
@@ -20,7 +21,7 @@ from utils.report import results
 from utils.report.published import PUBLISHED_COST
 from utils.run_dir import RunDir
 
-TINY = Preset(2, 1, 2, 1, frames=12, heights=(32, 40), widths=(32, 40))
+TINY = Preset(1, 0, 2, 1, frames=12, heights=(28, 32), widths=(30, 32))
 SHORT = {"DeepPro": 8, "DeepPro-Plus": 8, "Res-U+RFR": 4}  # clips, where their length is free
 
 
@@ -28,9 +29,10 @@ SHORT = {"DeepPro": 8, "DeepPro-Plus": 8, "Res-U+RFR": 4}  # clips, where their 
 def small():
     """DTUM's canvas and STDMANet's widths, which take seconds, are a fraction of theirs."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(MODELS["Res-UNet+DTUM"], "pads_to", 40)
+        patch.setattr(MODELS["Res-UNet+DTUM"], "pads_to", 32)
         patch.setattr(stdmanet, "PATH_CHANNELS", 16)
         patch.setattr(stdmanet, "REFINER_WIDTHS", (16, 32, 48))
+        patch.setattr(utils.report.highlights, "WORST", 1)
         patch.setattr(utils.training.history, "draw_history", lambda file, rows: None)
         yield
 
@@ -47,7 +49,7 @@ def runs(data, tmp_path_factory):
     """{system: folder of its run}, each trained for two epochs, tested and reported by train.py."""
     log, folders = tmp_path_factory.mktemp("log"), {}
     place = f"--dataset Synthetic --datapath {data} --savepath {log} --gpu cpu --epoch 2"
-    size = "--patch_size 16 --batch_size 2 --sample_rate 0.1 --cache memory"
+    size = "--patch_size 16 --batch_size 2 --sample_rate 0.2 --cache memory"
     for name in PUBLISHED_COST:
         before = set(log.glob("sem_seg/*"))
         seqlen = f"--seqlen {SHORT[name]}" if name in SHORT else ""
