@@ -3,6 +3,7 @@
 python -m tests.benchmarks.bench_inference [--size 256x256] [--precision fp32] [--device cpu]
 python -m tests.benchmarks.bench_inference --memory [--size 480x720]    peaks, in fresh processes
 python -m tests.benchmarks.bench_inference --complexity                 parameters and operations
+python -m tests.benchmarks.bench_inference --peers [--size 256x256]     beside other libraries
 
 Speeds are medians of runs that alternate between the two, after a warm-up; the peak of a matrix
 product is measured between them. On a CPU, `--threads 1 --clock cpu` counts the thread's own time,
@@ -23,6 +24,7 @@ import torch
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.fused import fuse
+from tests.benchmarks.peers import print_peers
 from tests.builders import STAGED
 from utils.complexity import complexity
 from utils.scan import run_clip
@@ -48,6 +50,7 @@ def parse_args():
     add("--memory", action="store_true", help="peak memory instead of speed")
     add("--engines", default="fast,reference", help="with --memory: whose peaks")
     add("--complexity", action="store_true", help="parameters and operations instead of speed")
+    add("--peers", action="store_true", help="OpenVINO, ONNX Runtime, torch.compile beside it")
     add("--peak-of", choices=("fast", "reference", "nothing"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -64,6 +67,8 @@ def main():
         print_peaks(names, args)
     elif args.complexity:
         print_complexity(names)
+    elif args.peers:
+        print_peers(names, [args.size], args.repeats)
     else:
         print_speeds(names, height, width, args)
 

@@ -160,9 +160,8 @@ class Attributions(Writer):
             share=share,
             attributions=counts,
         )
-        title = f"Influence of reference frames, {len(self.rows)} targets"
-        name = type(self.detector).__name__
-        draw_influence(self.folder / "influence.png", {name: [(offsets, influence)]}, title)
+        curves = {f"mean of {len(self.rows)} targets": [(offsets, influence)]}
+        draw_influence(self.folder / "influence.png", curves, "Influence of reference frames")
         return [self.folder]
 
     def attribution_lines(self):
