@@ -32,7 +32,14 @@ from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
 from utils.report.results import header, summarise, summary_lines, timing_line, write_results
-from utils.report.writers import EXPORTS, Detections, Normalisations, Overlays, ScoreMaps
+from utils.report.writers import (
+    EXPORTS,
+    Detections,
+    Normalisations,
+    Overlays,
+    ScoreMaps,
+    Surfaces,
+)
 from utils.run_dir import find_model_name, find_run, included_run, make_folder
 from utils.scan import open_scan
 from utils.tracks.writer import TrackOptions, Tracks
@@ -108,6 +115,8 @@ def parse_args(argv=None):
     )
     add("--visual", action="store_true", help="write score maps and animated overlays")
     add("--no-overlay", action="store_true", help="write no animated overlays")
+    numbers = {"type": int, "nargs": "+", "metavar": "FRAME"}
+    add("--surface", **numbers, help="draw the scores of the frames of these numbers as surfaces")
     add(
         "--attribution",
         action="store_true",
@@ -359,6 +368,8 @@ def open_writers(args, spec, tested, device):
     }
     if not args.no_overlay:
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
+    if args.surface is not None:
+        writers["surfaces"] = Surfaces(output / f"surfaces{suffix}", args.surface)
     if args.min_track is not None:
         options = TrackOptions(args.min_area, args.min_track, frame_rate=args.frame_rate)
         writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)

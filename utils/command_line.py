@@ -51,7 +51,7 @@ class CommandParser(argparse.ArgumentParser):
             if value is None or action.dest in without:
                 continue
             taken[action.dest] = value
-            flag = action.option_strings[-1]
+            flag = next(text for text in action.option_strings if text.startswith("--"))
             if action.nargs != 0:
                 words.append(f"{flag}={value}")
             elif not isinstance(value, bool):
@@ -169,6 +169,11 @@ def not_negative(kind):
 def fraction(text):
     """An argparse type: a number from 0 to 1."""
     return _bounded(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")(text)
+
+
+def below_one(text):
+    """An argparse type: a number from 0 to below 1."""
+    return _bounded(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")(text)
 
 
 def frame_size(text):
