@@ -16,6 +16,7 @@ from utils.attribution.writer import AttributionOptions, Attributions
 from utils.checkpoint import load, load_weights
 from utils.command_line import (
     CommandParser,
+    add_normalisation,
     fraction,
     frame_size,
     positive,
@@ -40,7 +41,14 @@ from utils.report.results import (
     timing_line,
     write_results,
 )
-from utils.report.writers import EXPORTS, Detections, Normalisations, Overlays, ScoreMaps
+from utils.report.writers import (
+    EXPORTS,
+    Detections,
+    Normalisations,
+    Overlays,
+    ScoreMaps,
+    Surfaces,
+)
 from utils.run_dir import check_apart, find_model_name, find_run, included_run, make_folder
 from utils.scan import open_scan
 from utils.tracks.writer import TrackOptions, Tracks
@@ -69,18 +77,10 @@ def parse_args(argv=None):
         "images (or with images/ and optionally masks/), a folder of such folders, a multi-page "
         "TIFF, a GIF, a .npy or .npz array (T, H, W), or a video",
     )
-    add(
-        "--mean",
-        type=float,
-        help="of the grey levels; with --std, in place of the data set's, or of those that the run "
-        "was trained with on it",
-    )
-    add("--std", type=float, help="of the grey levels; with --mean")
-    add(
-        "--normalise-as",
-        metavar="DATASET",
-        help="take mean and std of this data set. Own footage is normalised by its own otherwise, "
-        "sequence by sequence",
+    add_normalisation(
+        add,
+        ". If none is given: what the run was trained with on this data set, or the data set's "
+        "own; own footage by its own, sequence by sequence",
     )
     add("--seqlen", type=positive(int), help="frames of a clip; the checkpoint's if not given")
     add("--batch_size", type=positive(int), default=1, help="clips fed at once")
@@ -123,6 +123,8 @@ def parse_args(argv=None):
     )
     add("--visual", action="store_true", help="write score maps and animated overlays")
     add("--no-overlay", action="store_true", help="write no animated overlays")
+    numbers = {"type": int, "nargs": "+", "metavar": "FRAME"}
+    add("--surface", **numbers, help="draw the scores of the frames of these numbers as surfaces")
     add(
         "--attribution",
         action="store_true",
@@ -366,6 +368,8 @@ def open_writers(args, spec, tested, device):
     }
     if not args.no_overlay:
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
+    if args.surface is not None:
+        writers["surfaces"] = Surfaces(output / f"surfaces{suffix}", args.surface)
     if args.min_track is not None:
         options = TrackOptions(args.min_area, args.min_track, frame_rate=args.frame_rate)
         writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)

@@ -1,7 +1,8 @@
-"""Trains a detector with the published protocol, then tests its best checkpoint."""
+"""Trains a detector by its published recipe, then tests its best checkpoint."""
 
 import platform
 import shlex
+from argparse import BooleanOptionalAction
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm import tqdm
 import test
 from data.batches import Batches
 from data.cache.build import MODES, open_frames
-from data.clips import ClipOptions, TrainClips
+from data.clips import CROPS, ClipOptions, TrainClips
 from data.lists import find_sequences, hold_out, prepare
 from data.record import read_normalisation
 from data.sequences import measure_normalisation, open_sequences
@@ -25,19 +26,22 @@ from models import MODELS, build_model
 from models.engine.training import FastTraining
 from models.fused import fuse
 from utils.checkpoint import load_last, load_weights
-from utils.command_line import CommandParser, fraction, not_negative, positive, run_command
+from utils.command_line import (
+    CommandParser,
+    add_normalisation,
+    below_one,
+    fraction,
+    not_negative,
+    positive,
+    run_command,
+)
 from utils.evaluation import add_up, validate
 from utils.launcher import relaunch
-from utils.process import (
-    StopRequest,
-    is_launched,
-    joined_group,
-    ready_device,
-    seed_everything,
-)
+from utils.process import StopRequest, is_launched, joined_group, ready_device, seed_everything
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
 from utils.training.history import Recorder
 from utils.training.memory import memory_line, step_bytes
+from utils.training.recipes import RECIPES, choose_recipe, recipe_line
 from utils.training.trainer import OPTIMIZERS, STEP_PRECISIONS, Schedule, Trainer, TrainerOptions
 from utils.training_state import SELECTIONS, TrainingState, describe, plain
 
@@ -45,21 +49,17 @@ PLACE_OPTIONS = ("log_dir", "savepath", "gpu", "gpu_num", "cache", "cache_dir", 
 
 
 def parse_args(argv=None):
-    parser = CommandParser(description=__doc__)
-    add = parser.add_argument
+    first = CommandParser(add_help=False)  # what the defaults of the others follow from
+    add = first.add_argument
     add("--model", choices=MODELS, default="DeepPro-Plus", help="network")
-    add("--dataset", default="NUDT-MIRSDT", help="name of the data set")
-    add("--datapath", help="the data set's folder; ./datasets/DATASET if not given")
-    add("--mean", type=float, help="of the grey levels; with --std, in place of the data set's")
-    add("--std", type=float, help="of the grey levels; with --mean")
-    add(
-        "--normalise-as",
-        metavar="DATASET",
-        help="take mean and std of this data set; auto: of the training frames. Checkpoints keep "
-        "what is not the data set's own, and test.py uses it",
-    )
+    add("--recipe", choices=RECIPES, default="own", help="defaults of its authors, or of DeepPro")
     add("--savepath", default="./log/", help="where runs are written")
     add("--log_dir", help="continue this run, a folder's name under SAVEPATH/sem_seg")
+    parser = CommandParser(description=__doc__, parents=[first])
+    add = parser.add_argument
+    add("--dataset", default="NUDT-MIRSDT", help="name of the data set")
+    add("--datapath", help="the data set's folder; ./datasets/DATASET if not given")
+    add_normalisation(add, "; auto: of the training frames. The run's tests use what it had")
     add("--epoch", type=positive(int), default=32, help="number of epochs")
     add("--batch_size", type=positive(int), default=4, help="clips of a step")
     add("--learning_rate", type=positive(float), default=0.001, help="initial learning rate")
@@ -72,6 +72,7 @@ def parse_args(argv=None):
         default=1e-4,
         help="weight decay of Adam; SGD has none",
     )
+    add("--beta2", type=below_one, default=0.999, help="of Adam: decay of the mean square")
     add("--loss", choices=LOSSES, default="SoftIoU", help="training loss: see losses/")
     add("--seqlen", type=positive(int), help="frames of a clip; the network's if not given")
     add("--patch_size", type=positive(int), default=128, help="side of the training crop, pixels")
@@ -85,11 +86,7 @@ def parse_args(argv=None):
     add("--threshold_eval", type=fraction, default=0.5, help="score threshold of IoU")
     add("--gpu", default="0", help="index of the GPU, or cpu")
     add("--gpu_num", type=positive(int), default=1, help="how many GPUs, one process each")
-    add(
-        "--workers",
-        type=not_negative(int),
-        help="reading processes; none if frames are cached",
-    )
+    add("--workers", type=not_negative(int), help="reading processes; none if frames are cached")
     add("--seed", type=not_negative(int), default=46, help="of weights, clips and losses")
     add(
         "--precision",
@@ -114,11 +111,14 @@ def parse_args(argv=None):
     )
     add(
         "--ema",
-        type=fraction,
+        type=below_one,
         default=0.0,
         help="decay of an average of the weights, which is then tested; 0: none",
     )
-    add("--flips", action="store_true", help="mirror clips at random")
+    add("--crops", choices=CROPS, default="near", help="3 of 4 near a target, or half right on it")
+    switch = {"action": BooleanOptionalAction, "default": False}
+    add("--flips", **switch, help="mirror clips at random")
+    add("--turns", **switch, help="play clips backwards and swap rows and columns at random")
     add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
     add(
         "--empty_clips",
@@ -126,14 +126,18 @@ def parse_args(argv=None):
         default=0.0,
         help="weight of a loss on clips without target, their mean score; 0: none",
     )
-    args = parser.parse_args(argv)
-    if args.log_dir is not None:
-        run = find_run(args.savepath, args.log_dir)
+    chosen, _ = first.parse_known_args(argv)
+    recorded = {}
+    if chosen.log_dir is not None:
+        run = find_run(chosen.savepath, chosen.log_dir)
         checkpoint = load_last(run)
-        recorded = checkpoint and describe(checkpoint).args
         # What the run was started with; what is given now comes before it.
-        parser.recall(recorded or run.options(), run.path, without=PLACE_OPTIONS)
-        args = parser.parse_args(argv)
+        recorded = (checkpoint and describe(checkpoint).args) or run.options()
+        parser.recall(recorded, run.path, without=PLACE_OPTIONS)
+        chosen, _ = first.parse_known_args(argv)
+    recipe = choose_recipe(MODELS[chosen.model], chosen.recipe)
+    parser.set_defaults(**{name: recipe[name] for name in recipe.keys() - recorded.keys()})
+    args = parser.parse_args(argv)
     if args.seqlen is None:
         args.seqlen = MODELS[args.model].seqlen
     if args.datapath is None:
@@ -142,8 +146,6 @@ def parse_args(argv=None):
         args.sample_rate = get_spec(args.dataset).sample_rate
     if args.cache_dir is None:
         args.cache_dir = Path(args.datapath) / ".frames"
-    if args.ema == 1:
-        raise ValueError(f"--ema {args.ema}: expected a decay from 0 to below 1")
     return args
 
 
@@ -254,6 +256,8 @@ def open_data(args, spec, group):
         args.flips,
         args.exclude_padding,
         MODELS[args.model].predicts,
+        args.turns,
+        args.crops,
     )
     mean, std = normalise(args, spec, training, group)
     frames = open_cache(args, spec, training, group)
@@ -300,10 +304,8 @@ def bar(sequences, group, title, total=None):
 def build_trainer(args, clips, device, group):
     """A fresh network with what trains it."""
     detector = build_model(args.model, args.seqlen).to(device)
-    if not any(True for _ in detector.parameters()):
-        raise ValueError(f"--model {args.model}: has no weights to train; test.py tests it")
     network = torch.compile(detector) if args.compile else FastTraining(detector)
-    rates = args.learning_rate, args.decay_rate
+    rates = args.learning_rate, args.decay_rate, args.beta2
     criterion = build_loss(args.loss)
     if args.exclude_padding:
         criterion = WithoutPadding(criterion)
@@ -357,6 +359,7 @@ def log_start(log, args, trainer, clips, sequences):
     """The first lines of a log: arguments, versions, device, amount of data."""
     log("PARAMETER ...")
     log(f"{args}")
+    log(recipe_line(args.model, choose_recipe(MODELS[args.model], args.recipe), vars(args)))
     log(
         f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, "
         f"device {trainer.device}, seed {args.seed}, processes {trainer.group.size}"

@@ -22,6 +22,18 @@ OWN_PACKAGES = ("data", "losses", "models", "utils")
 FIRST_TELLS = 3  # seconds in which torchrun ends the other processes when one has failed
 
 
+def add_normalisation(add, words=""):
+    """Adds the options that say mean and std of the grey levels.
+
+    Args:
+        add: `add_argument` of a parser.
+        words: more help on `--normalise-as`.
+    """
+    add("--mean", type=float, help="of the grey levels; with --std, in place of the data set's")
+    add("--std", type=float, help="of the grey levels; with --mean")
+    add("--normalise-as", metavar="DATASET", help=f"take mean and std of this data set{words}")
+
+
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
     """Says no default where there is none, or where it is that of a switch."""
 
@@ -55,7 +67,7 @@ class CommandParser(argparse.ArgumentParser):
             if value is None or action.dest in without:
                 continue
             taken[action.dest] = value
-            flag = action.option_strings[-1]
+            flag = next(text for text in action.option_strings if text.startswith("--"))
             if action.nargs != 0:
                 words.append(f"{flag}={value}")
             elif not isinstance(value, bool):
@@ -198,6 +210,11 @@ def not_negative(kind):
 def fraction(text):
     """An argparse type: a number from 0 to 1."""
     return _bounded(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")(text)
+
+
+def below_one(text):
+    """An argparse type: a number from 0 to below 1."""
+    return _bounded(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")(text)
 
 
 def frame_size(text):

@@ -21,7 +21,7 @@ OPTIMIZER_VALUES = {
     torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.SGD: {"momentum_buffer"},
 }
-FIXED_OPTIONS = ("select", "optimizer")  # of a run that is continued
+FIXED_OPTIONS = ("select", "optimizer", "recipe")  # of a run that is continued
 # What the best checkpoint is selected on.
 SELECTIONS = {"test": "test list, as published", "heldout": "held-out training sequences"}
 # Of validations whose IoUs can be compared.
@@ -37,6 +37,7 @@ class Description:
     Attributes:
         weights: the state dict of its network.
         args: the options of its training, by their command-line names; empty if not recorded.
+            Before there were recipes, all detectors were trained by DeepPro's.
         epochs: number of epochs trained.
     """
 
@@ -78,7 +79,9 @@ def describe(checkpoint):
     """The `Description` of a checkpoint from `utils.checkpoint.load`."""
     epoch = checkpoint.get("epoch")
     epochs = None if epoch is None else epoch + 1
-    return Description(checkpoint[WEIGHTS], checkpoint.get("args") or {}, epochs)
+    recorded = checkpoint.get("args") or {}
+    args = {"recipe": "deeppro", **recorded} if recorded else {}
+    return Description(checkpoint[WEIGHTS], args, epochs)
 
 
 class TrainingState:

@@ -34,7 +34,8 @@ def files_of(folder):
 @pytest.mark.parametrize("mode", ["memory", "disk"])
 @pytest.mark.parametrize("size", [None, (16, 16)])
 def test_clips_are_the_same_with_and_without_a_cache(sequences, tmp_path, mode, size):
-    options = 100.0, 20.0, ClipOptions(10, 9, 0.5, 3, flips=True, mark_padding=True)
+    wanted = ClipOptions(10, 9, 0.5, 3, flips=True, mark_padding=True, turns=True)
+    options = 100.0, 20.0, wanted
     plain = TrainClips(sequences, *options, size)
     frames = open_frames(sequences, size, mode, tmp_path / "frames")
     cached = TrainClips(sequences, *options, size, frames)

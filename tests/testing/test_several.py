@@ -137,6 +137,22 @@ def test_two_processes_count_and_write_what_one_does(log, root, tmp_path, count)
     assert names[0] == names[1]
 
 
+@pytest.mark.parametrize("name", ["STDMANet", "Res-U+RFR"])
+def test_two_processes_count_what_one_does_for_last_frames_and_recurrences(root, tmp_path, name):
+    write_list(root / "test.txt", NAMES)
+    save(tmp_path / "weights.pth", build_model(name).state_dict())
+    options = f"--model {name} --weights {tmp_path / 'weights.pth'} --datapath {root} --gpu cpu"
+    options += " --no-overlay --protocol roc3d --output"
+    process = torchrun(*f"{options} {tmp_path / 'two'}".split())
+    assert call(test_script, options, str(tmp_path / "one")) == 0
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-5000:]
+    two, one = written(tmp_path / "two"), written(tmp_path / "one")
+    assert two["protocols"] == one["protocols"] and two["iou"] == one["iou"]
+    # Untrained, they score near 0.5: counted every hundredth.
+    assert len(set(one["protocols"]["roc3d"]["subsets"]["all"]["background_alarms"])) > 3
+
+
 def children_of(process):
     listed = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(process)], capture_output=True, text=True

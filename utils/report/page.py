@@ -2,6 +2,7 @@
 
 import base64
 import inspect
+from collections.abc import Callable
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from utils.efficiency import efficiency_line
 from utils.files import short_name, write_text, write_whole
 from utils.protocols import MAIN, PROTOCOLS
-from utils.report.figures import draw_pd_fa, draw_profile
+from utils.report.figures import draw_pd_fa, draw_profile, draw_rates
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
 from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, shown_at
 from utils.report.overlay import COLOURS, draw_frame, report_scale
@@ -27,6 +28,21 @@ from utils.run_dir import make_folder
 
 # The count behind a ratio, and its title: they stand left of it where a protocol has them.
 COUNTS = {"pd": ("found", "detected"), "fa": ("alarms", "false_alarm_pixels")}
+
+
+class Curves(NamedTuple):
+    """A figure of rates, for the protocols that have these keys."""
+
+    keys: set
+    stem: str
+    title: str
+    draw: Callable
+
+
+CURVES = (
+    Curves({"pd", "fa", "pixels"}, "pd_fa", "Pd over Fa", draw_pd_fa),
+    Curves({"tpr", "fpr", "background_pixels"}, "rates", "Rates over the threshold", draw_rates),
+)
 STYLE = """
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif;
   color: #22262c; background: #fff; margin: 0 auto; padding: 16px; max-width: 1160px; }
@@ -121,20 +137,19 @@ def _head(metrics):
 
 
 def _curves(metrics, folder):
-    """Pd over Fa under every protocol that has both over its thresholds."""
+    """Detection and false alarms under every protocol that has both over its thresholds."""
     figures = []
     for name, counted in metrics["protocols"].items():
-        if not {"pd", "fa", "pixels"} <= counted["subsets"]["all"].keys():
-            continue
-        title = PROTOCOLS[name].title
+        kinds = [kind for kind in CURVES if kind.keys <= counted["subsets"]["all"].keys()]
         curves = {
             f"{words} ({counted['subsets'][subset]['targets']} targets)": counted["subsets"][subset]
             for subset, words in reversed(SUBSETS.items())
-            if subset in counted["subsets"]
+            if kinds and subset in counted["subsets"]
         }
-        path = folder / f"pd_fa_{name}.png"
-        draw_pd_fa(path, curves, counted["thresholds"], f"Pd over Fa, {title}")
-        figures.append(_figure(path, f"Pd over Fa under {title}", ""))
+        for kind in kinds:
+            path, title = folder / f"{kind.stem}_{name}.png", PROTOCOLS[name].title
+            kind.draw(path, curves, counted["thresholds"], f"{kind.title}, {title}")
+            figures.append(_figure(path, f"{kind.title} under {title}", ""))
     return f'<h2>Pd over Fa</h2><div class="grid">{"".join(figures)}</div>'
 
 

@@ -3,14 +3,18 @@
 However long a sequence is, a writer keeps a bounded part of it.
 """
 
+import warnings
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
 from utils.files import short_name, write_whole
+from utils.metrics import find_targets
+from utils.protocols.components import measure
 from utils.report.aside import Aside
 from utils.report.detections import centroid_lines, find_detections, table_head, table_rows
+from utils.report.figures import draw_surface
 from utils.report.marks import mark_frames
 from utils.report.overlay import Overlay
 from utils.run_dir import make_folder
@@ -115,6 +119,41 @@ class Overlays(Writer):
 
     def close(self):
         return [self.folder] if self.count else []
+
+
+class Surfaces(Writer):
+    """Writes `<folder>/<sequence>_<frame>.png`: the scores of a frame as a surface.
+
+    Args:
+        folder: where to.
+        numbers: of the frames that are drawn, of every sequence that has them.
+    """
+
+    def __init__(self, folder, numbers):
+        self.folder, self.numbers, self.drawn = folder, set(numbers), []
+
+    def add(self, block):
+        for number, scores, centroids in zip(
+            block.numbers,
+            block.scores,
+            np.zeros_like(block.scores) if block.centroids is None else block.centroids,
+            strict=True,
+        ):
+            if number in self.numbers:
+                name = block.sequence.name
+                targets = measure(find_targets(centroids[None])).centroid
+                path = make_folder(self.folder) / f"{short_name(name)}_{number:05d}.png"
+                draw_surface(path, scores, targets, f"Scores of {name}, frame {number}")
+                self.drawn.append(number)
+
+    def share(self, group):
+        self.drawn = group.gather(self.drawn)
+
+    def close(self):
+        missing = sorted(self.numbers - set(self.drawn))
+        if missing:
+            warnings.warn(f"--surface: no sequence has a frame {missing[0]}", stacklevel=1)
+        return [self.folder] if self.drawn else []
 
 
 class Detections(Writer):
