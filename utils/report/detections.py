@@ -76,16 +76,21 @@ def find_detections(block, threshold):
 
 def table_head():
     """The first row of detections.csv, as text."""
-    return csv_text([("sequence", *COLUMNS)])
+    return csv_text([("sequence", *COLUMNS, "file")])
 
 
-def table_rows(sequence, detections):
-    """The rows of detections.csv for detections of the named sequence, as text."""
+def table_rows(sequence, detections, files):
+    """The rows of detections.csv for detections of the named sequence, as text.
+
+    Args:
+        files: {frame number: name of its file}, without those that have none of their own.
+    """
     columns = [[getattr(detection, name) for detection in detections] for name in COLUMNS]
     for column, field in zip(columns, fields(Detection), strict=True):
         if field.type is float:
             column[:] = [round(entry, 6) for entry in column]
-    return csv_text(zip([sequence] * len(detections), *columns, strict=True))
+    names = [files.get(detection.frame, "") for detection in detections]
+    return csv_text(zip([sequence] * len(detections), *columns, names, strict=True))
 
 
 def read_detections(path):

@@ -190,7 +190,9 @@ class Detections(Writer):
         found = find_detections(block, self.threshold)
         self.count += len(found)
         if self.table is not None:
-            self.table.write(table_rows(block.sequence.name, found).encode())
+            names = block.sequence.file_names or ()
+            files = dict(zip(block.numbers, names[block.start : block.stop], strict=False))
+            self.table.write(table_rows(block.sequence.name, found, files).encode())
         if self.centroids is not None:
             if self.text is None:
                 self.text = Aside(self.centroids / f"{short_name(block.sequence.name)}.txt")
