@@ -109,6 +109,7 @@ def peak_of(writers, frames):
     """Most memory that Python and numpy held while the writers took so many frames, bytes."""
 
     class Long:
+        file_names = None
         name, labelled, numbers, normalisation = "long", True, range(1, frames + 1), (100.0, 20.0)
         masks = centroids = None
         rng = np.random.default_rng(46)
