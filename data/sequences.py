@@ -307,6 +307,13 @@ def open_sequences(sequences, normalisation, size=None, first_number=1):
     return TestSequences(opened, remarks)
 
 
+def join_sequences(parts):
+    """The `TestSequences` of several, in order; each part has its own normalisation."""
+    if len(parts) == 1:
+        return parts[0]
+    return TestSequences([sequence for part in parts for sequence in part.sequences])
+
+
 def mean_std(blocks):
     """Mean and standard deviation of all grey levels of blocks (n, H, W); std 1 where it is 0.
 

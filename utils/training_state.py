@@ -26,7 +26,8 @@ FIXED_OPTIONS = ("select", "optimizer")  # of a run that is continued
 SELECTIONS = {"test": "test list, as published", "heldout": "held-out training sequences"}
 # Of validations whose IoUs can be compared.
 SELECTION_OPTIONS = ("dataset", "datapath", "select", "threshold_eval")
-EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen")  # say which clips a step takes
+# Say which clips a step takes.
+EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen", "augment")
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,10 @@ class TrainingState:
             if before is None:
                 return f"the checkpoint does not record its --{name}"
             if name == "datapath":
-                before, now = (Path(str(place)).resolve() for place in (before, now))
+                before, now = map(_resolved, (before, now))
             if before != now:
-                return f"--{name} was {' '.join(str(before).split())}"
+                words = before if isinstance(before, list) else [before]
+                return f"--{name} was {' '.join(' '.join(map(str, words)).split())}"
         return None
 
     def _refuse_changes(self, checkpoint, path):
@@ -193,6 +195,12 @@ class TrainingState:
                 f"{path}: it stopped within an epoch, which cannot go on with other data: "
                 f"{was} then, {is_now} now"
             )
+
+
+def _resolved(places):
+    """One path or several, as a list without links."""
+    places = places if isinstance(places, list) else [places]
+    return [Path(str(place)).resolve() for place in places]
 
 
 def plain(options):
