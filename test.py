@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.formats.encoder import VideoFile, check_encoder
 from data.lists import read_snr
 from data.specs import choose_normalisation, get_spec
 from models import MODELS, build_model
@@ -35,6 +36,7 @@ from utils.report.results import header, summarise, summary_lines, timing_line, 
 from utils.report.writers import EXPORTS, Detections, Normalisations, Overlays, ScoreMaps
 from utils.run_dir import find_model_name, find_run, included_run, make_folder
 from utils.scan import open_scan
+from utils.tracks.video import OverlayVideos
 from utils.tracks.writer import TrackOptions, Tracks
 from utils.training_state import describe
 
@@ -144,7 +146,8 @@ def parse_args(argv=None):
     )
     add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
     add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
-    add("--frame_rate", type=positive(float), default=30.0, help="for false tracks a minute")
+    add("--frame_rate", type=positive(float), default=30.0, help="of videos")
+    add("--overlay_video", action="store_true", help="write visual/*.mp4 with trails of tracks")
     add("--export", choices=EXPORTS, help="write a text file of centroids for each sequence")
     add(
         "--coordinate-order",
@@ -163,6 +166,8 @@ def parse_args(argv=None):
         parser.error("--epoch without a run; expected --log_dir, whose checkpoints are numbered")
     if args.export_model is not None and len(args.log_dir or ()) > 1:
         parser.error("--export_model with several runs; expected one --log_dir")
+    if args.overlay_video:
+        check_encoder()  # before anything is computed
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
@@ -359,9 +364,12 @@ def open_writers(args, spec, tested, device):
     }
     if not args.no_overlay:
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
+    options = TrackOptions(args.min_area, args.min_track or 1, frame_rate=args.frame_rate)
     if args.min_track is not None:
-        options = TrackOptions(args.min_area, args.min_track, frame_rate=args.frame_rate)
         writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)
+    if args.overlay_video:
+        drawn = pictures, threshold, protocol, options, VideoFile
+        writers["videos"] = OverlayVideos(*drawn)
     if args.attribution:
         options = AttributionOptions(
             args.attribution_of,
