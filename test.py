@@ -7,14 +7,15 @@ from tqdm import tqdm
 
 from data.formats.encoder import VideoFile, check_encoder
 from data.lists import read_snr
-from data.specs import choose_normalisation, get_spec
+from data.live.sequence import open_live
+from data.live.streams import LEVELS, is_live
+from data.specs import FOOTAGE, choose_normalisation, get_spec
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.export import export_model
 from models.fused import fuse
 from utils.attribution.figures import draw_influence_of
-from utils.attribution.paths import PATHS
-from utils.attribution.writer import AttributionOptions, Attributions
+from utils.attribution.writer import AttributionOptions, Attributions, add_attribution_options
 from utils.checkpoint import load, load_weights
 from utils.command_line import (
     CommandParser,
@@ -22,18 +23,24 @@ from utils.command_line import (
     frame_size,
     positive,
     run_command,
-    word_or_pixel,
 )
 from utils.compare.joint import joint_table
 from utils.compare.published_table import published_table
 from utils.efficiency import efficiency_line, measure_efficiency
 from utils.evaluation import Evaluator
-from utils.process import choose_device, joined_group, keep_freed_memory
+from utils.process import StopRequest, choose_device, joined_group, keep_freed_memory
 from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
 from utils.report.results import header, summarise, summary_lines, timing_line, write_results
-from utils.report.writers import EXPORTS, Detections, Normalisations, Overlays, ScoreMaps
+from utils.report.writers import (
+    EXPORTS,
+    Detections,
+    Normalisations,
+    Overlays,
+    Printed,
+    ScoreMaps,
+)
 from utils.run_dir import find_model_name, find_run, included_run, make_folder
 from utils.scan import open_scan
 from utils.tracks.video import OverlayVideos
@@ -61,8 +68,11 @@ def parse_args(argv=None):
         "--datapath",
         help="the data set's folder; ./datasets/DATASET if not given. For Frames: a folder of "
         "images (or with images/ and optionally masks/), a folder of such folders, a multi-page "
-        "TIFF, a GIF, a .npy or .npz array (T, H, W), or a video",
+        "TIFF, a GIF, a .npy or .npz array (T, H, W), or a video; - for raw frames from a pipe, a "
+        "camera's device or an rtsp:// address: detections are printed as they come",
     )
+    add("--size", type=frame_size, metavar="HEIGHTxWIDTH", help="of the frames of --datapath -")
+    add("--bits", type=int, choices=LEVELS, default=8, help="of a pixel of --datapath -")
     add("--mean", type=float, help="of the grey levels; with --std, in place of the data set's")
     add("--std", type=float, help="of the grey levels; with --mean")
     add(
@@ -110,40 +120,7 @@ def parse_args(argv=None):
     )
     add("--visual", action="store_true", help="write score maps and animated overlays")
     add("--no-overlay", action="store_true", help="write no animated overlays")
-    add(
-        "--attribution",
-        action="store_true",
-        help="write to attribution/ what the scores of targets are due to: integrated gradients of "
-        "some targets of each sequence, figures, and whether interventions agree",
-    )
-    add(
-        "--attribution-of",
-        type=word_or_pixel("targets", "alarms"),
-        default="targets",
-        metavar="WHAT",
-        help="targets (detections where there are no masks), alarms: false ones, or one pixel: "
-        "FRAME,ROW,COLUMN",
-    )
-    add("--attribution-frames", type=positive(int), default=1, help="most frames of a sequence")
-    add("--attribution-targets", type=positive(int), default=8, help="most targets of a frame")
-    add(
-        "--attribution-path",
-        choices=PATHS,
-        default="zero",
-        help="where the path to the clip starts: at the data set's mean level, at the blurred mean "
-        "of time, or at black",
-    )
-    add(
-        "--attribution-error",
-        type=fraction,
-        default=0.01,
-        help="completeness error at which no more points of the path are added",
-    )
-    add(
-        "--attribution-points",
-        type=positive(int),
-        help="so many equidistant points with both ends, as published, whatever the error",
-    )
+    add_attribution_options(add)
     add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
     add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
     add("--frame_rate", type=positive(float), default=30.0, help="of videos")
@@ -166,16 +143,16 @@ def parse_args(argv=None):
         parser.error("--epoch without a run; expected --log_dir, whose checkpoints are numbered")
     if args.export_model is not None and len(args.log_dir or ()) > 1:
         parser.error("--export_model with several runs; expected one --log_dir")
+    args.live = args.datapath is not None and args.dataset == FOOTAGE and is_live(args.datapath)
+    if args.live and (args.visual or args.attribution or len(args.log_dir or ()) > 1):
+        parser.error("--datapath of live frames with --visual, --attribution or several runs")
+    if args.size is not None and not args.live:
+        parser.error("--size without --dataset Frames --datapath -; other frames have their own")
     if args.overlay_video:
         check_encoder()  # before anything is computed
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
-
-
-def fast_engine(model, precision, memory):
-    """The network's fast engine, band by band within the memory budget, where it has one."""
-    return fuse(model, precision, memory)
 
 
 def reference_engine(model, precision, memory):
@@ -185,7 +162,7 @@ def reference_engine(model, precision, memory):
     return model
 
 
-ENGINES = {"fast": fast_engine, "reference": reference_engine}
+ENGINES = {"fast": fuse, "reference": reference_engine}
 
 
 @dataclass
@@ -216,7 +193,7 @@ def main(args, group=None):
             f"{tested.detector.seqlen} frames"
         )
         return
-    with joined_group(args.gpu, group) as group:
+    with joined_group(args.gpu, group) as group, StopRequest(args.live) as stop:
         device = choose_device(args.gpu, group)
         if device.type == "cpu" and (args.engine == "reference" or args.attribution):
             keep_freed_memory()
@@ -224,7 +201,11 @@ def main(args, group=None):
             raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")
         table = []
         for tested in open_tested(args, quiet=not group.is_main):
-            sequences = spec.open(spec, args.datapath, normalisation)
+            if args.live:
+                form = args.size, args.bits, normalisation, stop.arrived
+                sequences = open_live(args.datapath, *form)
+            else:
+                sequences = spec.open(spec, args.datapath, normalisation)
             table.append(run_test(args, spec, tested, sequences, device, group))
     table = [metrics for metrics in table if metrics is not None]
     if len(table) > 1:
@@ -306,7 +287,11 @@ def run_test(args, spec, tested, sequences, device, group):
     writers = open_writers(args, spec, tested, device)
     evaluator = Evaluator(scan, choose(args.protocol), args.threshold_eval, writers.values())
     mine = sequences.share(group.shard)
-    total = sum(map(len, mine))
+    total = None if args.live else sum(map(len, mine))
+    if args.live:
+        seconds = scan.delay / args.frame_rate
+        late = f"{scan.delay} frames later, {seconds:.1f} s at {args.frame_rate:g} a second"
+        print(f"Live: detections are final at most {late}", flush=True)
     with tqdm(total=total, desc="Testing", unit="frame", disable=None) as bar:
         evaluation = evaluator.run(mine, bar)
     for shared in (evaluation, *writers.values()):
@@ -360,9 +345,12 @@ def open_writers(args, spec, tested, device):
         "detections": Detections(table, threshold, centroids, args.coordinate_order),
         "highlights": Highlights(threshold, protocol),
         "normalisations": Normalisations(),
-        "score maps": ScoreMaps(pictures, unlabelled_only),
     }
-    if not args.no_overlay:
+    if args.live:  # what has no end is not drawn frame by frame
+        writers["printed"] = Printed(threshold)
+    else:
+        writers["score maps"] = ScoreMaps(pictures, unlabelled_only)
+    if not (args.no_overlay or args.live):
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
     options = TrackOptions(args.min_area, args.min_track or 1, frame_rate=args.frame_rate)
     if args.min_track is not None:
@@ -371,14 +359,8 @@ def open_writers(args, spec, tested, device):
         drawn = pictures, threshold, protocol, options, VideoFile
         writers["videos"] = OverlayVideos(*drawn)
     if args.attribution:
-        options = AttributionOptions(
-            args.attribution_of,
-            args.attribution_frames,
-            args.attribution_targets,
-            args.attribution_path,
-            args.attribution_points,
-            args.attribution_error,
-        )
+        names = ("of", "frames", "targets", "path", "points", "error")
+        options = AttributionOptions(*(getattr(args, f"attribution_{name}") for name in names))
         given = output / "attribution", tested.detector, device, threshold, options, protocol
         writers["attribution"] = Attributions(*given)
     return writers

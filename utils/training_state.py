@@ -180,7 +180,7 @@ class TrainingState:
                 )
         if not checkpoint.get("position"):
             return
-        changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now[name]]
+        changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now.get(name)]
         if changed:
             raise ValueError(
                 f"{path}: it stopped within an epoch, which cannot go on with another "

@@ -3,8 +3,11 @@
 However long a sequence is, a writer keeps a bounded part of it.
 """
 
+import sys
+
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from utils.report.aside import Aside
 from utils.report.detections import centroid_lines, find_detections, table_head, table_rows
@@ -186,6 +189,25 @@ class Detections(Writer):
         if self.table is not None:
             self.table.keep()
         return [path for path in (self.path, self.centroids) if path is not None]
+
+
+class Printed(Writer):
+    """Prints the rows of detections.csv as they become final.
+
+    Args:
+        threshold: a pixel is positive if its score is at least this.
+    """
+
+    def __init__(self, threshold):
+        self.threshold, self.begun = threshold, False
+
+    def add(self, block):
+        rows = table_rows(block.sequence.name, find_detections(block, self.threshold))
+        if not self.begun:
+            rows, self.begun = table_head() + rows, True
+        for row in rows.splitlines():
+            tqdm.write(row, file=sys.stdout)  # not into a bar
+        sys.stdout.flush()
 
 
 class Normalisations(Writer):
