@@ -14,6 +14,7 @@ from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.export import export_model
 from models.fused import fuse
+from models.registration import find_shift
 from utils.attribution.figures import draw_influence_of
 from utils.attribution.writer import AttributionOptions, Attributions, add_attribution_options
 from utils.checkpoint import load, load_weights
@@ -42,7 +43,7 @@ from utils.report.writers import (
     ScoreMaps,
 )
 from utils.run_dir import find_model_name, find_run, included_run, make_folder
-from utils.scan import open_scan
+from utils.scan import Stabiliser, open_scan
 from utils.tracks.video import OverlayVideos
 from utils.tracks.writer import TrackOptions, Tracks
 from utils.training_state import describe
@@ -102,6 +103,7 @@ def parse_args(argv=None):
     )
     add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
+    add("--stabilise", action="store_true", help="of a moving camera: lay a clip's frames together")
     add("--memory", help="the network's working memory, such as 1GiB; chosen if not given")
     add(
         "--output",
@@ -283,7 +285,8 @@ def run_test(args, spec, tested, sequences, device, group):
     """
     detector = tested.detector.to(device)
     network = ENGINES[args.engine](detector, args.precision, args.memory)
-    scan = open_scan(detector, network, device, args.batch_size)
+    stabiliser = Stabiliser(find_shift) if args.stabilise else None
+    scan = open_scan(detector, network, device, args.batch_size, stabiliser)
     writers = open_writers(args, spec, tested, device)
     evaluator = Evaluator(scan, choose(args.protocol), args.threshold_eval, writers.values())
     mine = sequences.share(group.shard)
@@ -294,11 +297,13 @@ def run_test(args, spec, tested, sequences, device, group):
         print(f"Live: detections are final at most {late}", flush=True)
     with tqdm(total=total, desc="Testing", unit="frame", disable=None) as bar:
         evaluation = evaluator.run(mine, bar)
-    for shared in (evaluation, *writers.values()):
+    for shared in (evaluation, *writers.values(), *([stabiliser] if stabiliser else [])):
         shared.share(group)
     if not group.is_main:
         return None
     metrics, summary = None, [f"  {timing_line(evaluation.timing)}"]
+    if stabiliser:
+        summary.append(f"  {stabiliser.line()}")
     if evaluation.sequences:
         subsets = read_snr(spec, args.datapath, [result.name for result in evaluation.sequences])
         about = header(tested, spec.name, args.threshold_eval)
