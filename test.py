@@ -290,8 +290,13 @@ def run_test(args, spec, tested, sequences, device, group):
     writers = open_writers(args, spec, tested, device)
     evaluator = Evaluator(scan, choose(args.protocol), args.threshold_eval, writers.values())
     mine = sequences.share(group.shard)
-    total = None if args.live else sum(map(len, mine))
-    if args.live:
+    total = None
+    if not args.live:
+        with tqdm(desc="Grey levels", unit="frame", leave=False, disable=None) as bar:
+            for sequence in mine:
+                sequence.measure(bar)
+        total = sum(map(len, mine))
+    else:
         seconds = scan.delay / args.frame_rate
         late = f"{scan.delay} frames later, {seconds:.1f} s at {args.frame_rate:g} a second"
         print(f"Live: detections are final at most {late}", flush=True)

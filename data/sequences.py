@@ -119,6 +119,24 @@ class TestSequence:
             self._normalisation = mean_std(block.frames for block in self._unlabelled_blocks())
         return self._normalisation
 
+    def measure(self, progress):
+        """Looks at the grey levels of a video before anything else asks for its length.
+
+        Both need all its frames to be decoded, and take one pass in this order.
+
+        Args:
+            progress: has `update(frames)`, such as a bar of tqdm.
+        """
+        if self._normalisation is not None or getattr(self._frames, "is_counted", True):
+            return
+
+        def told():
+            for block in self._unlabelled_blocks():
+                yield block.frames
+                progress.update(len(block))
+
+        self._normalisation = mean_std(told())
+
     @property
     def earlier(self):
         """Frames (n, H, W) before the first one, oldest first; None where a data set has none."""

@@ -43,6 +43,11 @@ class VideoFrames:
             self._found["length"] = sum(1 for _ in self._decode())
         return self._found["length"]
 
+    @property
+    def is_counted(self):
+        """Whether its length is known, for which it must be decoded."""
+        return "length" in self._found
+
     def place(self, index):
         """Which frame it is, for messages."""
         return f"{self.path}, frame {index + 1}"

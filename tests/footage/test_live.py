@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 import test as test_script
+from data.footage import open_footage
 from data.formats.encoder import VideoFile
+from data.formats.video import VideoFrames
 from data.live import sequence as live
 from data.live.sequence import LEVEL_FRAMES, open_live
 from data.live.streams import RawFrames, is_live
 from data.remarks import DataWarning, Remarks
+from data.sequences import mean_std
+from data.specs import get_spec
 from tests.builders import call
 from tests.training.runs import refused
 from utils.report.detections import read_detections
@@ -204,6 +208,22 @@ def test_what_is_live(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert all(map(is_live, ["-", "rtsp://camera/1", tmp_path / "pipe", "/dev/null"]))
     assert not any(map(is_live, [tmp_path, tmp_path / "absent", "clip.mp4"]))
+
+
+def test_a_video_is_decoded_once_for_its_levels_and_its_length(tmp_path, monkeypatch, rng):
+    pytest.importorskip("av")
+    video = VideoFile(tmp_path / "x.mp4", 25)
+    for _ in range(40):
+        video.add(rng.integers(0, 255, (32, 40, 3), dtype=np.uint8))
+    video.close()
+    decoded, original = [], VideoFrames._decode
+    monkeypatch.setattr(VideoFrames, "_decode", lambda self: decoded.append(1) or original(self))
+    seen = []
+    (sequence,) = open_footage(get_spec("Frames"), tmp_path / "x.mp4")
+    sequence.measure(SimpleNamespace(update=seen.append))
+    assert len(sequence) == sum(seen) == 40 and len(decoded) == 1
+    assert sequence.normalisation == mean_std([sequence.read(0, 40).frames])
+    sequence.measure(None)  # what is known is not looked at again
 
 
 def test_a_running_video_is_read_as_it_comes(tmp_path, capsys):
