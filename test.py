@@ -1,6 +1,5 @@
 """Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from utils.attribution.writer import AttributionOptions, Attributions, add_attri
 from utils.checkpoint import load, load_weights
 from utils.command_line import (
     CommandParser,
+    add_normalisation,
     fraction,
     frame_size,
     positive,
@@ -29,11 +29,26 @@ from utils.compare.joint import joint_table
 from utils.compare.published_table import published_table
 from utils.efficiency import efficiency_line, measure_efficiency
 from utils.evaluation import Evaluator
-from utils.process import StopRequest, choose_device, joined_group, keep_freed_memory
+from utils.launcher import relaunch
+from utils.process import (
+    StopRequest,
+    choose_device,
+    is_launched,
+    joined_group,
+    keep_freed_memory,
+)
 from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
-from utils.report.results import header, summarise, summary_lines, timing_line, write_results
+from utils.report.results import (
+    Tested,
+    header,
+    results_in,
+    summarise,
+    summary_lines,
+    timing_line,
+    write_results,
+)
 from utils.report.writers import (
     EXPORTS,
     Detections,
@@ -41,9 +56,11 @@ from utils.report.writers import (
     Overlays,
     Printed,
     ScoreMaps,
+    Surfaces,
 )
-from utils.run_dir import find_model_name, find_run, included_run, make_folder
+from utils.run_dir import check_apart, find_model_name, find_run, included_run, make_folder
 from utils.scan import Stabiliser, open_scan
+from utils.several import as_list
 from utils.tracks.video import OverlayVideos
 from utils.tracks.writer import TrackOptions, Tracks
 from utils.training_state import describe
@@ -74,23 +91,17 @@ def parse_args(argv=None):
     )
     add("--size", type=frame_size, metavar="HEIGHTxWIDTH", help="of the frames of --datapath -")
     add("--bits", type=int, choices=LEVELS, default=8, help="of a pixel of --datapath -")
-    add("--mean", type=float, help="of the grey levels; with --std, in place of the data set's")
-    add("--std", type=float, help="of the grey levels; with --mean")
-    add(
-        "--normalise-as",
-        metavar="DATASET",
-        help="take mean and std of this data set. Own footage is normalised by its own otherwise, "
-        "sequence by sequence",
+    add_normalisation(
+        add,
+        ". If none is given: what the run was trained with on this data set, or the data set's "
+        "own; own footage by its own, sequence by sequence",
     )
     add("--seqlen", type=positive(int), help="frames of a clip; the checkpoint's if not given")
     add("--batch_size", type=positive(int), default=1, help="clips fed at once")
     add("--gpu", default="0", help="index of the GPU, or cpu")
-    add(
-        "--threshold_eval",
-        type=fraction,
-        default=0.5,
-        help="score threshold of IoU, pictures and detections",
-    )
+    add("--gpu_num", type=positive(int), default=1, help="how many GPUs, one process each")
+    words = "score threshold of IoU, pictures and detections"
+    add("--threshold_eval", type=fraction, default=0.5, help=words)
     add(
         "--protocol",
         nargs="+",
@@ -108,8 +119,9 @@ def parse_args(argv=None):
     add(
         "--output",
         type=Path,
-        help="where results go; if not given, the run's folder, or LOGPATH/tests/DATASET for the "
-        "run that comes with this code and for WEIGHTS. Of several runs each gets a folder in it",
+        help="where results go; if not given, the run's folder (of another data set, a folder in "
+        "it), or LOGPATH/tests/DATASET for the run that comes with this code and for WEIGHTS. Of "
+        "several runs each gets a folder in it",
     )
     add(
         "--efficiency",
@@ -122,6 +134,8 @@ def parse_args(argv=None):
     )
     add("--visual", action="store_true", help="write score maps and animated overlays")
     add("--no-overlay", action="store_true", help="write no animated overlays")
+    numbers = {"type": int, "nargs": "+", "metavar": "FRAME"}
+    add("--surface", **numbers, help="draw the scores of the frames of these numbers as surfaces")
     add_attribution_options(add)
     add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
     add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
@@ -167,25 +181,10 @@ def reference_engine(model, precision, memory):
 ENGINES = {"fast": fuse, "reference": reference_engine}
 
 
-@dataclass
-class Tested:
-    """A detector to be tested.
-
-    Attributes:
-        run: name of its run, or of its file of weights.
-        name: of the model.
-        detector: the network as trained, in evaluation mode.
-        folder: where its results go.
-    """
-
-    run: str
-    name: str
-    detector: object
-    folder: Path
-
-
 def main(args, group=None):
     """Tests what the arguments name; `group` is that of a training that ends with this test."""
+    if args.gpu_num > 1 and not is_launched():
+        relaunch(args.gpu_num)
     spec = get_spec(args.dataset)
     normalisation = choose_normalisation(args.mean, args.std, args.normalise_as)
     if args.export_model is not None:
@@ -201,14 +200,21 @@ def main(args, group=None):
             keep_freed_memory()
         if args.efficiency and group.size > 1:
             raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")
+        if spec.test is None and args.output is not None:
+            check_apart(args.output, args.datapath)
+        if len(args.log_dir or ()) > 1:
+            for _ in open_tested(args, quiet=True):
+                pass  # none is tested where another cannot be
         table = []
         for tested in open_tested(args, quiet=not group.is_main):
+            levels = normalisation or tested.normalisation
             if args.live:
-                form = args.size, args.bits, normalisation, stop.arrived
+                form = args.size, args.bits, levels, stop.arrived
                 sequences = open_live(args.datapath, *form)
             else:
-                sequences = spec.open(spec, args.datapath, normalisation)
-            table.append(run_test(args, spec, tested, sequences, device, group))
+                sequences = spec.open(spec, args.datapath, levels)
+            with results_in(tested.folder, group.is_main) as files:
+                table.append(run_test(args, spec, tested, sequences, device, group, files))
     table = [metrics for metrics in table if metrics is not None]
     if len(table) > 1:
         print("\n".join(joint_table(table)))
@@ -247,7 +253,7 @@ def open_tested(args, quiet=False):
         if output is not None and len(runs) > 1:
             output = output / run.name
         path = run.checkpoint("best" if args.epoch is None else args.epoch)
-        folder = output or results or run.path
+        folder = output or results
         yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
 
 
@@ -259,7 +265,7 @@ def without_run(args):
 
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
-    """The `Tested` of a checkpoint; `name` of the model may be left to the run to tell."""
+    """The `Tested` of a checkpoint; `name` and `folder` may be left to the run to tell."""
     state = load(path)
     found = describe(state)
     if name is None:
@@ -269,15 +275,18 @@ def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     load_weights(model, state, name, path)
     if found.selected is not None and not quiet:
         print(f"{path}: {found.selected}")
-    return Tested(title, name, model.eval(), folder)
+    trained_on = as_list(found.args.get("dataset"))[0]  # of several, the first is the run's own
+    normalisation = found.normalisation(path) if trained_on == args.dataset else None
+    folder = folder or run.results(args.dataset, trained_on)
+    return Tested(title, name, model.eval(), folder, normalisation)
 
 
-def run_test(args, spec, tested, sequences, device, group):
+def run_test(args, spec, tested, sequences, device, group, files):
     """Tests one detector on the sequences; writes results and prints the closing summary.
 
     Where there are masks: eval<suffix>.txt, metrics<suffix>.json, report<suffix>.html, and with
     --visual score maps and overlays. For own footage detections<suffix>.csv, and score maps and
-    overlays of what has no masks.
+    overlays of what has no masks. `files` hears of all that are written, in any process.
 
     Returns:
         The contents of metrics.json; None where nothing has masks, and of all processes but the
@@ -287,14 +296,15 @@ def run_test(args, spec, tested, sequences, device, group):
     network = ENGINES[args.engine](detector, args.precision, args.memory)
     stabiliser = Stabiliser(find_shift) if args.stabilise else None
     scan = open_scan(detector, network, device, args.batch_size, stabiliser)
+    labelled = [sequence.name for sequence in sequences if sequence.labelled]
+    subsets = read_snr(spec, args.datapath, labelled)
     writers = open_writers(args, spec, tested, device)
     evaluator = Evaluator(scan, choose(args.protocol), args.threshold_eval, writers.values())
     mine = sequences.share(group.shard)
     total = None
     if not args.live:
         with tqdm(desc="Grey levels", unit="frame", leave=False, disable=None) as bar:
-            for sequence in mine:
-                sequence.measure(bar)
+            mine.measure(bar)
         total = sum(map(len, mine))
     else:
         seconds = scan.delay / args.frame_rate
@@ -304,16 +314,17 @@ def run_test(args, spec, tested, sequences, device, group):
         evaluation = evaluator.run(mine, bar)
     for shared in (evaluation, *writers.values(), *([stabiliser] if stabiliser else [])):
         shared.share(group)
+    sequences.tell_targets(group)
+    files[:] = group.gather(files)
     if not group.is_main:
         return None
     metrics, summary = None, [f"  {timing_line(evaluation.timing)}"]
-    if stabiliser:
-        summary.append(f"  {stabiliser.line()}")
     if evaluation.sequences:
-        subsets = read_snr(spec, args.datapath, [result.name for result in evaluation.sequences])
         about = header(tested, spec.name, args.threshold_eval)
         metrics = summarise(evaluation, subsets, about)
         summary = summary_lines(metrics)
+    if stabiliser is not None:
+        summary.append(f"  {stabiliser.line()}")
     if spec.lists_detections:
         found = f"{writers['detections'].count} detections at threshold {args.threshold_eval}"
         levels = writers["normalisations"].line()
@@ -362,6 +373,8 @@ def open_writers(args, spec, tested, device):
         writers["score maps"] = ScoreMaps(pictures, unlabelled_only)
     if not (args.no_overlay or args.live):
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
+    if args.surface is not None:
+        writers["surfaces"] = Surfaces(output / f"surfaces{suffix}", args.surface)
     options = TrackOptions(args.min_area, args.min_track or 1, frame_rate=args.frame_rate)
     if args.min_track is not None:
         writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)

@@ -14,9 +14,25 @@ from data.cache.build import Frames
 from data.frames import any_in_row
 from data.training.augmentation import Augmentation, Change, move_masks, move_view
 
-TARGET_CENTRED_SHARE = 0.75
 CHECKED = 8  # sequences whose grey levels are looked at before a training
 NEIGHBOURS = np.ones((3, 3), dtype=int)
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """How crops are placed.
+
+    Attributes:
+        share: of the crops that are placed at a random target, where there is one; the others lie
+            anywhere.
+        moved: whether these are moved by up to +-int(P / 6) along each axis for a crop of side P.
+    """
+
+    share: float
+    moved: bool
+
+
+CROPS = {"near": CropRule(0.75, moved=True), "centred": CropRule(0.5, moved=False)}
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,8 @@ class ClipOptions:
         sample_rate: clips of an epoch as a share of the candidate windows.
         seed: of the draws.
         flips: also mirror clips at random, up-down and left-right.
+        turns: also play clips backwards and swap their rows and columns at random.
+        crops: how crops are placed, a key of `CROPS`.
         mark_padding: items have a third part: 1 where the clip is real, 0 where it is padding.
         predicts: "all" frames of a clip, or the "last" alone: then a short window is padded at the
             start, and the last frame's mask places the crop.
@@ -67,6 +85,8 @@ class ClipOptions:
     flips: bool = False
     mark_padding: bool = False
     predicts: str = "all"
+    turns: bool = False
+    crops: str = "near"
     augmentation: Augmentation | None = None
 
 
@@ -74,8 +94,9 @@ class ClipOptions:
 class Crop:
     """Where a training clip is cut from: frames [start, stop) of a sequence, rows and columns.
 
-    Of the frames every `step`-th is taken. `pad_end` says at which end a short window is padded;
-    the flips mirror the padded clip. `change` is what is done to it beside, or None.
+    Of the frames every `step`-th is taken; a `backwards` window is read from its last frame to its
+    first. `pad_end` says at which end a short window is padded; then the flips mirror the clip, and
+    at last it is `transposed`. `change` is what is done to its view and grey levels, or None.
     """
 
     sequence: int
@@ -86,6 +107,8 @@ class Crop:
     pad_end: bool
     flip_rows: bool = False
     flip_columns: bool = False
+    backwards: bool = False
+    transposed: bool = False
     step: int = 1
     change: Change | None = None
 
@@ -163,6 +186,8 @@ class TrainClips(Dataset):
     def __getitem__(self, index):
         crop = self.draw(index)
         frames, masks, found = self._cut(crop)
+        if crop.backwards:
+            frames, masks, found = frames[::-1], masks[::-1], found[::-1]
         place = self._place(frames.shape, crop.pad_end)
         clip = self._blank(frames.shape, place, np.float32)
         normalise_into(frames, self.mean, self.std, out=clip[place])
@@ -178,8 +203,10 @@ class TrainClips(Dataset):
             real[place] = 1
             parts.append(real)
         flips = [axis for axis, flip in ((-2, crop.flip_rows), (-1, crop.flip_columns)) if flip]
-        if flips:
-            parts = [np.ascontiguousarray(np.flip(part, flips)) for part in parts]
+        if flips or crop.transposed:
+            parts = [np.flip(part, flips) for part in parts]
+            axes = (0, 2, 1) if crop.transposed else (0, 1, 2)
+            parts = [np.ascontiguousarray(part.transpose(axes)) for part in parts]
         parts[0] = parts[0][None]
         return tuple(map(torch.from_numpy, parts))
 
@@ -226,8 +253,9 @@ class TrainClips(Dataset):
             pad_end = index % 2 == 1
             placing = middle_frame(count, self.seqlen, pad_end)
         targets = self._targets(window.sequence, start, stop, start + placing * step)
-        top, left = draw_crop(*targets, self.patch_size, rng)
+        top, left = draw_crop(*targets, self.patch_size, rng, CROPS[self.options.crops])
         flips = rng.random(2) < 0.5 if self.options.flips else (False, False)
+        turns = rng.random(2) < 0.5 if self.options.turns else (False, False)
         if augmentation is not None:
             change = augmentation.draw(count, placing, rng)
         return Crop(
@@ -237,7 +265,7 @@ class TrainClips(Dataset):
             slice(top, top + self.patch_size),
             slice(left, left + self.patch_size),
             pad_end,
-            *(bool(flip) for flip in flips),
+            *(bool(drawn) for drawn in (*flips, *turns)),
             step=step,
             change=change,
         )
@@ -290,18 +318,18 @@ def centres(mask):
     return list(zip(*((at / sizes).tolist() for at in sums), strict=True))
 
 
-def draw_crop(size, targets, patch_size, rng):
+def draw_crop(size, targets, patch_size, rng, rule=CROPS["near"]):
     """Top left corner of a crop of `patch_size` squared from an image of `size`.
 
-    With probability 0.75, if there are targets (a list of centroids), the crop is centred on a
-    random one, moved by up to +-int(patch_size / 6) along each axis and clipped into the image;
-    else it is uniform. Where the image is smaller than the crop the corner is at 0.
+    With the rule's probability, 0.75 for DeepPro, if there are targets (a list of centroids), the
+    crop is centred on a random one, moved as the rule says and clipped into the image; else it is
+    uniform. Where the image is smaller than the crop the corner is at 0.
     """
     limits = [max(side - patch_size, 0) for side in size]
-    if rng.random() < TARGET_CENTRED_SHARE and targets:
+    if rng.random() < rule.share and targets:
         centre = targets[rng.integers(1, len(targets) + 1) - 1]
-        reach = int(patch_size / 6)
-        jitter = rng.integers(-reach, reach + 1, size=2).tolist()
-        corner = [round(c) + j - patch_size // 2 for c, j in zip(centre, jitter, strict=True)]
+        reach = int(patch_size / 6) if rule.moved else 0
+        moves = rng.integers(-reach, reach + 1, size=2).tolist()
+        corner = [round(c) + m - patch_size // 2 for c, m in zip(centre, moves, strict=True)]
         return tuple(min(max(c, 0), limit) for c, limit in zip(corner, limits, strict=True))
     return tuple(int(rng.integers(limit + 1)) for limit in limits)

@@ -146,13 +146,15 @@ def choose_device(gpu, group=None):
     """
     if gpu == "cpu":
         return torch.device("cpu")
+    if not gpu.isdecimal():
+        raise ValueError(f"--gpu {gpu}: expected cpu or the index of a GPU, 0 for the first")
     if not torch.cuda.is_available():
         _say_once("No CUDA device: running on the CPU.")
         return torch.device("cpu")
     if group is not None and group.size > 1:
         gpu = str(group.local_rank)
     count = torch.cuda.device_count()
-    if not gpu.isdigit() or int(gpu) >= count:
+    if int(gpu) >= count:
         raise ValueError(f"--gpu {gpu}: expected cpu or a number below {count}")
     return torch.device("cuda", int(gpu))
 

@@ -1,10 +1,6 @@
 """Videos written frame by frame, where there is an encoder."""
 
-import os
-import shutil
-import tempfile
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 
@@ -30,30 +26,27 @@ def check_encoder():
 
 
 class VideoFile:
-    """An mp4 file: one frame is in memory, however many there are.
-
-    It appears under its name only when it is whole; until then it grows in a nameless file beside.
+    """An mp4 video: one frame is in memory, however many there are.
 
     Args:
-        path: of the file.
+        file: binary, open for writing, in which places can be sought; it stays open.
         rate: frames a second.
 
     Raises:
         ValueError: there is no encoder.
-        OSError: it cannot be written.
     """
 
-    def __init__(self, path, rate):
+    def __init__(self, file, rate):
         check_encoder()
-        self.path, self.rate = Path(path), Fraction(rate).limit_denominator(1000)
+        self.file, self.rate = file, Fraction(rate).limit_denominator(1000)
         self.video = self.stream = None
-        try:
-            self.file = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115
-        except OSError as error:
-            raise OSError(f"{path}: cannot be written ({error.strerror})") from error
 
     def add(self, picture):
-        """Adds a frame, (H, W, 3) uint8 in red, green, blue; all are of one size."""
+        """Adds a frame, (H, W, 3) uint8 in red, green, blue; all are of one size.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         import av
 
         picture = np.asarray(picture)
@@ -69,23 +62,12 @@ class VideoFile:
         try:
             self.video.mux(packets)
         except OSError as error:  # PyAV's own errors are of this kind
-            raise OSError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+            raise OSError(f"a video could not be written ({error.strerror or error})") from error
 
     def close(self):
-        """Ends the file and puts it in its place; without a frame there is none."""
-        if self.video is None:
-            return
+        """Ends the video, of which at least one frame was added."""
         self._mux(self.stream.encode(None))
         self.video.close()
-        self.file.seek(0)
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            with aside.open("wb") as whole:
-                shutil.copyfileobj(self.file, whole)
-            aside.replace(self.path)
-        finally:
-            aside.unlink(missing_ok=True)
-            self.file.close()
 
 
 def _add_stream(video, size, rate):

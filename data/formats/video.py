@@ -98,6 +98,8 @@ class VideoFrames:
         count = 0
         try:
             with av.open(str(self.path), format=self.form) as video:
+                if not video.streams.video:
+                    raise ValueError("there is sound in it, or other data, but no picture")
                 promised = video.streams.video[0].frames  # 0: the container does not say
                 for frame in video.decode(video=0):
                     if count == 0:

@@ -8,7 +8,6 @@ from torch.utils.data import Dataset
 
 from data.clips import TrainClips
 from data.lists import find_sequences, hold_out
-from data.record import read_normalisation
 from data.sequences import join_sequences, open_sequences
 
 
@@ -74,7 +73,7 @@ class MixedClips(Dataset):
         return self.sets[which][item]
 
 
-def open_training_sets(sets, options, held_out, open_cache):
+def open_training_sets(sets, options, held_out, normalise, open_cache):
     """Training clips of one data set or several, and the sequences that select a checkpoint.
 
     Args:
@@ -82,7 +81,8 @@ def open_training_sets(sets, options, held_out, open_cache):
         options: `data.clips.ClipOptions`; the rate is that of each set, and so is the seed: the
             first set's is the one given.
         held_out: select on a tenth of each training list, not on the test lists.
-        open_cache: callable(row, folder, list of `SequenceFiles`) -> `data.cache.build.Frames`.
+        normalise: callable(row, folder, list of `SequenceFiles`) -> (mean, std).
+        open_cache: callable(the same) -> `data.cache.build.Frames`.
 
     Returns:
         `TrainClips`, or `MixedClips` of several; `data.sequences.TestSequences`.
@@ -94,7 +94,7 @@ def open_training_sets(sets, options, held_out, open_cache):
             training, chosen = hold_out(training, options.seed)
         else:
             chosen = find_sequences(spec, spec.test, root)
-        mean, std = read_normalisation(spec, root)
+        mean, std = normalise(spec, root, training)
         frames = open_cache(spec, root, training)
         own = replace(options, sample_rate=rate, seed=seed_of_set(options.seed, index))
         clips.append(TrainClips(training, mean, std, own, spec.train_size, frames))

@@ -45,6 +45,14 @@ def pipe(monkeypatch):
     return put
 
 
+def write_video(path, frames):
+    with path.open("wb") as file:
+        video = VideoFile(file, 25)
+        for frame in frames:
+            video.add(np.repeat(frame[..., None], 3, axis=2))
+        video.close()
+
+
 def printed_rows(text):
     """What a live test printed: rows of detections.csv."""
     return [line for line in text.splitlines() if line.startswith(("sequence,", "live,"))]
@@ -212,26 +220,21 @@ def test_what_is_live(tmp_path):
 
 def test_a_video_is_decoded_once_for_its_levels_and_its_length(tmp_path, monkeypatch, rng):
     pytest.importorskip("av")
-    video = VideoFile(tmp_path / "x.mp4", 25)
-    for _ in range(40):
-        video.add(rng.integers(0, 255, (32, 40, 3), dtype=np.uint8))
-    video.close()
+    write_video(tmp_path / "x.mp4", rng.integers(0, 255, (40, 32, 40), dtype=np.uint8))
     decoded, original = [], VideoFrames._decode
     monkeypatch.setattr(VideoFrames, "_decode", lambda self: decoded.append(1) or original(self))
     seen = []
     (sequence,) = open_footage(get_spec("Frames"), tmp_path / "x.mp4")
     sequence.measure(SimpleNamespace(update=seen.append))
     assert len(sequence) == sum(seen) == 40 and len(decoded) == 1
-    assert sequence.normalisation == mean_std([sequence.read(0, 40).frames])
+    assert sequence.normalisation == pytest.approx(mean_std([sequence.read(0, 40).frames]))
     sequence.measure(None)  # what is known is not looked at again
 
 
 def test_a_running_video_is_read_as_it_comes(tmp_path, capsys):
     pytest.importorskip("av")
-    video = VideoFile(tmp_path / "x.mp4", 25)
-    for level in range(12):
-        video.add(np.full((32, 40, 3), 60 + 10 * level, np.uint8))
-    video.close()
+    rising = 60 + 10 * np.arange(12, dtype=np.uint8)
+    write_video(tmp_path / "x.mp4", np.broadcast_to(rising[:, None, None], (12, 32, 40)))
     (sequence,) = open_live(f"file://{tmp_path}/x.mp4", None, 8, (100.0, 20.0), lambda: False)
     levels = [float(block.frames.mean()) for block in sequence.blocks(16)]
     assert len(levels) == 12 and (np.diff(levels) > 5).all()

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.evaluation import resize_scores
 from utils.report.aside import Aside
 from utils.report.gif import GifStream
-from utils.report.marks import ALARM, DETECTION, FOUND, MISSED, Mark
+from utils.report.marks import ALARM, DETECTION, FOUND, MISSED, Mark, legible
 
 COLOURS = {
     FOUND: (110, 220, 120),
@@ -161,7 +161,7 @@ class Overlay:
         numbers, last = list(block.numbers), self.sequence.numbers[-1]
         for index, frame in zip(chosen, frames_at_score_size(block, chosen), strict=True):
             picture = draw_frame(frame, marked.marks[index], self.limits, self.scale, GREYS)
-            place = f"{self.sequence.name}  {numbers[index]}/{last}"
+            place = f"{legible(self.sequence.name)}  {numbers[index]}/{last}"
             counts = f"{marked.detections[index]} detections"
             if self.labelled:
                 targets = marked.targets[index]

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ImageDraw, ImageFont
 
+from utils.files import short_name
 from utils.metrics import ScoredFrames
 from utils.protocols import OPERATING_POINT
+from utils.report.aside import Aside
 from utils.report.marks import DETECTION, mark_frames
 from utils.report.overlay import (
     COLOURS,
@@ -37,8 +39,8 @@ class _Picture(NamedTuple):
 class _Sequence:
     """One sequence under way."""
 
-    def __init__(self, block, video, options):
-        self.video, self.limits = video, grey_limits(block.frames)
+    def __init__(self, block, file, video, options):
+        self.file, self.video, self.limits = file, video, grey_limits(block.frames)
         self.scale = enlargement(*block.scores.shape[1:])
         self.linker = Linker(options.gate, options.gap)
         self.waiting = deque()
@@ -58,7 +60,7 @@ class OverlayVideos(Writer):
         threshold: a pixel is positive if its score is at least this.
         protocol: `utils.protocols.Protocol` that tells false alarms from detections.
         options: `utils.tracks.writer.TrackOptions`.
-        open_video: callable(path, frames a second), which gives what has `add(picture)` and
+        open_video: callable(binary file, frames a second), which gives what has `add(picture)` and
             `close()`: `data.formats.encoder.VideoFile`.
 
     Attributes:
@@ -72,9 +74,9 @@ class OverlayVideos(Writer):
 
     def add(self, block):
         if self.sequence is None:
-            path = make_folder(self.folder) / f"{block.sequence.name}.mp4"
-            video = self.open_video(path, self.options.frame_rate)
-            self.sequence = _Sequence(block, video, self.options)
+            file = Aside(make_folder(self.folder) / f"{short_name(block.sequence.name)}.mp4")
+            video = self.open_video(file.file, self.options.frame_rate)
+            self.sequence = _Sequence(block, file, video, self.options)
         found = linked_frames(block, self.threshold, self.options.min_area, self.sequence.linker)
         grey = frames_at_score_size(block, slice(None))
         self.sequence.waiting += map(_Picture, grey.copy(), block.numbers, found)
@@ -137,6 +139,7 @@ class OverlayVideos(Writer):
         self.sequence.linker.finish()
         self._release(sequence.name)
         self.sequence.video.close()
+        self.sequence.file.keep()
         self.sequence = None
         self.count += 1
 

@@ -8,13 +8,12 @@ in at least half of its frames. A kept track is false if more than half of its d
 alarms by all their pixels. Targets and alarms are what the protocol says.
 """
 
-import csv
-import io
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from utils.files import csv_text, short_name, write_text
 from utils.metrics import ScoredFrames
 from utils.protocols import OPERATING_POINT, operating_point
 from utils.report.aside import Aside
@@ -160,7 +159,7 @@ class Tracks(Writer):
         options = self.options
         if self.sequence is None:
             linkers = (Linker(options.gate, options.gap) for _ in range(2))
-            path = self.folder / f"{block.sequence.name}.txt"
+            path = self.folder / f"{short_name(block.sequence.name)}.txt"
             self.sequence = _Sequence(block.sequence.name, *linkers, Aside(path))
         self.sequence.waiting += linked_frames(
             block, self.threshold, options.min_area, self.sequence.linker
@@ -253,14 +252,8 @@ class Tracks(Writer):
         self.rows = group.gather(self.rows)
 
     def close(self):
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for rows in self.rows:
-            writer.writerows(rows)
-        table = Aside(self.folder / "tracks.csv")
-        table.write(text.getvalue().encode())
-        table.keep()
+        rows = [row for rows in self.rows for row in rows]
+        write_text(self.folder / "tracks.csv", csv_text([_COLUMNS, *rows]))
         return [self.folder]
 
     def figures(self):
