@@ -177,9 +177,11 @@ def test_a_stabilised_test_says_what_it_found(tmp_path, rng, capsys):
     assert call(test_script, words, "--model TemporalZScore --gpu cpu --stabilise") == 0
     assert "on average 1.00 px from one to the next" in capsys.readouterr().out
     for number in range(12):
-        write_image(tmp_path / f"masks/{number:03d}.png", np.eye(48, 56, dtype=np.uint8) * 255)
-    (tmp_path / "clip").rename(tmp_path / "images")
-    words = f"--dataset Frames --datapath {tmp_path} --output {tmp_path}/out --no-overlay"
+        write_image(
+            tmp_path / f"labelled/masks/{number:03d}.png", np.eye(48, 56, dtype=np.uint8) * 255
+        )
+    (tmp_path / "clip").rename(tmp_path / "labelled/images")
+    words = f"--dataset Frames --datapath {tmp_path}/labelled --output {tmp_path}/out --no-overlay"
     assert call(test_script, words, "--model TemporalZScore --gpu cpu --stabilise") == 0
     assert "on average 1.00 px from one to the next" in capsys.readouterr().out
 
