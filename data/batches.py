@@ -106,8 +106,13 @@ class DeviceClips:
 
 
 def fits(clips, device):
-    """Whether a CUDA device has the room for a set of decoded 8-bit frames."""
+    """Whether a CUDA device has the room for a set of decoded 8-bit frames, and makes its clips.
+
+    Clips that are changed at random, or of several data sets, are made on the CPU.
+    """
     arrays = clips.frames.arrays
+    if clips.options.augmentation is not None:
+        return False
     if device.type != "cuda" or not arrays or any(f.dtype != np.uint8 for f, _ in arrays):
         return False
     free, _ = torch.cuda.mem_get_info(device)

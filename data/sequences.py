@@ -118,6 +118,24 @@ class TestSequence:
             self._normalisation = mean_std(block.frames for block in self.unlabelled_blocks())
         return self._normalisation
 
+    def measure(self, progress):
+        """Looks at the grey levels of a video before anything else asks for its length.
+
+        Both need all its frames to be decoded, and take one pass in this order.
+
+        Args:
+            progress: has `update(frames)`, such as a bar of tqdm.
+        """
+        if self._normalisation is not None or getattr(self._frames, "is_counted", True):
+            return
+
+        def told():
+            for block in self.unlabelled_blocks():
+                yield block.frames
+                progress.update(len(block))
+
+        self._normalisation = mean_std(told())
+
     @property
     def earlier(self):
         """Frames (n, H, W) before the first one, oldest first; None where a data set has none."""
@@ -267,6 +285,11 @@ class TestSequences:
         """Spent on decoding so far."""
         return sum(sequence.reading_seconds for sequence in self.sequences)
 
+    def measure(self, progress):
+        """`TestSequence.measure` of each."""
+        for sequence in self.sequences:
+            sequence.measure(progress)
+
     def share(self, take):
         """Some of the sequences, those that `take` leaves of their list."""
         return TestSequences(take(self.sequences), self.remarks)
@@ -309,6 +332,13 @@ def open_sequences(sequences, normalisation, size=None, first_number=1):
         place = normalisation, size, first_number, remarks, files.earlier
         opened.append(TestSequence(name, frames, labels, *place))
     return TestSequences(opened, remarks)
+
+
+def join_sequences(parts):
+    """The `TestSequences` of several, in order; each part has its own normalisation."""
+    if len(parts) == 1:
+        return parts[0]
+    return TestSequences([sequence for part in parts for sequence in part.sequences])
 
 
 def measure_normalisation(sequences):

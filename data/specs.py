@@ -9,6 +9,7 @@ from data.noise.writing import write_noisy_beside
 from data.sequences import open_test_list
 from data.synthetic.writing import write_synthetic
 
+FOOTAGE = "Frames"  # the row of own footage
 AUTO = "auto"  # in place of a data set's name: mean and std of the frames themselves
 # Sequences of NUDT-MIRSDT, as published with it.
 LOW_SNR = tuple(f"Sequence{n}" for n in (47, 56, 59, 76, 92, 101, 105, 119))
@@ -181,7 +182,7 @@ DATASETS = {
         ),
         # Own footage: whatever is found at the path.
         DatasetSpec(
-            name="Frames",
+            name=FOOTAGE,
             mean=None,
             std=None,
             train=None,

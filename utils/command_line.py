@@ -68,7 +68,9 @@ class CommandParser(argparse.ArgumentParser):
                 continue
             taken[action.dest] = value
             flag = next(text for text in action.option_strings if text.startswith("--"))
-            if action.nargs != 0:
+            if isinstance(value, list) and action.nargs == "+":
+                words += [flag, *map(str, value)]
+            elif action.nargs != 0:
                 words.append(f"{flag}={value}")
             elif not isinstance(value, bool):
                 raise ValueError(f"{source}: {flag} is recorded as {value!r}; expected True, False")

@@ -211,7 +211,8 @@ def seed_everything(seed, *place):
 
 
 class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a question that the training asks between steps.
+    """Turns SIGTERM and Ctrl-C into a question: a training asks between steps, a live test
+    between frames.
 
     A second Ctrl-C interrupts at once. As a context, it puts the former handlers back.
 
@@ -236,6 +237,10 @@ class StopRequest:
     def __exit__(self, *_):
         for number, handler in self.former.items():
             signal.signal(number, handler)
+
+    def arrived(self):
+        """Whether one did."""
+        return self.signal is not None
 
     def _note(self, number, _):
         if self.signal is not None and number == signal.SIGINT:

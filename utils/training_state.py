@@ -27,7 +27,8 @@ SELECTIONS = {"test": "test list, as published", "heldout": "held-out training s
 # Of validations whose IoUs can be compared.
 SELECTION_OPTIONS = ("dataset", "datapath", "select", "threshold_eval")
 NORMALISATION_OPTIONS = ("mean", "std")  # likewise; None where they are the data set's
-EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen")  # say which clips a step takes
+# Say which clips a step takes.
+EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen", "augment")
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,10 @@ class TrainingState:
             if before is None:
                 return f"the checkpoint does not record its --{name}"
             if name == "datapath":
-                before, now = (Path(str(place)).resolve() for place in (before, now))
+                before, now = map(_resolved, (before, now))
             if before != now:
-                return f"--{name} was {' '.join(str(before).split())}"
+                words = before if isinstance(before, list) else [before]
+                return f"--{name} was {' '.join(' '.join(map(str, words)).split())}"
         for name in NORMALISATION_OPTIONS:
             before, now = recorded.get(name), self.options.get(name)
             if before != now:
@@ -206,7 +208,7 @@ class TrainingState:
                 )
         if not checkpoint.get("position"):
             return
-        changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now[name]]
+        changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now.get(name)]
         if changed:
             raise ValueError(
                 f"{path}: it stopped within an epoch, which cannot go on with another "
@@ -221,6 +223,12 @@ class TrainingState:
                 f"{path}: it stopped within an epoch, which cannot go on with other data: "
                 f"{was} then, {is_now} now"
             )
+
+
+def _resolved(places):
+    """One path or several, as a list without links."""
+    places = places if isinstance(places, list) else [places]
+    return [Path(str(place)).resolve() for place in places]
 
 
 def plain(options):

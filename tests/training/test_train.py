@@ -207,7 +207,7 @@ def test_epochs_have_clips_of_their_own(dataset, tmp_path, monkeypatch):
 def test_resizing_follows_the_data_set(dataset):
     args = train_script.parse_args(["--datapath", str(dataset), "--cache", "none"])
     spec = replace(get_spec("NUDT-MIRSDT"), train_size=(32, 48), test_size=(16, 20))
-    clips, sequences = train_script.open_data(args, spec, Group())
+    clips, sequences = train_script.open_data(args, [spec], Group())
     assert clips.frames.size == (32, 48)
     assert all(sequence.read(0, 1).frames.shape == (1, 16, 20) for sequence in sequences)
 

@@ -16,10 +16,12 @@ from tqdm import tqdm
 from utils.attribution.explain import Explainer
 from utils.attribution.figures import draw_attribution, draw_influence
 from utils.attribution.maps import Influence, frame_influence, normalised_map
+from utils.attribution.paths import PATHS
 from utils.attribution.quadrature import Adaptive, Equidistant
 from utils.attribution.scores import Passes, check_filter
 from utils.attribution.summary import attribution_lines, row_of
 from utils.attribution.targets import Choice, find_candidates
+from utils.command_line import fraction, positive, word_or_pixel
 from utils.files import csv_text, short_name, write_text, write_whole
 from utils.report.page import Section
 from utils.report.writers import Writer
@@ -59,6 +61,48 @@ class AttributionOptions:
 
     def quadrature(self):
         return Adaptive(self.tolerance) if self.points is None else Equidistant(self.points)
+
+
+def add_attribution_options(add):
+    """Declares the options of a command that become `AttributionOptions`.
+
+    Args:
+        add: `argparse.ArgumentParser.add_argument`.
+    """
+    add(
+        "--attribution",
+        action="store_true",
+        help="write to attribution/ what the scores of targets are due to: integrated gradients of "
+        "some targets of each sequence, figures, and whether interventions agree",
+    )
+    add(
+        "--attribution-of",
+        type=word_or_pixel("targets", "alarms"),
+        default="targets",
+        metavar="WHAT",
+        help="targets (detections where there are no masks), alarms: false ones, or one pixel: "
+        "FRAME,ROW,COLUMN",
+    )
+    add("--attribution-frames", type=positive(int), default=1, help="most frames of a sequence")
+    add("--attribution-targets", type=positive(int), default=8, help="most targets of a frame")
+    add(
+        "--attribution-path",
+        choices=PATHS,
+        default="zero",
+        help="where the path to the clip starts: at the data set's mean level, at the blurred mean "
+        "of time, or at black",
+    )
+    add(
+        "--attribution-error",
+        type=fraction,
+        default=0.01,
+        help="completeness error at which no more points of the path are added",
+    )
+    add(
+        "--attribution-points",
+        type=positive(int),
+        help="so many equidistant points with both ends, as published, whatever the error",
+    )
 
 
 class Attributions(Writer):

@@ -166,7 +166,7 @@ class Overlay:
             if self.labelled:
                 targets = marked.targets[index]
                 counts = f"{targets - marked.missed[index]} of {targets} targets"
-            page = _with_legend(picture, place, counts, COLOURS if self.labelled else (DETECTION,))
+            page = with_legend(picture, place, counts, COLOURS if self.labelled else (DETECTION,))
             self.gif.add(page.quantize(palette=self.palette, dither=Image.Dither.NONE))
 
     def close(self):
@@ -183,7 +183,7 @@ def _palette():
     return image
 
 
-def _with_legend(picture, place, counts, kinds):
+def with_legend(picture, place, counts, kinds):
     """The picture under two lines: where in the sequence and counts; and what each mark is."""
     font = ImageFont.load_default(15)
     size = (max(picture.width, LEGEND_WIDTH), picture.height + LEGEND_HEIGHT)

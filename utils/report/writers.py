@@ -3,11 +3,13 @@
 However long a sequence is, a writer keeps a bounded part of it.
 """
 
+import sys
 import warnings
 from functools import partial
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from utils.files import short_name, write_whole
 from utils.metrics import find_targets
@@ -231,6 +233,25 @@ class Detections(Writer):
         if self.table is not None:
             self.table.keep()
         return [path for path in (self.path, self.centroids) if path is not None]
+
+
+class Printed(Writer):
+    """Prints the rows of detections.csv as they become final.
+
+    Args:
+        threshold: a pixel is positive if its score is at least this.
+    """
+
+    def __init__(self, threshold):
+        self.threshold, self.begun = threshold, False
+
+    def add(self, block):
+        rows = table_rows(block.sequence.name, find_detections(block, self.threshold))
+        if not self.begun:
+            rows, self.begun = table_head() + rows, True
+        for row in rows.splitlines():
+            tqdm.write(row, file=sys.stdout)  # not into a bar
+        sys.stdout.flush()
 
 
 class Normalisations(Writer):

@@ -161,38 +161,10 @@ class Tracks(Writer):
             linkers = (Linker(options.gate, options.gap) for _ in range(2))
             path = self.folder / f"{short_name(block.sequence.name)}.txt"
             self.sequence = _Sequence(block.sequence.name, *linkers, Aside(path))
-        self.sequence.waiting += self._frames(block)
+        self.sequence.waiting += linked_frames(
+            block, self.threshold, options.min_area, self.sequence.linker
+        )
         self._release()
-
-    def _frames(self, block):
-        """Yields the frames of a block, with their detections linked."""
-        found = block.components(self.threshold)
-        frames, rows, columns = found.pixels.T
-        scores = block.scores[frames, rows, columns].astype(np.float64)
-        bounds = np.searchsorted(frames, np.arange(len(block) + 1))
-        for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            part = slice(start, stop)
-            _, owner, area = np.unique(found.owner[part], return_inverse=True, return_counts=True)
-            large = area >= self.options.min_area
-            chosen = large[owner]
-            owner = (np.cumsum(large) - 1)[owner[chosen]]
-            pixels = rows[part][chosen], columns[part][chosen]
-            boxes, peaks, centroids = _measure(*pixels, scores[part][chosen], owner)
-            truth = None
-            if block.centroids is not None:
-                masks = block.masks if block.masks is not None else block.centroids
-                truth = tuple(np.flatnonzero(each[index]) for each in (block.centroids, masks))
-            shape = block.scores.shape[1:]
-            yield _Frame(
-                block.start + index,
-                shape,
-                np.ravel_multi_index(pixels, shape),
-                owner,
-                boxes,
-                peaks,
-                self.sequence.linker.step(centroids),
-                truth,
-            )
 
     def _release(self):
         """Counts and writes the first waiting frames of which all tracks are decided."""
@@ -330,6 +302,44 @@ class Tracks(Writer):
                 f"{rate} false tracks a minute at {options.frame_rate:g} frames a second"
             )
         return lines
+
+
+def linked_frames(block, threshold, min_area, linker):
+    """Yields the frames of a block as `_Frame`s, with their detections linked.
+
+    Args:
+        block: `utils.evaluation.ScoredBlock`.
+        threshold: a pixel is positive if its score is at least this.
+        min_area: pixels of a detection, at least.
+        linker: `Linker`, which has seen the frames before.
+    """
+    found = block.components(threshold)
+    frames, rows, columns = found.pixels.T
+    scores = block.scores[frames, rows, columns].astype(np.float64)
+    bounds = np.searchsorted(frames, np.arange(len(block) + 1))
+    for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        part = slice(start, stop)
+        _, owner, area = np.unique(found.owner[part], return_inverse=True, return_counts=True)
+        large = area >= min_area
+        chosen = large[owner]
+        owner = (np.cumsum(large) - 1)[owner[chosen]]
+        pixels = rows[part][chosen], columns[part][chosen]
+        boxes, peaks, centroids = _measure(*pixels, scores[part][chosen], owner)
+        truth = None
+        if block.centroids is not None:
+            masks = block.masks if block.masks is not None else block.centroids
+            truth = tuple(np.flatnonzero(each[index]) for each in (block.centroids, masks))
+        shape = block.scores.shape[1:]
+        yield _Frame(
+            block.start + index,
+            shape,
+            np.ravel_multi_index(pixels, shape),
+            owner,
+            boxes,
+            peaks,
+            linker.step(centroids),
+            truth,
+        )
 
 
 def _measure(rows, columns, scores, owner):

@@ -72,7 +72,9 @@ def is_options(value):
     if value is None:
         return True
     return isinstance(value, dict) and all(
-        isinstance(k, str) and isinstance(v, kinds) for k, v in value.items()
+        isinstance(key, str)
+        and all(isinstance(part, kinds) for part in (found if isinstance(found, list) else [found]))
+        for key, found in value.items()
     )
 
 
