@@ -192,9 +192,7 @@ class Detections(Writer):
         found = find_detections(block, self.threshold)
         self.count += len(found)
         if self.table is not None:
-            names = block.sequence.file_names or ()
-            files = dict(zip(block.numbers, names[block.start : block.stop], strict=False))
-            self.table.write(table_rows(block.sequence.name, found, files).encode())
+            self.table.write(_table_rows_of(block, found).encode())
         if self.centroids is not None:
             if self.text is None:
                 self.text = Aside(self.centroids / f"{short_name(block.sequence.name)}.txt")
@@ -235,6 +233,12 @@ class Detections(Writer):
         return [path for path in (self.path, self.centroids) if path is not None]
 
 
+def _table_rows_of(block, found):
+    names = block.sequence.file_names or ()
+    files = dict(zip(block.numbers, names[block.start : block.stop], strict=False))
+    return table_rows(block.sequence.name, found, files)
+
+
 class Printed(Writer):
     """Prints the rows of detections.csv as they become final.
 
@@ -246,7 +250,7 @@ class Printed(Writer):
         self.threshold, self.begun = threshold, False
 
     def add(self, block):
-        rows = table_rows(block.sequence.name, find_detections(block, self.threshold))
+        rows = _table_rows_of(block, find_detections(block, self.threshold))
         if not self.begun:
             rows, self.begun = table_head() + rows, True
         for row in rows.splitlines():
