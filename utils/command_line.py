@@ -19,7 +19,7 @@ USER_ERROR, LOST_PROCESS = 2, 3  # exit statuses; a signal's is 128 + its number
 LAUNCHED = "DETECTOR_LAUNCHED"  # set where `utils.launcher` tells what ended which process
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # set where torchrun started this process
 OWN_PACKAGES = ("data", "losses", "models", "utils")
-FIRST_TELLS = 3  # seconds in which torchrun ends the other processes when one has failed
+FIRST_TELLS = 8  # seconds in which torchrun ends the other processes when one has failed
 
 
 def add_normalisation(add, words=""):
