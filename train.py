@@ -116,7 +116,13 @@ def parse_args(argv=None):
     switch = {"action": BooleanOptionalAction, "default": False}
     add("--flips", **switch, help="mirror clips at random")
     add("--turns", **switch, help="play clips backwards and swap rows and columns at random")
-    add("--augment", help="change clips at random, such as dark=0.5,stride=4: see README.md")
+    add(
+        "--augment",
+        help="change clips at random, NAME=VALUE,...: contrast=C (by a factor of up to 1 + C "
+        "either way), dark=P (this share is made negative), stride=K (every k-th frame, k up to "
+        "K), jitter=J and drift=D (the view shakes by J pixels, moves by up to D a frame), noise=S "
+        "and pattern=S (up to S of the data's standard deviations)",
+    )
     add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
     words = "weight of a loss on clips without target, whose soft IoU has no gradient; 0: none"
     add("--empty_clips", type=weight, default=0.0, help=words)
