@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.several import as_list
+
 WEIGHTS = "model_state_dict"
 # What the published checkpoints hold, with `class_avg_iou` in the best.
 PUBLISHED_KEYS = ("epoch", WEIGHTS, "optimizer_state_dict")
@@ -190,8 +192,7 @@ class TrainingState:
             if name == "datapath":
                 before, now = map(_resolved, (before, now))
             if before != now:
-                words = before if isinstance(before, list) else [before]
-                return f"--{name} was {' '.join(' '.join(map(str, words)).split())}"
+                return f"--{name} was {' '.join(' '.join(map(str, as_list(before))).split())}"
         for name in NORMALISATION_OPTIONS:
             before, now = recorded.get(name), self.options.get(name)
             if before != now:
@@ -227,8 +228,7 @@ class TrainingState:
 
 def _resolved(places):
     """One path or several, as a list without links."""
-    places = places if isinstance(places, list) else [places]
-    return [Path(str(place)).resolve() for place in places]
+    return [Path(str(place)).resolve() for place in as_list(places)]
 
 
 def plain(options):

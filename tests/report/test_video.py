@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import test as test_script
 from data.formats.encoder import VideoFile
@@ -13,7 +14,7 @@ from tests.builders import call, write_image
 from tests.report.scored import MAIN, blocks_of, feed, sequence_of
 from tests.training.runs import refused
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
-from utils.report.overlay import COLOURS, enlargement
+from utils.report.overlay import COLOURS, enlargement, with_legend
 from utils.tracks.video import TRAIL_COLOUR, OverlayVideos
 from utils.tracks.writer import TrackOptions, Tracks
 
@@ -99,6 +100,13 @@ def test_without_masks_detections_are_drawn(tmp_path, moving):
     pictures = draw(tmp_path, sequence_of("x", moving[0]), moving[0])
     assert all(has(picture, COLOURS[DETECTION]) for picture in pictures)
     assert not any(has(picture, COLOURS[FOUND]) for picture in pictures)
+
+
+def test_letters_that_the_font_lacks_are_written_out_wherever_a_legend_is_drawn():
+    picture, kinds = Image.new("RGB", (40, 30)), (DETECTION,)
+    pages = [with_legend(picture, name, "2", kinds) for name in ("红外", r"\u7ea2\u5916", "a")]
+    page, written_out, other = (np.asarray(each) for each in pages)
+    assert np.array_equal(page, written_out) and not np.array_equal(page, other)
 
 
 def test_numbers_are_those_of_the_tracks_that_are_written(tmp_path, moving):

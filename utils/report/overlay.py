@@ -161,7 +161,7 @@ class Overlay:
         numbers, last = list(block.numbers), self.sequence.numbers[-1]
         for index, frame in zip(chosen, frames_at_score_size(block, chosen), strict=True):
             picture = draw_frame(frame, marked.marks[index], self.limits, self.scale, GREYS)
-            place = f"{legible(self.sequence.name)}  {numbers[index]}/{last}"
+            place = f"{self.sequence.name}  {numbers[index]}/{last}"
             counts = f"{marked.detections[index]} detections"
             if self.labelled:
                 targets = marked.targets[index]
@@ -191,7 +191,7 @@ def with_legend(picture, place, counts, kinds):
     page.paste(picture, ((page.width - picture.width) // 2, LEGEND_HEIGHT))
     pen = ImageDraw.Draw(page)
     pen.fontmode = "1"  # no half tones: they are not in the palette
-    pen.text((8, 4), place, fill=TEXT, font=font)
+    pen.text((8, 4), legible(place), fill=TEXT, font=font)
     pen.text((page.width - 8, 4), counts, fill=TEXT, font=font, anchor="ra")
     width = page.width / max(len(kinds), 2)
     for column, kind in enumerate(kinds):
