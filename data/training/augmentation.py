@@ -13,6 +13,7 @@ class Change:
     Attributes:
         offsets: (n, 2) float64, rows and columns that each frame's view is moved by; None: none.
         gain: grey levels' distances from the data set's mean are multiplied by it.
+        level: added to all grey levels, in units of the data set's standard deviation.
         mirrored: grey levels are mirrored about the clip's mean: what was bright is dark.
         noise: standard deviation of noise that every pixel has anew in every frame, in units of
             the data set's.
@@ -22,6 +23,7 @@ class Change:
 
     offsets: np.ndarray | None
     gain: float
+    level: float
     mirrored: bool
     noise: float
     pattern: float
@@ -30,7 +32,7 @@ class Change:
     def apply(self, clip):
         """Changes the grey levels of a normalised clip (n, H, W) float32 in place, padding apart.
 
-        Mirrored first, then multiplied, then noise.
+        Mirrored first, then multiplied, then moved in level, then noise.
         """
         if not clip.size:
             return
@@ -38,6 +40,8 @@ class Change:
             np.subtract(2 * clip.mean(dtype=np.float64).astype(np.float32), clip, out=clip)
         if self.gain != 1:
             clip *= np.float32(self.gain)
+        if self.level:
+            clip += np.float32(self.level)
         rng = np.random.Generator(np.random.PCG64(self.seed))
         for level, shape in ((self.noise, clip.shape), (self.pattern, clip.shape[1:])):
             if level:
@@ -51,6 +55,7 @@ class Augmentation:
     Attributes:
         contrast: c. The distances of grey levels from the data set's mean are multiplied by a
             factor whose logarithm is uniform between -log(1 + c) and log(1 + c).
+        level: a clip's `Change.level` is uniform between -level and level.
         dark: share of the clips that are mirrored about their own mean level.
         stride: s. A clip is every k-th frame, k uniform in 1 ... s, and at most N // T in a
             sequence of N frames, so that it has clips of T frames at that stride, too.
@@ -63,6 +68,7 @@ class Augmentation:
     """
 
     contrast: float = 0.0
+    level: float = 0.0
     dark: float = 0.0
     stride: int = 1
     jitter: float = 0.0
@@ -92,7 +98,9 @@ class Augmentation:
             times = np.arange(frames)[:, None] - placing
             offsets = times * rng.uniform(-self.drift, self.drift, 2)
             offsets = offsets + self.jitter * rng.standard_normal((frames, 2))
-        return Change(offsets, gain, mirrored, noise, pattern, int(rng.integers(2**63)))
+        seed = int(rng.integers(2**63))
+        level = self.level * rng.uniform(-1, 1) if self.level else 0.0
+        return Change(offsets, gain, level, mirrored, noise, pattern, seed)
 
 
 CHANGES = {field.name: field for field in fields(Augmentation)}

@@ -17,8 +17,8 @@ from data.training.augmentation import (
     parse_augmentation,
 )
 
-NOTHING = Change(None, 1.0, False, 0.0, 0.0, 7)
-ALL = "contrast=0.5,dark=0.5,stride=2,jitter=0.4,drift=0.3,noise=0.2,pattern=0.1"
+NOTHING = Change(None, 1.0, 0.0, False, 0.0, 0.0, 7)
+ALL = "contrast=0.5,level=0.4,dark=0.5,stride=2,jitter=0.4,drift=0.3,noise=0.2,pattern=0.1"
 
 
 @pytest.fixture
@@ -69,6 +69,16 @@ def test_the_logarithm_of_the_contrast_is_uniform():
     ends = np.log(1.5)
     assert np.abs(gains).max() <= ends and gains.mean() == pytest.approx(0, abs=0.02)
     assert gains.std() == pytest.approx(2 * ends / 12**0.5, rel=0.05)
+
+
+def test_level_is_added_and_uniform(clip):
+    before = clip.copy()
+    replace(NOTHING, level=-0.7).apply(clip)
+    assert np.allclose(clip, before - 0.7)
+    rng = np.random.default_rng(0)
+    levels = np.array([Augmentation(level=0.8).draw(5, 2, rng).level for _ in range(4000)])
+    assert np.abs(levels).max() <= 0.8 and levels.mean() == pytest.approx(0, abs=0.03)
+    assert levels.std() == pytest.approx(1.6 / 12**0.5, rel=0.05)
 
 
 def test_the_share_of_dark_clips_is_the_one_given():
