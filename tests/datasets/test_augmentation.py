@@ -221,13 +221,13 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(rng):
 def test_a_text_gives_the_values_by_name():
     assert parse_augmentation(None) is None
     assert parse_augmentation("dark=0.5, stride=4") == Augmentation(dark=0.5, stride=4)
-    assert parse_augmentation(ALL) == Augmentation(0.5, 0.5, 2, 0.4, 0.3, 0.2, 0.1)
+    assert parse_augmentation(ALL) == Augmentation(0.5, 0.4, 0.5, 2, 0.4, 0.3, 0.2, 0.1)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("dork=1", "NAME one of contrast, dark"),
+        ("dork=1", "NAME one of contrast, level, dark"),
         ("dark", "from 0 to 1"),
         ("dark=1.5", "from 0 to 1"),
         ("dark=nan", "from 0 to 1"),
