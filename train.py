@@ -121,7 +121,8 @@ def parse_args(argv=None):
         help="change clips at random, NAME=VALUE,...: contrast=C (by a factor of up to 1 + C "
         "either way), dark=P (this share is made negative), stride=K (every k-th frame, k up to "
         "K), jitter=J and drift=D (the view shakes by J pixels, moves by up to D a frame), "
-        "level=S, noise=S and pattern=S (up to S of the data's standard deviations)",
+        "level=S, noise=S and pattern=S (up to S of the data's standard deviations), grow=G (masks "
+        "grow by G pixels)",
     )
     add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
     words = "weight of a loss on clips without target, whose soft IoU has no gradient; 0: none"

@@ -12,7 +12,13 @@ from torch.utils.data import Dataset
 
 from data.cache.build import Frames
 from data.frames import any_in_row
-from data.training.augmentation import Augmentation, Change, move_masks, move_view
+from data.training.augmentation import (
+    Augmentation,
+    Change,
+    grow_masks,
+    move_masks,
+    move_view,
+)
 
 CHECKED = 8  # sequences whose grey levels are looked at before a training
 NEIGHBOURS = np.ones((3, 3), dtype=int)
@@ -197,6 +203,8 @@ class TrainClips(Dataset):
         moments, rows = np.divmod(np.flatnonzero(found), frames.shape[1])
         mask = np.zeros(clip.shape, np.uint8)
         mask[place][moments, rows] = masks[moments, rows]
+        if self.options.augmentation is not None and self.options.augmentation.grow:
+            mask[place] = grow_masks(mask[place], self.options.augmentation.grow)
         parts = [clip, mask]
         if self.mark_padding:
             real = np.zeros(clip.shape, np.uint8)

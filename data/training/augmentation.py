@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, fields
 
 import numpy as np
+from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Augmentation:
             -drift and drift along each axis.
         noise: a clip's `Change.noise` is uniform between 0 and this.
         pattern: likewise.
+        grow: pixels. Each target's mask grows by this many along rows and columns. Boxes that
+            people draw are a few pixels off: a network that marks more than the target's own
+            pixels meets their centres, and few of them count as false alarms.
     """
 
     contrast: float = 0.0
@@ -75,6 +79,7 @@ class Augmentation:
     drift: float = 0.0
     noise: float = 0.0
     pattern: float = 0.0
+    grow: int = 0
 
     def draw_stride(self, start, stop, frames, seqlen, rng):
         """(start, stop, k) of a window of a sequence of `frames` frames, stretched to stride k.
@@ -126,7 +131,7 @@ def parse_augmentation(text):
         if name in given:
             raise ValueError(f"--augment {text}: {name} is given twice; expected it once")
         kind = CHANGES[name].type
-        least, most = (1, math.inf) if kind is int else (0, AT_MOST.get(name, math.inf))
+        least, most = CHANGES[name].default if kind is int else 0, AT_MOST.get(name, math.inf)
         try:
             given[name] = kind(number)
             known = least <= given[name] <= most and given[name] < math.inf
@@ -176,6 +181,14 @@ def move_masks(masks, rows, columns, offsets):
             lines.append(at[:-1] + (share >= 0.5))
         views.append(mask[np.ix_(*lines)])
     return np.stack(views)
+
+
+def grow_masks(masks, by):
+    """Masks (n, h, w) in {0, 1} grown by `by` pixels along rows and columns.
+
+    A target outside of the crop does not grow into it.
+    """
+    return ndimage.maximum_filter(masks, (1, 2 * by + 1, 2 * by + 1), mode="constant")
 
 
 def _view(bounds, offset, side):

@@ -18,7 +18,7 @@ from data.training.augmentation import (
 )
 
 NOTHING = Change(None, 1.0, 0.0, False, 0.0, 0.0, 7)
-ALL = "contrast=0.5,level=0.4,dark=0.5,stride=2,jitter=0.4,drift=0.3,noise=0.2,pattern=0.1"
+ALL = "contrast=0.5,level=0.4,dark=0.5,stride=2,jitter=0.4,drift=0.3,noise=0.2,pattern=0.1,grow=1"
 
 
 @pytest.fixture
@@ -102,6 +102,21 @@ def test_noise_is_new_in_every_frame_and_a_pattern_stays():
     for name, most in (("noise", 0.4), ("pattern", 0.1)):
         values = np.array([getattr(change, name) for change in levels])
         assert values.max() <= most and values.mean() == pytest.approx(most / 2, rel=0.05)
+
+
+def test_masks_grow_in_the_clip_and_only_there():
+    plain, *_ = make_clips(np.random.default_rng(1), None)
+    grown, *_ = make_clips(np.random.default_rng(1), Augmentation(grow=2))
+    targets = 0
+    for index in range(len(plain)):
+        (clip, mask), (same, more) = plain[index], grown[index]
+        assert torch.equal(clip, same) and more.dtype == torch.uint8
+        expected = torch.zeros_like(mask)
+        for frame, row, column in mask.nonzero().tolist():
+            expected[frame, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = 1
+        assert torch.equal(more, expected)
+        targets += int(mask.sum())
+    assert targets
 
 
 def test_padding_stays_zero_under_all_changes(rng):
@@ -221,7 +236,7 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(rng):
 def test_a_text_gives_the_values_by_name():
     assert parse_augmentation(None) is None
     assert parse_augmentation("dark=0.5, stride=4") == Augmentation(dark=0.5, stride=4)
-    assert parse_augmentation(ALL) == Augmentation(0.5, 0.4, 0.5, 2, 0.4, 0.3, 0.2, 0.1)
+    assert parse_augmentation(ALL) == Augmentation(0.5, 0.4, 0.5, 2, 0.4, 0.3, 0.2, 0.1, 1)
 
 
 @pytest.mark.parametrize(
