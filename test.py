@@ -1,40 +1,67 @@
 """Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from data.formats.encoder import VideoFile, check_encoder
 from data.lists import read_snr
-from data.specs import choose_normalisation, get_spec
+from data.live.sequence import open_live
+from data.live.streams import LEVELS, is_live
+from data.specs import FOOTAGE, choose_normalisation, get_spec
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.export import export_model
 from models.fused import fuse
+from models.registration import find_shift
 from utils.attribution.figures import draw_influence_of
-from utils.attribution.paths import PATHS
-from utils.attribution.writer import AttributionOptions, Attributions
+from utils.attribution.writer import AttributionOptions, Attributions, add_attribution_options
 from utils.checkpoint import load, load_weights
 from utils.command_line import (
     CommandParser,
+    add_normalisation,
     fraction,
     frame_size,
     positive,
     run_command,
-    word_or_pixel,
 )
 from utils.compare.joint import joint_table
 from utils.compare.published_table import published_table
 from utils.efficiency import efficiency_line, measure_efficiency
 from utils.evaluation import Evaluator
-from utils.process import choose_device, joined_group, keep_freed_memory
+from utils.launcher import relaunch
+from utils.process import (
+    StopRequest,
+    choose_device,
+    is_launched,
+    joined_group,
+    keep_freed_memory,
+)
 from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
-from utils.report.results import header, summarise, summary_lines, timing_line, write_results
-from utils.report.writers import EXPORTS, Detections, Normalisations, Overlays, ScoreMaps
-from utils.run_dir import find_model_name, find_run, included_run, make_folder
-from utils.scan import open_scan
+from utils.report.results import (
+    Tested,
+    header,
+    results_in,
+    summarise,
+    summary_lines,
+    timing_line,
+    write_results,
+)
+from utils.report.writers import (
+    EXPORTS,
+    Detections,
+    Normalisations,
+    Overlays,
+    Printed,
+    ScoreMaps,
+    Surfaces,
+)
+from utils.run_dir import check_apart, find_model_name, find_run, included_run, make_folder
+from utils.scan import Stabiliser, open_scan
+from utils.several import as_list
+from utils.tracks.video import OverlayVideos
 from utils.tracks.writer import TrackOptions, Tracks
 from utils.training_state import describe
 
@@ -59,25 +86,22 @@ def parse_args(argv=None):
         "--datapath",
         help="the data set's folder; ./datasets/DATASET if not given. For Frames: a folder of "
         "images (or with images/ and optionally masks/), a folder of such folders, a multi-page "
-        "TIFF, a GIF, a .npy or .npz array (T, H, W), or a video",
+        "TIFF, a GIF, a .npy or .npz array (T, H, W), or a video; - for raw frames from a pipe, a "
+        "camera's device or an rtsp:// address: detections are printed as they come",
     )
-    add("--mean", type=float, help="of the grey levels; with --std, in place of the data set's")
-    add("--std", type=float, help="of the grey levels; with --mean")
-    add(
-        "--normalise-as",
-        metavar="DATASET",
-        help="take mean and std of this data set. Own footage is normalised by its own otherwise, "
-        "sequence by sequence",
+    add("--size", type=frame_size, metavar="HEIGHTxWIDTH", help="of the frames of --datapath -")
+    add("--bits", type=int, choices=LEVELS, default=8, help="of a pixel of --datapath -")
+    add_normalisation(
+        add,
+        ". If none is given: what the run was trained with on this data set, or the data set's "
+        "own; own footage by its own, sequence by sequence",
     )
     add("--seqlen", type=positive(int), help="frames of a clip; the checkpoint's if not given")
     add("--batch_size", type=positive(int), default=1, help="clips fed at once")
     add("--gpu", default="0", help="index of the GPU, or cpu")
-    add(
-        "--threshold_eval",
-        type=fraction,
-        default=0.5,
-        help="score threshold of IoU, pictures and detections",
-    )
+    add("--gpu_num", type=positive(int), default=1, help="how many GPUs, one process each")
+    words = "score threshold of IoU, pictures and detections"
+    add("--threshold_eval", type=fraction, default=0.5, help=words)
     add(
         "--protocol",
         nargs="+",
@@ -90,12 +114,14 @@ def parse_args(argv=None):
     )
     add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
+    add("--stabilise", action="store_true", help="of a moving camera: lay a clip's frames together")
     add("--memory", help="the network's working memory, such as 1GiB; chosen if not given")
     add(
         "--output",
         type=Path,
-        help="where results go; if not given, the run's folder, or LOGPATH/tests/DATASET for the "
-        "run that comes with this code and for WEIGHTS. Of several runs each gets a folder in it",
+        help="where results go; if not given, the run's folder (of another data set, a folder in "
+        "it), or LOGPATH/tests/DATASET for the run that comes with this code and for WEIGHTS. Of "
+        "several runs each gets a folder in it",
     )
     add(
         "--efficiency",
@@ -108,43 +134,13 @@ def parse_args(argv=None):
     )
     add("--visual", action="store_true", help="write score maps and animated overlays")
     add("--no-overlay", action="store_true", help="write no animated overlays")
-    add(
-        "--attribution",
-        action="store_true",
-        help="write to attribution/ what the scores of targets are due to: integrated gradients of "
-        "some targets of each sequence, figures, and whether interventions agree",
-    )
-    add(
-        "--attribution-of",
-        type=word_or_pixel("targets", "alarms"),
-        default="targets",
-        metavar="WHAT",
-        help="targets (detections where there are no masks), alarms: false ones, or one pixel: "
-        "FRAME,ROW,COLUMN",
-    )
-    add("--attribution-frames", type=positive(int), default=1, help="most frames of a sequence")
-    add("--attribution-targets", type=positive(int), default=8, help="most targets of a frame")
-    add(
-        "--attribution-path",
-        choices=PATHS,
-        default="zero",
-        help="where the path to the clip starts: at the data set's mean level, at the blurred mean "
-        "of time, or at black",
-    )
-    add(
-        "--attribution-error",
-        type=fraction,
-        default=0.01,
-        help="completeness error at which no more points of the path are added",
-    )
-    add(
-        "--attribution-points",
-        type=positive(int),
-        help="so many equidistant points with both ends, as published, whatever the error",
-    )
+    numbers = {"type": int, "nargs": "+", "metavar": "FRAME"}
+    add("--surface", **numbers, help="draw the scores of the frames of these numbers as surfaces")
+    add_attribution_options(add)
     add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
     add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
-    add("--frame_rate", type=positive(float), default=30.0, help="for false tracks a minute")
+    add("--frame_rate", type=positive(float), default=30.0, help="of videos")
+    add("--overlay_video", action="store_true", help="write visual/*.mp4 with trails of tracks")
     add("--export", choices=EXPORTS, help="write a text file of centroids for each sequence")
     add(
         "--coordinate-order",
@@ -163,14 +159,16 @@ def parse_args(argv=None):
         parser.error("--epoch without a run; expected --log_dir, whose checkpoints are numbered")
     if args.export_model is not None and len(args.log_dir or ()) > 1:
         parser.error("--export_model with several runs; expected one --log_dir")
+    args.live = args.datapath is not None and args.dataset == FOOTAGE and is_live(args.datapath)
+    if args.live and (args.visual or args.attribution or len(args.log_dir or ()) > 1):
+        parser.error("--datapath of live frames with --visual, --attribution or several runs")
+    if args.size is not None and not args.live:
+        parser.error("--size without --dataset Frames --datapath -; other frames have their own")
+    if args.overlay_video:
+        check_encoder()  # before anything is computed
     if args.datapath is None:
         args.datapath = f"./datasets/{args.dataset}"
     return args
-
-
-def fast_engine(model, precision, memory):
-    """The network's fast engine, band by band within the memory budget, where it has one."""
-    return fuse(model, precision, memory)
 
 
 def reference_engine(model, precision, memory):
@@ -180,28 +178,13 @@ def reference_engine(model, precision, memory):
     return model
 
 
-ENGINES = {"fast": fast_engine, "reference": reference_engine}
-
-
-@dataclass
-class Tested:
-    """A detector to be tested.
-
-    Attributes:
-        run: name of its run, or of its file of weights.
-        name: of the model.
-        detector: the network as trained, in evaluation mode.
-        folder: where its results go.
-    """
-
-    run: str
-    name: str
-    detector: object
-    folder: Path
+ENGINES = {"fast": fuse, "reference": reference_engine}
 
 
 def main(args, group=None):
     """Tests what the arguments name; `group` is that of a training that ends with this test."""
+    if args.gpu_num > 1 and not is_launched():
+        relaunch(args.gpu_num)
     spec = get_spec(args.dataset)
     normalisation = choose_normalisation(args.mean, args.std, args.normalise_as)
     if args.export_model is not None:
@@ -211,16 +194,27 @@ def main(args, group=None):
             f"{tested.detector.seqlen} frames"
         )
         return
-    with joined_group(args.gpu, group) as group:
+    with joined_group(args.gpu, group) as group, StopRequest(args.live) as stop:
         device = choose_device(args.gpu, group)
         if device.type == "cpu" and (args.engine == "reference" or args.attribution):
             keep_freed_memory()
         if args.efficiency and group.size > 1:
             raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")
+        if spec.test is None and args.output is not None:
+            check_apart(args.output, args.datapath)
+        if len(args.log_dir or ()) > 1:
+            for _ in open_tested(args, quiet=True):
+                pass  # none is tested where another cannot be
         table = []
         for tested in open_tested(args, quiet=not group.is_main):
-            sequences = spec.open(spec, args.datapath, normalisation)
-            table.append(run_test(args, spec, tested, sequences, device, group))
+            levels = normalisation or tested.normalisation
+            if args.live:
+                form = args.size, args.bits, levels, stop.arrived
+                sequences = open_live(args.datapath, *form)
+            else:
+                sequences = spec.open(spec, args.datapath, levels)
+            with results_in(tested.folder, group.is_main) as files:
+                table.append(run_test(args, spec, tested, sequences, device, group, files))
     table = [metrics for metrics in table if metrics is not None]
     if len(table) > 1:
         print("\n".join(joint_table(table)))
@@ -259,7 +253,7 @@ def open_tested(args, quiet=False):
         if output is not None and len(runs) > 1:
             output = output / run.name
         path = run.checkpoint("best" if args.epoch is None else args.epoch)
-        folder = output or results or run.path
+        folder = output or results
         yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
 
 
@@ -271,7 +265,7 @@ def without_run(args):
 
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
-    """The `Tested` of a checkpoint; `name` of the model may be left to the run to tell."""
+    """The `Tested` of a checkpoint; `name` and `folder` may be left to the run to tell."""
     state = load(path)
     found = describe(state)
     if name is None:
@@ -281,15 +275,18 @@ def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     load_weights(model, state, name, path)
     if found.selected is not None and not quiet:
         print(f"{path}: {found.selected}")
-    return Tested(title, name, model.eval(), folder)
+    trained_on = as_list(found.args.get("dataset"))[0]  # of several, the first is the run's own
+    normalisation = found.normalisation(path) if trained_on == args.dataset else None
+    folder = folder or run.results(args.dataset, trained_on)
+    return Tested(title, name, model.eval(), folder, normalisation)
 
 
-def run_test(args, spec, tested, sequences, device, group):
+def run_test(args, spec, tested, sequences, device, group, files):
     """Tests one detector on the sequences; writes results and prints the closing summary.
 
     Where there are masks: eval<suffix>.txt, metrics<suffix>.json, report<suffix>.html, and with
     --visual score maps and overlays. For own footage detections<suffix>.csv, and score maps and
-    overlays of what has no masks.
+    overlays of what has no masks. `files` hears of all that are written, in any process.
 
     Returns:
         The contents of metrics.json; None where nothing has masks, and of all processes but the
@@ -297,23 +294,37 @@ def run_test(args, spec, tested, sequences, device, group):
     """
     detector = tested.detector.to(device)
     network = ENGINES[args.engine](detector, args.precision, args.memory)
-    scan = open_scan(detector, network, device, args.batch_size)
+    stabiliser = Stabiliser(find_shift) if args.stabilise else None
+    scan = open_scan(detector, network, device, args.batch_size, stabiliser)
+    labelled = [sequence.name for sequence in sequences if sequence.labelled]
+    subsets = read_snr(spec, args.datapath, labelled)
     writers = open_writers(args, spec, tested, device)
     evaluator = Evaluator(scan, choose(args.protocol), args.threshold_eval, writers.values())
     mine = sequences.share(group.shard)
-    total = sum(map(len, mine))
+    total = None
+    if not args.live:
+        with tqdm(desc="Grey levels", unit="frame", leave=False, disable=None) as bar:
+            mine.measure(bar)
+        total = sum(map(len, mine))
+    else:
+        seconds = scan.delay / args.frame_rate
+        late = f"{scan.delay} frames later, {seconds:.1f} s at {args.frame_rate:g} a second"
+        print(f"Live: detections are final at most {late}", flush=True)
     with tqdm(total=total, desc="Testing", unit="frame", disable=None) as bar:
         evaluation = evaluator.run(mine, bar)
-    for shared in (evaluation, *writers.values()):
+    for shared in (evaluation, *writers.values(), *([stabiliser] if stabiliser else [])):
         shared.share(group)
+    sequences.tell_targets(group)
+    files[:] = group.gather(files)
     if not group.is_main:
         return None
     metrics, summary = None, [f"  {timing_line(evaluation.timing)}"]
     if evaluation.sequences:
-        subsets = read_snr(spec, args.datapath, [result.name for result in evaluation.sequences])
         about = header(tested, spec.name, args.threshold_eval)
         metrics = summarise(evaluation, subsets, about)
         summary = summary_lines(metrics)
+    if stabiliser is not None:
+        summary.append(f"  {stabiliser.line()}")
     if spec.lists_detections:
         found = f"{writers['detections'].count} detections at threshold {args.threshold_eval}"
         levels = writers["normalisations"].line()
@@ -355,22 +366,24 @@ def open_writers(args, spec, tested, device):
         "detections": Detections(table, threshold, centroids, args.coordinate_order),
         "highlights": Highlights(threshold, protocol),
         "normalisations": Normalisations(),
-        "score maps": ScoreMaps(pictures, unlabelled_only),
     }
-    if not args.no_overlay:
+    if args.live:  # what has no end is not drawn frame by frame
+        writers["printed"] = Printed(threshold)
+    else:
+        writers["score maps"] = ScoreMaps(pictures, unlabelled_only)
+    if not (args.no_overlay or args.live):
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
+    if args.surface is not None:
+        writers["surfaces"] = Surfaces(output / f"surfaces{suffix}", args.surface)
+    options = TrackOptions(args.min_area, args.min_track or 1, frame_rate=args.frame_rate)
     if args.min_track is not None:
-        options = TrackOptions(args.min_area, args.min_track, frame_rate=args.frame_rate)
         writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)
+    if args.overlay_video:
+        drawn = pictures, threshold, protocol, options, VideoFile
+        writers["videos"] = OverlayVideos(*drawn)
     if args.attribution:
-        options = AttributionOptions(
-            args.attribution_of,
-            args.attribution_frames,
-            args.attribution_targets,
-            args.attribution_path,
-            args.attribution_points,
-            args.attribution_error,
-        )
+        names = ("of", "frames", "targets", "path", "points", "error")
+        options = AttributionOptions(*(getattr(args, f"attribution_{name}") for name in names))
         given = output / "attribution", tested.detector, device, threshold, options, protocol
         writers["attribution"] = Attributions(*given)
     return writers

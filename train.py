@@ -1,11 +1,11 @@
-"""Trains a detector with the published protocol, then tests its best checkpoint."""
+"""Trains a detector by its published recipe, then tests its best checkpoint."""
 
 import platform
 import shlex
+from argparse import BooleanOptionalAction
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from signal import Signals
 
 import numpy as np
 import torch
@@ -14,81 +14,87 @@ from tqdm import tqdm
 import test
 from data.batches import Batches
 from data.cache.build import MODES, open_frames
-from data.clips import ClipOptions, TrainClips
-from data.lists import find_sequences, hold_out, prepare
+from data.clips import CROPS, ClipOptions
+from data.lists import prepare
 from data.record import read_normalisation
-from data.sequences import open_sequences
-from data.specs import get_spec
+from data.sequences import measure_normalisation
+from data.specs import choose_normalisation, get_spec
+from data.training.augmentation import parse_augmentation
+from data.training.mixing import open_training_sets
 from losses import LOSSES, build_loss
 from losses.options import WithEmptyClips, WithoutPadding
 from models import MODELS, build_model
 from models.engine.training import FastTraining
 from models.fused import fuse
 from utils.checkpoint import load_last, load_weights
-from utils.command_line import CommandParser, fraction, not_negative, positive, run_command
+from utils.command_line import (
+    CommandParser,
+    add_normalisation,
+    below_one,
+    fraction,
+    not_negative,
+    positive,
+    run_command,
+)
 from utils.evaluation import add_up, validate
 from utils.launcher import relaunch
-from utils.process import (
-    StopRequest,
-    is_launched,
-    joined_group,
-    ready_device,
-    seed_everything,
-)
+from utils.process import StopRequest, is_launched, joined_group, ready_device, seed_everything
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
+from utils.several import OneOrMore, as_list, one_for_each
 from utils.training.history import Recorder
 from utils.training.memory import memory_line, step_bytes
+from utils.training.recipes import RECIPES, choose_recipe, recipe_line
 from utils.training.trainer import OPTIMIZERS, STEP_PRECISIONS, Schedule, Trainer, TrainerOptions
 from utils.training_state import SELECTIONS, TrainingState, describe, plain
 
 PLACE_OPTIONS = ("log_dir", "savepath", "gpu", "gpu_num", "cache", "cache_dir", "workers")
+# By name, what options have for each data set that are not given.
+DATASET_DEFAULTS = {
+    "datapath": "./datasets/{}".format,
+    "sample_rate": lambda name: get_spec(name).sample_rate,
+}
 
 
 def parse_args(argv=None):
-    parser = CommandParser(description=__doc__)
-    add = parser.add_argument
+    first = CommandParser(add_help=False)  # what the defaults of the others follow from
+    add = first.add_argument
     add("--model", choices=MODELS, default="DeepPro-Plus", help="network")
-    add("--dataset", default="NUDT-MIRSDT", help="name of the data set")
-    add("--datapath", help="the data set's folder; ./datasets/DATASET if not given")
+    add("--recipe", choices=RECIPES, default="own", help="defaults of its authors, or of DeepPro")
     add("--savepath", default="./log/", help="where runs are written")
     add("--log_dir", help="continue this run, a folder's name under SAVEPATH/sem_seg")
+    parser = CommandParser(description=__doc__, parents=[first])
+    add = parser.add_argument
+    several = {"nargs": "+", "action": OneOrMore}
+    words = "name of the data set; several are mixed, and the first one is tested at the end"
+    add("--dataset", **several, default="NUDT-MIRSDT", help=words)
+    add("--datapath", **several, help="its folder, or of several; ./datasets/DATASET if not given")
+    add_normalisation(add, "; auto: of the training frames. The run's tests use what it had")
     add("--epoch", type=positive(int), default=32, help="number of epochs")
     add("--batch_size", type=positive(int), default=4, help="clips of a step")
     add("--learning_rate", type=positive(float), default=0.001, help="initial learning rate")
     add("--lr_decay", type=positive(float), default=0.7, help="its factor every STEP_SIZE epochs")
     add("--step_size", type=positive(int), default=10, help="epochs between decays")
     add("--optimizer", choices=OPTIMIZERS, default="Adam", help="optimiser")
-    add(
-        "--decay_rate",
-        type=not_negative(float),
-        default=1e-4,
-        help="weight decay of Adam; SGD has none",
-    )
+    weight = not_negative(float)
+    add("--decay_rate", type=weight, default=1e-4, help="weight decay of Adam; SGD has none")
+    add("--beta2", type=below_one, default=0.999, help="of Adam: decay of the mean square")
     add("--loss", choices=LOSSES, default="SoftIoU", help="training loss: see losses/")
     add("--seqlen", type=positive(int), help="frames of a clip; the network's if not given")
     add("--patch_size", type=positive(int), default=128, help="side of the training crop, pixels")
     add(
         "--sample_rate",
+        **several,
         type=positive(float, most=1000),
-        default=None,
         help="share of the possible clips that makes an epoch; the data set's if not given "
         "(0.1 for NUDT-MIRSDT)",
     )
     add("--threshold_eval", type=fraction, default=0.5, help="score threshold of IoU")
     add("--gpu", default="0", help="index of the GPU, or cpu")
     add("--gpu_num", type=positive(int), default=1, help="how many GPUs, one process each")
-    add(
-        "--workers",
-        type=not_negative(int),
-        help="reading processes; none if frames are cached",
-    )
+    add("--workers", type=not_negative(int), help="reading processes; none if frames are cached")
     add("--seed", type=not_negative(int), default=46, help="of weights, clips and losses")
-    add(
-        "--precision",
-        choices=STEP_PRECISIONS,
-        default="fp32",
-        help="of the network; losses are fp32",
-    )
+    words = "of the network; losses are fp32"
+    add("--precision", choices=STEP_PRECISIONS, default="fp32", help=words)
     add("--deterministic", action="store_true", help="the same result again on CUDA; slower")
     add("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     add(
@@ -104,38 +110,43 @@ def parse_args(argv=None):
         default="test",
         help="what chooses the best checkpoint: the test list, or a tenth of the training list",
     )
+    words = "decay of an average of the weights, which is then tested; 0: none"
+    add("--ema", type=below_one, default=0.0, help=words)
+    add("--crops", choices=CROPS, default="near", help="3 of 4 near a target, or half right on it")
+    switch = {"action": BooleanOptionalAction, "default": False}
+    add("--flips", **switch, help="mirror clips at random")
+    add("--turns", **switch, help="play clips backwards and swap rows and columns at random")
     add(
-        "--ema",
-        type=fraction,
-        default=0.0,
-        help="decay of an average of the weights, which is then tested; 0: none",
+        "--augment",
+        help="change clips at random, NAME=VALUE,...: contrast=C (by a factor of up to 1 + C "
+        "either way), dark=P (this share is made negative), stride=K (every k-th frame, k up to "
+        "K), jitter=J and drift=D (the view shakes by J pixels, moves by up to D a frame), "
+        "level=S, noise=S and pattern=S (up to S of the data's standard deviations), grow=G (masks "
+        "grow by G pixels)",
     )
-    add("--flips", action="store_true", help="mirror clips at random")
     add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
-    add(
-        "--empty_clips",
-        type=not_negative(float),
-        default=0.0,
-        help="weight of a loss on clips without target, their mean score; 0: none",
-    )
-    args = parser.parse_args(argv)
-    if args.log_dir is not None:
-        run = find_run(args.savepath, args.log_dir)
+    words = "weight of a loss on clips without target, whose soft IoU has no gradient; 0: none"
+    add("--empty_clips", type=weight, default=0.0, help=words)
+    chosen, _ = first.parse_known_args(argv)
+    recorded = {}
+    if chosen.log_dir is not None:
+        run = find_run(chosen.savepath, chosen.log_dir)
         checkpoint = load_last(run)
-        recorded = checkpoint and describe(checkpoint).args
         # What the run was started with; what is given now comes before it.
-        parser.recall(recorded or run.options(), run.path, without=PLACE_OPTIONS)
-        args = parser.parse_args(argv)
+        recorded = (checkpoint and describe(checkpoint).args) or run.options()
+        parser.recall(recorded, run.path, without=PLACE_OPTIONS)
+        chosen, _ = first.parse_known_args(argv)
+    recipe = choose_recipe(MODELS[chosen.model], chosen.recipe)
+    parser.set_defaults(**{name: recipe[name] for name in recipe.keys() - recorded.keys()})
+    args = parser.parse_args(argv)
     if args.seqlen is None:
         args.seqlen = MODELS[args.model].seqlen
-    if args.datapath is None:
-        args.datapath = f"./datasets/{args.dataset}"
-    if args.sample_rate is None:
-        args.sample_rate = get_spec(args.dataset).sample_rate
-    if args.cache_dir is None:
-        args.cache_dir = Path(args.datapath) / ".frames"
-    if args.ema == 1:
-        raise ValueError(f"--ema {args.ema}: expected a decay from 0 to below 1")
+    for option, default in DATASET_DEFAULTS.items():
+        given = one_for_each(f"--{option}", getattr(args, option), args.dataset, default)
+        setattr(args, option, given)
+    if isinstance(args.dataset, list) and (args.mean, args.std, args.normalise_as) != (None,) * 3:
+        raise ValueError("--mean, --std, --normalise-as with several data sets; each has its own")
+    parse_augmentation(args.augment)  # what is wrong with it is said first
     return args
 
 
@@ -159,9 +170,9 @@ def train(args, group):
             f"--batch_size {args.batch_size} does not split among {group.size} processes; "
             "expected a multiple: it is the total"
         )
-    spec, device = get_spec(args.dataset), ready_device(args.gpu, group, args.deterministic)
+    device, names = ready_device(args.gpu, group, args.deterministic), as_list(args.dataset)
     seed_everything(args.seed)
-    clips, sequences = open_data(args, spec, group)
+    clips, sequences = open_data(args, [get_spec(name) for name in names], group)
     trainer = build_trainer(args, clips, device, group)
     memory = tell_memory(args, trainer)
     run = group.share(open_run(args) if group.is_main else None)
@@ -184,13 +195,13 @@ def train(args, group):
             row = train_one_epoch(args, trainer, state, log, stop)
             if state.position is not None:
                 recorder.save_last(within_epoch=True)
-                stop_run(stop, run, log)
+                recorder.stop(stop.signal)
             recorder.save_numbered(last=epoch + 1 == args.epoch)
             row |= validate_epoch(args, trainer, sequences, log, epoch)
             row["best_iou"] = recorder.save_best(row["val_iou"])
             recorder.end_epoch(row | trainer.speed(args.epoch - epoch - 1))
             if stop.signal is not None:
-                stop_run(stop, run, log)
+                recorder.stop(stop.signal)
     log.close()
     group.barrier()  # the checkpoints are written
     tested = not epochs and group.share(group.is_main and run.is_tested())
@@ -228,43 +239,60 @@ def validate_epoch(args, trainer, sequences, log, epoch):
     return {"val_loss": loss, "val_iou": iou}
 
 
-def open_data(args, spec, group):
-    """Training clips, and the labelled sequences that select the best checkpoint."""
+def open_data(args, specs, group):
+    """Training clips, and the labelled sequences that select the best checkpoint.
+
+    `specs` are the rows of the data sets, each of whose clips are normalised by its own values.
+    """
+    roots = as_list(args.datapath)
     if group.is_first_of_node:
-        prepare(spec, args.datapath)
+        for spec, root in zip(specs, roots, strict=True):
+            prepare(spec, root)
     group.barrier()
-    training = find_sequences(spec, spec.train, args.datapath)
-    if args.select == "heldout":
-        training, selecting = hold_out(training, args.seed)
-    else:
-        selecting = find_sequences(spec, spec.test, args.datapath)
     options = ClipOptions(
         args.seqlen,
         args.patch_size,
-        args.sample_rate,
+        as_list(args.sample_rate)[0],
         args.seed,
         args.flips,
         args.exclude_padding,
         MODELS[args.model].predicts,
+        args.turns,
+        args.crops,
+        parse_augmentation(args.augment),
     )
-    mean, std = read_normalisation(spec, args.datapath)
-    frames = open_cache(args, spec, training, group)
-    clips = TrainClips(training, mean, std, options, spec.train_size, frames)
+    sets = list(zip(specs, roots, as_list(args.sample_rate), strict=True))
+    calls = partial(normalise, args, group), partial(open_cache, args, group)
+    clips, sequences = open_training_sets(sets, options, args.select == "heldout", *calls)
     if len(clips) < args.batch_size:
         raise ValueError(
             f"{len(clips)} clips an epoch do not fill one batch of {args.batch_size}; "
             "expected a smaller --batch_size or a larger --sample_rate"
         )
-    return clips, open_sequences(selecting, (mean, std), spec.test_size)
+    return clips, sequences
 
 
-def open_cache(args, spec, training, group):
+def normalise(args, group, spec, root, training):
+    """(mean, std) of the grey levels; those that are not the data set's are in `args` from here."""
+
+    def measure():
+        return group.share(measure_normalisation(training) if group.is_main else None)
+
+    asked = choose_normalisation(args.mean, args.std, args.normalise_as, measure)
+    if asked is None:
+        return read_normalisation(spec, root)
+    (args.mean, args.std), args.normalise_as = asked, None
+    return asked
+
+
+def open_cache(args, group, spec, root, training):
     """Decoded frames; of several processes, the first of a node fills the files for the others."""
     mode = args.cache
     if mode == "auto" and group.size > 1:
         mode = "disk"  # one copy for all processes of a node
     progress = partial(bar, group=group, title="Decoding frames", total=len(training))
-    build = partial(open_frames, training, spec.train_size, mode, args.cache_dir, None, progress)
+    folder = args.cache_dir or Path(root) / ".frames"
+    build = partial(open_frames, training, spec.train_size, mode, folder, None, progress)
     frames = build() if group.is_first_of_node else None
     group.barrier()
     return frames or build()
@@ -279,10 +307,8 @@ def bar(sequences, group, title, total=None):
 def build_trainer(args, clips, device, group):
     """A fresh network with what trains it."""
     detector = build_model(args.model, args.seqlen).to(device)
-    if not any(True for _ in detector.parameters()):
-        raise ValueError(f"--model {args.model}: has no weights to train; test.py tests it")
     network = torch.compile(detector) if args.compile else FastTraining(detector)
-    rates = args.learning_rate, args.decay_rate
+    rates = args.learning_rate, args.decay_rate, args.beta2
     criterion = build_loss(args.loss)
     if args.exclude_padding:
         criterion = WithoutPadding(criterion)
@@ -310,7 +336,9 @@ def tell_memory(args, trainer):
 def open_run(args):
     """The run's folder, new or to be continued."""
     if args.log_dir is None:
-        name = run_name(args.dataset, datetime.now(), args.loss, args.model, args.seqlen)
+        name = run_name(
+            as_list(args.dataset)[0], datetime.now(), args.loss, args.model, args.seqlen
+        )
         return new_run(args.savepath, name)
     run = find_run(args.savepath, args.log_dir)
     checkpoint = load_last(run)
@@ -336,6 +364,7 @@ def log_start(log, args, trainer, clips, sequences):
     """The first lines of a log: arguments, versions, device, amount of data."""
     log("PARAMETER ...")
     log(f"{args}")
+    log(recipe_line(args.model, choose_recipe(MODELS[args.model], args.recipe), vars(args)))
     log(
         f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, "
         f"device {trainer.device}, seed {args.seed}, processes {trainer.group.size}"
@@ -345,19 +374,11 @@ def log_start(log, args, trainer, clips, sequences):
     log(f"Decoded frames: {clips.frames.mode}. Best checkpoint selected on: {args.select}")
 
 
-def stop_run(stop, run, log):
-    """Ends after SIGTERM or Ctrl-C, with the exit status that shells expect."""
-    words = ["--savepath", str(run.logpath), "--log_dir", run.name]
-    log(f"Stopped by {Signals(stop.signal).name}; continue with {shlex.join(words)}")
-    log.close()
-    raise SystemExit(128 + stop.signal)
-
-
 def test_words(args, run):
     """The arguments of `test.py` that repeat the test at the end of a training."""
     options = {
-        "--dataset": args.dataset,
-        "--datapath": args.datapath,
+        "--dataset": as_list(args.dataset)[0],
+        "--datapath": as_list(args.datapath)[0],
         "--logpath": run.logpath,
         "--log_dir": run.name,
         "--seqlen": args.seqlen,

@@ -89,6 +89,8 @@ class DeviceClips:
             array[crop.start : crop.stop, crop.rows, crop.columns]
             for array in self.arrays[crop.sequence]
         )
+        if crop.backwards:
+            frames, masks = frames.flip(0), masks.flip(0)
         clip = (frames.float() - self.clips.mean) / self.clips.std
         parts = [clip, masks]
         if self.clips.mark_padding:
@@ -98,13 +100,19 @@ class DeviceClips:
         ends = (0, missing) if crop.pad_end else (missing, 0)
         parts = [functional.pad(part, (0, margins[1], 0, margins[0], *ends)) for part in parts]
         flips = [axis for axis, flip in ((-2, crop.flip_rows), (-1, crop.flip_columns)) if flip]
-        clip, *rest = (part.flip(flips) if flips else part for part in parts)
+        parts = [part.flip(flips) if flips else part for part in parts]
+        clip, *rest = (part.mT if crop.transposed else part for part in parts)
         return clip[None], *rest
 
 
 def fits(clips, device):
-    """Whether a CUDA device has the room for a set of decoded 8-bit frames."""
+    """Whether a CUDA device has the room for a set of decoded 8-bit frames, and makes its clips.
+
+    Clips that are changed at random, or of several data sets, are made on the CPU.
+    """
     arrays = clips.frames.arrays
+    if clips.options.augmentation is not None:
+        return False
     if device.type != "cuda" or not arrays or any(f.dtype != np.uint8 for f, _ in arrays):
         return False
     free, _ = torch.cuda.mem_get_info(device)

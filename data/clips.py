@@ -11,10 +11,34 @@ from scipy import ndimage
 from torch.utils.data import Dataset
 
 from data.cache.build import Frames
+from data.frames import any_in_row
+from data.training.augmentation import (
+    Augmentation,
+    Change,
+    grow_masks,
+    move_masks,
+    move_view,
+)
 
-TARGET_CENTRED_SHARE = 0.75
 CHECKED = 8  # sequences whose grey levels are looked at before a training
 NEIGHBOURS = np.ones((3, 3), dtype=int)
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """How crops are placed.
+
+    Attributes:
+        share: of the crops that are placed at a random target, where there is one; the others lie
+            anywhere.
+        moved: whether these are moved by up to +-int(P / 6) along each axis for a crop of side P.
+    """
+
+    share: float
+    moved: bool
+
+
+CROPS = {"near": CropRule(0.75, moved=True), "centred": CropRule(0.5, moved=False)}
 
 
 @dataclass(frozen=True)
@@ -52,9 +76,12 @@ class ClipOptions:
         sample_rate: clips of an epoch as a share of the candidate windows.
         seed: of the draws.
         flips: also mirror clips at random, up-down and left-right.
+        turns: also play clips backwards and swap their rows and columns at random.
+        crops: how crops are placed, a key of `CROPS`.
         mark_padding: items have a third part: 1 where the clip is real, 0 where it is padding.
         predicts: "all" frames of a clip, or the "last" alone: then a short window is padded at the
             start, and the last frame's mask places the crop.
+        augmentation: how clips are changed at random; None: not at all.
     """
 
     seqlen: int
@@ -64,13 +91,18 @@ class ClipOptions:
     flips: bool = False
     mark_padding: bool = False
     predicts: str = "all"
+    turns: bool = False
+    crops: str = "near"
+    augmentation: Augmentation | None = None
 
 
 @dataclass(frozen=True)
 class Crop:
     """Where a training clip is cut from: frames [start, stop) of a sequence, rows and columns.
 
-    `pad_end` says at which end a short window is padded; the flips mirror the padded clip.
+    Of the frames every `step`-th is taken; a `backwards` window is read from its last frame to its
+    first. `pad_end` says at which end a short window is padded; then the flips mirror the clip, and
+    at last it is `transposed`. `change` is what is done to its view and grey levels, or None.
     """
 
     sequence: int
@@ -81,6 +113,10 @@ class Crop:
     pad_end: bool
     flip_rows: bool = False
     flip_columns: bool = False
+    backwards: bool = False
+    transposed: bool = False
+    step: int = 1
+    change: Change | None = None
 
 
 class TrainClips(Dataset):
@@ -133,18 +169,20 @@ class TrainClips(Dataset):
         self.frames.check()
         self.epoch = epoch
 
-    def check(self):
-        """Looks at the set as a whole, once before a training.
-
-        Remarks on grey levels that lie far from the mean and std in use.
-
-        Raises:
-            ValueError: no mask has a target.
-        """
+    def check_levels(self):
+        """Remarks on grey levels that lie far from the mean and std in use."""
         for index in range(0, len(self.sequences), max(len(self.sequences) // CHECKED, 1)):
             files = self.sequences[index]
             frames, _ = self.frames.read(index, 0, 1)
             files.remarks.check_levels(frames, self.mean, self.std, files.images[0])
+
+    def check(self):
+        """Looks at the set as a whole, once before a training.
+
+        Raises:
+            ValueError: no mask has a target.
+        """
+        self.check_levels()
         if not self.frames.any_target():
             raise ValueError(
                 f"{self.sequences[0].masks[0].parent}: no target in any mask of the "
@@ -153,28 +191,43 @@ class TrainClips(Dataset):
 
     def __getitem__(self, index):
         crop = self.draw(index)
-        frames, masks = (
-            array[:, crop.rows, crop.columns]
-            for array in self.frames.read(crop.sequence, crop.start, crop.stop)
-        )
+        frames, masks, found = self._cut(crop)
+        if crop.backwards:
+            frames, masks, found = frames[::-1], masks[::-1], found[::-1]
         place = self._place(frames.shape, crop.pad_end)
         clip = self._blank(frames.shape, place, np.float32)
         normalise_into(frames, self.mean, self.std, out=clip[place])
+        if crop.change is not None:
+            crop.change.apply(clip[place])
         # Only the few rows that hold targets are read and copied.
-        found = self.frames.target_rows(crop.sequence, crop.start, crop.stop)[:, crop.rows]
         moments, rows = np.divmod(np.flatnonzero(found), frames.shape[1])
         mask = np.zeros(clip.shape, np.uint8)
         mask[place][moments, rows] = masks[moments, rows]
+        if self.options.augmentation is not None and self.options.augmentation.grow:
+            mask[place] = grow_masks(mask[place], self.options.augmentation.grow)
         parts = [clip, mask]
         if self.mark_padding:
             real = np.zeros(clip.shape, np.uint8)
             real[place] = 1
             parts.append(real)
         flips = [axis for axis, flip in ((-2, crop.flip_rows), (-1, crop.flip_columns)) if flip]
-        if flips:
-            parts = [np.ascontiguousarray(np.flip(part, flips)) for part in parts]
+        if flips or crop.transposed:
+            parts = [np.flip(part, flips) for part in parts]
+            axes = (0, 2, 1) if crop.transposed else (0, 1, 2)
+            parts = [np.ascontiguousarray(part.transpose(axes)) for part in parts]
         parts[0] = parts[0][None]
         return tuple(map(torch.from_numpy, parts))
+
+    def _cut(self, crop):
+        """Frames, masks (n, h, w) of a crop, and which rows of the masks hold a target (n, h)."""
+        window = crop.sequence, crop.start, crop.stop
+        frames, masks = (array[:: crop.step] for array in self.frames.read(*window))
+        if crop.change is not None and crop.change.offsets is not None:
+            view = crop.rows, crop.columns, crop.change.offsets
+            masks = move_masks(masks, *view)
+            return move_view(frames, *view), masks, any_in_row(masks)
+        found = self.frames.target_rows(*window)[:: crop.step, crop.rows]
+        return frames[:, crop.rows, crop.columns], masks[:, crop.rows, crop.columns], found
 
     def _blank(self, shape, place, dtype):
         """(T, P, P), zero where frames of `shape` at `place` leave it, and not yet set there."""
@@ -196,31 +249,41 @@ class TrainClips(Dataset):
     def draw(self, index):
         """Where item `index` of this epoch is cut from: a `Crop`."""
         rng = np.random.Generator(np.random.PCG64((self.options.seed, self.epoch, index)))
-        window = self.draw_window(rng)
+        window, change, step = self.draw_window(rng), None, 1
+        start, stop, count = window.start, window.stop, len(window)
+        augmentation = self.options.augmentation
+        if augmentation is not None:
+            length = len(self.sequences[window.sequence])
+            start, stop, step = augmentation.draw_stride(start, stop, length, self.seqlen, rng)
         if self.options.predicts == "last":
-            pad_end, placing = False, len(window) - 1
+            pad_end, placing = False, count - 1
         else:
             pad_end = index % 2 == 1
-            placing = middle_frame(len(window), self.seqlen, pad_end)
-        targets = self._targets(window, window.start + placing)
-        top, left = draw_crop(*targets, self.patch_size, rng)
+            placing = middle_frame(count, self.seqlen, pad_end)
+        targets = self._targets(window.sequence, start, stop, start + placing * step)
+        top, left = draw_crop(*targets, self.patch_size, rng, CROPS[self.options.crops])
         flips = rng.random(2) < 0.5 if self.options.flips else (False, False)
+        turns = rng.random(2) < 0.5 if self.options.turns else (False, False)
+        if augmentation is not None:
+            change = augmentation.draw(count, placing, rng)
         return Crop(
             window.sequence,
-            window.start,
-            window.stop,
+            start,
+            stop,
             slice(top, top + self.patch_size),
             slice(left, left + self.patch_size),
             pad_end,
-            *(bool(flip) for flip in flips),
+            *(bool(drawn) for drawn in (*flips, *turns)),
+            step=step,
+            change=change,
         )
 
-    def _targets(self, window, frame):
-        """(size of the mask of a frame of the window, centres of its targets)."""
-        key = window.sequence, frame
+    def _targets(self, sequence, start, stop, frame):
+        """(size of the mask of a frame of [start, stop), centres of its targets)."""
+        key = sequence, frame
         if key not in self._centres:
-            _, masks = self.frames.read(window.sequence, window.start, window.stop)
-            mask = masks[frame - window.start]
+            _, masks = self.frames.read(sequence, start, stop)
+            mask = masks[frame - start]
             self._centres[key] = mask.shape, centres(mask)
         return self._centres[key]
 
@@ -263,18 +326,18 @@ def centres(mask):
     return list(zip(*((at / sizes).tolist() for at in sums), strict=True))
 
 
-def draw_crop(size, targets, patch_size, rng):
+def draw_crop(size, targets, patch_size, rng, rule=CROPS["near"]):
     """Top left corner of a crop of `patch_size` squared from an image of `size`.
 
-    With probability 0.75, if there are targets (a list of centroids), the crop is centred on a
-    random one, moved by up to +-int(patch_size / 6) along each axis and clipped into the image;
-    else it is uniform. Where the image is smaller than the crop the corner is at 0.
+    With the rule's probability, 0.75 for DeepPro, if there are targets (a list of centroids), the
+    crop is centred on a random one, moved as the rule says and clipped into the image; else it is
+    uniform. Where the image is smaller than the crop the corner is at 0.
     """
     limits = [max(side - patch_size, 0) for side in size]
-    if rng.random() < TARGET_CENTRED_SHARE and targets:
+    if rng.random() < rule.share and targets:
         centre = targets[rng.integers(1, len(targets) + 1) - 1]
-        reach = int(patch_size / 6)
-        jitter = rng.integers(-reach, reach + 1, size=2).tolist()
-        corner = [round(c) + j - patch_size // 2 for c, j in zip(centre, jitter, strict=True)]
+        reach = int(patch_size / 6) if rule.moved else 0
+        moves = rng.integers(-reach, reach + 1, size=2).tolist()
+        corner = [round(c) + m - patch_size // 2 for c, m in zip(centre, moves, strict=True)]
         return tuple(min(max(c, 0), limit) for c, limit in zip(corner, limits, strict=True))
     return tuple(int(rng.integers(limit + 1)) for limit in limits)

@@ -36,6 +36,11 @@ class Remarks:
             place: the first frame's, for the message.
         """
         own, spread = float(frames.mean(dtype="float64")), float(frames.std(dtype="float64"))
+        if spread == 0:
+            self.make(
+                "flat",
+                f"{place}: all pixels have the grey level {own:.4g}; expected a scene",
+            )
         wide = spread > TOO_WIDE * std or 0 < spread < TOO_NARROW * std
         if wide or abs(own - mean) > FAR_OFF * std:
             self.make(

@@ -49,7 +49,6 @@ class TestSequence:
         labelled: whether it has masks.
         reading_seconds: spent on decoding so far.
         target_seen: whether a mask that was read had a target.
-        read_whole: whether `blocks` came to its end.
 
     Args:
         name: as above.
@@ -81,7 +80,7 @@ class TestSequence:
         self.name = name
         masks, centroids = labels
         self.labelled = masks is not None or centroids is not None
-        self.target_seen = self.read_whole = False
+        self.target_seen = False
         self.reading_seconds = 0.0
         self._frames = frames
         self._masks = centroids if masks is None else masks
@@ -116,8 +115,26 @@ class TestSequence:
         0 it is 1.
         """
         if self._normalisation is None:
-            self._normalisation = mean_std(block.frames for block in self._unlabelled_blocks())
+            self._normalisation = mean_std(block.frames for block in self.unlabelled_blocks())
         return self._normalisation
+
+    def measure(self, progress):
+        """Looks at the grey levels of a video before anything else asks for its length.
+
+        Both need all its frames to be decoded, and take one pass in this order.
+
+        Args:
+            progress: has `update(frames)`, such as a bar of tqdm.
+        """
+        if self._normalisation is not None or getattr(self._frames, "is_counted", True):
+            return
+
+        def told():
+            for block in self.unlabelled_blocks():
+                yield block.frames
+                progress.update(len(block))
+
+        self._normalisation = mean_std(told())
 
     @property
     def earlier(self):
@@ -156,11 +173,11 @@ class TestSequence:
                 start += size
                 following = reader.submit(read, start)
                 yield block
-        self.read_whole = True
         frames.close()
         self._frames.close()
 
-    def _unlabelled_blocks(self):
+    def unlabelled_blocks(self):
+        """Yields all frames in order, as `FrameBlock`s without masks."""
         frames, start = self._frames.fresh(), 0
         while (block := self._read(frames, start, start + STATISTICS_BLOCK, False)) is not None:
             yield block
@@ -246,10 +263,17 @@ class TestSequences:
         return len(self.sequences)
 
     def __iter__(self):
-        yield from self.sequences
+        return iter(self.sequences)
+
+    def tell_targets(self, group):
+        """Remarks on a test without any target, after it, from what all its processes have read.
+
+        Args:
+            group: `utils.process.Group`, whose processes shared the sequences.
+        """
         labelled = [sequence for sequence in self.sequences if sequence.labelled]
-        whole = labelled and all(each.read_whole for each in labelled)
-        if whole and self.remarks and not any(each.target_seen for each in labelled):
+        seen = group.gather([each.target_seen for each in labelled])
+        if group.is_main and labelled and self.remarks and not any(seen):
             self.remarks.make("no target", f"{labelled[0].name}: no target in any mask of the test")
 
     @property
@@ -261,11 +285,14 @@ class TestSequences:
         """Spent on decoding so far."""
         return sum(sequence.reading_seconds for sequence in self.sequences)
 
+    def measure(self, progress):
+        """`TestSequence.measure` of each."""
+        for sequence in self.sequences:
+            sequence.measure(progress)
+
     def share(self, take):
         """Some of the sequences, those that `take` leaves of their list."""
-        taken = take(self.sequences)
-        # Of a part, nothing can be said about the whole.
-        return TestSequences(taken, self.remarks if len(taken) == len(self.sequences) else None)
+        return TestSequences(take(self.sequences), self.remarks)
 
 
 def open_test_list(spec, root, normalisation=None):
@@ -288,7 +315,7 @@ def open_sequences(sequences, normalisation, size=None, first_number=1):
 
     Args:
         sequences: list of `data.lists.SequenceFiles`.
-        normalisation: (mean, std) of the grey levels.
+        normalisation: (mean, std) of the grey levels; each sequence's own if None.
         size: (height, width) that frames, not masks, are resized to, or None.
         first_number: number of the first frame in what is written.
     """
@@ -305,6 +332,23 @@ def open_sequences(sequences, normalisation, size=None, first_number=1):
         place = normalisation, size, first_number, remarks, files.earlier
         opened.append(TestSequence(name, frames, labels, *place))
     return TestSequences(opened, remarks)
+
+
+def join_sequences(parts):
+    """The `TestSequences` of several, in order; each part has its own normalisation."""
+    if len(parts) == 1:
+        return parts[0]
+    return TestSequences([sequence for part in parts for sequence in part.sequences])
+
+
+def measure_normalisation(sequences):
+    """Mean and standard deviation of all grey levels of sequences on disk, each frame read once.
+
+    Args:
+        sequences: list of `data.lists.SequenceFiles`.
+    """
+    opened = open_sequences(sequences, normalisation=None)
+    return mean_std(block.frames for each in opened for block in each.unlabelled_blocks())
 
 
 def mean_std(blocks):

@@ -9,6 +9,8 @@ from data.noise.writing import write_noisy_beside
 from data.sequences import open_test_list
 from data.synthetic.writing import write_synthetic
 
+FOOTAGE = "Frames"  # the row of own footage
+AUTO = "auto"  # in place of a data set's name: mean and std of the frames themselves
 # Sequences of NUDT-MIRSDT, as published with it.
 LOW_SNR = tuple(f"Sequence{n}" for n in (47, 56, 59, 76, 92, 101, 105, 119))
 TEST_SEQUENCES = tuple(f"Sequence{n}" for n in (*range(85, 98), 47, 56, 59, 76, 101, 105, 119))
@@ -180,7 +182,7 @@ DATASETS = {
         ),
         # Own footage: whatever is found at the path.
         DatasetSpec(
-            name="Frames",
+            name=FOOTAGE,
             mean=None,
             std=None,
             train=None,
@@ -217,8 +219,13 @@ def get_spec(name):
     )
 
 
-def choose_normalisation(mean, std, dataset):
+def choose_normalisation(mean, std, dataset, measure=None):
     """(mean, std) that the command line asks for; None if it leaves them to the data set.
+
+    Args:
+        mean, std: numbers, or None.
+        dataset: the name of a data set, or None.
+        measure: gives the (mean, std) that `AUTO` in place of a name asks for.
 
     Raises:
         ValueError: only one of mean and std is given, std is not positive, or the data set named
@@ -229,6 +236,8 @@ def choose_normalisation(mean, std, dataset):
         raise ValueError(f"{given} without {missing}; expected both or neither")
     if mean is not None and dataset is not None:
         raise ValueError("--mean and --std with --normalise-as; expected one or the other")
+    if dataset == AUTO and measure is not None:
+        return measure()
     if dataset is not None:
         spec = get_spec(dataset)
         if spec.mean is None:

@@ -1,7 +1,8 @@
 """The losses by their command-line names. All take logits and a mask, both (B, n, H, W), see
 `models.detector.Detector` for n.
 
-A loss is the mean over the clips of a batch. One that is a sum over them says `summed = True`, so
+A loss is the mean over the clips of a batch, but for SoftIoU-batch and SoftIoU-frame, which look at
+a process's share of the batch as a whole. One that is a sum over them says `summed = True`, so
 that several processes scale it; one that is a mean over all pixels says `averaged = True`, so that
 `losses.options.WithoutPadding` makes it the mean over the real ones.
 """
@@ -10,10 +11,12 @@ from functools import partial
 
 from losses.hard_mining import HardMiningLoss
 from losses.pixelwise import BCELoss
-from losses.soft_iou import SoftIoULoss
+from losses.soft_iou import SmoothedSoftIoULoss, SoftIoULoss
 
 LOSSES = {
     "SoftIoU": SoftIoULoss,
+    "SoftIoU-batch": partial(SmoothedSoftIoULoss, summed_over=(0, 1, 2, 3)),
+    "SoftIoU-frame": partial(SmoothedSoftIoULoss, summed_over=(0, 2, 3)),
     "BCE": BCELoss,
     "HAM": partial(HardMiningLoss, dilate_weight=True),
     "HPM": partial(HardMiningLoss, dilate_weight=False),

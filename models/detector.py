@@ -38,6 +38,9 @@ class Detector(nn.Module):
         side_multiple: height and width are padded with zeros, below and at the right, to a
             multiple of this.
         smallest_side: the least height and width that the network takes.
+        learns_all: whether every parameter gets a gradient.
+        recipe: how its authors trained it, see `models.recipes`; {}: as DeepPro was, or not known.
+            None: it has no weights to train.
 
     Args:
         seqlen: T; the class's default if None.
@@ -53,6 +56,8 @@ class Detector(nn.Module):
     pads_to = None
     side_multiple = 1
     smallest_side = 1
+    learns_all = True
+    recipe = {}
 
     def __init__(self, seqlen=None):
         super().__init__()

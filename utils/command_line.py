@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,21 @@ from torch import distributed
 
 USER_ERROR, LOST_PROCESS = 2, 3  # exit statuses; a signal's is 128 + its number
 LAUNCHED = "DETECTOR_LAUNCHED"  # set where `utils.launcher` tells what ended which process
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # set where torchrun started this process
+OWN_PACKAGES = ("data", "losses", "models", "utils")
+FIRST_TELLS = 8  # seconds in which torchrun ends the other processes when one has failed
+
+
+def add_normalisation(add, words=""):
+    """Adds the options that say mean and std of the grey levels.
+
+    Args:
+        add: `add_argument` of a parser.
+        words: more help on `--normalise-as`.
+    """
+    add("--mean", type=float, help="of the grey levels; with --std, in place of the data set's")
+    add("--std", type=float, help="of the grey levels; with --mean")
+    add("--normalise-as", metavar="DATASET", help=f"take mean and std of this data set{words}")
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -51,8 +67,10 @@ class CommandParser(argparse.ArgumentParser):
             if value is None or action.dest in without:
                 continue
             taken[action.dest] = value
-            flag = action.option_strings[-1]
-            if action.nargs != 0:
+            flag = next(text for text in action.option_strings if text.startswith("--"))
+            if isinstance(value, list) and action.nargs == "+":
+                words += [flag, *map(str, value)]
+            elif action.nargs != 0:
                 words.append(f"{flag}={value}")
             elif not isinstance(value, bool):
                 raise ValueError(f"{source}: {flag} is recorded as {value!r}; expected True, False")
@@ -85,6 +103,8 @@ def run_command(command):
     with terminated_by_signal():
         try:
             ending = ending_of(command)
+            if ending is not None and TORCHRUN in os.environ and not let_others_tell(ending[0]):
+                sys.exit(ending[0])
         except Terminated:
             ending = 128 + signal.SIGTERM, "stopped by SIGTERM"
         if ending is not None:
@@ -96,6 +116,21 @@ def run_command(command):
             sys.exit(status)
 
 
+def let_others_tell(status):
+    """Waits for torchrun's other processes before this one ends: whether it has to tell, too.
+
+    If all have an error the first tells of it: soon after that has ended torchrun ends the others.
+    One that only lost another ends after that.
+    """
+    lost, first = status == LOST_PROCESS, os.environ.get("RANK", "0") == "0"
+    try:
+        if lost or (status == USER_ERROR and not first):
+            time.sleep(FIRST_TELLS * (1 + lost))
+    except Terminated:
+        return lost
+    return True
+
+
 def ending_of(command):
     """Runs `command()`; (exit status, line) where a known error ends it, else None."""
     try:
@@ -104,6 +139,14 @@ def ending_of(command):
         return 128 + signal.SIGINT, "interrupted"
     except (ValueError, OSError, FloatingPointError) as error:
         return USER_ERROR, f"error: {one_line(error)}"
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in OWN_PACKAGES:
+            raise
+        return USER_ERROR, (
+            f"error: the package {package} is not installed; expected all of requirements.txt: "
+            "pip install -r requirements.txt"
+        )
     except (MemoryError, RuntimeError) as error:
         lost = lost_process(error)
         if lost is not None:
@@ -169,6 +212,11 @@ def not_negative(kind):
 def fraction(text):
     """An argparse type: a number from 0 to 1."""
     return _bounded(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")(text)
+
+
+def below_one(text):
+    """An argparse type: a number from 0 to below 1."""
+    return _bounded(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")(text)
 
 
 def frame_size(text):

@@ -146,13 +146,15 @@ def choose_device(gpu, group=None):
     """
     if gpu == "cpu":
         return torch.device("cpu")
+    if not gpu.isdecimal():
+        raise ValueError(f"--gpu {gpu}: expected cpu or the index of a GPU, 0 for the first")
     if not torch.cuda.is_available():
         _say_once("No CUDA device: running on the CPU.")
         return torch.device("cpu")
     if group is not None and group.size > 1:
         gpu = str(group.local_rank)
     count = torch.cuda.device_count()
-    if not gpu.isdigit() or int(gpu) >= count:
+    if int(gpu) >= count:
         raise ValueError(f"--gpu {gpu}: expected cpu or a number below {count}")
     return torch.device("cuda", int(gpu))
 
@@ -209,7 +211,8 @@ def seed_everything(seed, *place):
 
 
 class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a question that the training asks between steps.
+    """Turns SIGTERM and Ctrl-C into a question: a training asks between steps, a live test
+    between frames.
 
     A second Ctrl-C interrupts at once. As a context, it puts the former handlers back.
 
@@ -234,6 +237,10 @@ class StopRequest:
     def __exit__(self, *_):
         for number, handler in self.former.items():
             signal.signal(number, handler)
+
+    def arrived(self):
+        """Whether one did."""
+        return self.signal is not None
 
     def _note(self, number, _):
         if self.signal is not None and number == signal.SIGINT:

@@ -70,6 +70,16 @@ class RunDir:
         best = self.checkpoint("best").stat().st_mtime
         return all(file.stat().st_mtime >= best for file in files)
 
+    def results(self, dataset, own=None):
+        """Where the results of a test on a data set go: those on another than the run's aside.
+
+        Args:
+            dataset: its name.
+            own: the name of that which the run was trained on; the folder's name tells it if None.
+        """
+        own = own or self.options().get("dataset")
+        return self.path if own in (None, dataset) else self.path / dataset
+
     def is_bare(self):
         """Whether its training ended before there was a checkpoint."""
         folders = self.path / "checkpoints", self.path / "logs"
@@ -193,6 +203,20 @@ def make_folder(path):
     if not os.access(path, os.W_OK):
         raise PermissionError(f"{path}: the folder cannot be written to; choose another place")
     return path
+
+
+def check_apart(output, data):
+    """Refuses results in the folder of own footage, whose next test would read them as frames.
+
+    Raises:
+        ValueError: the place for results is in the folder of the data, or is it.
+    """
+    place, root = (Path(os.path.realpath(path)) for path in (output, data))
+    if root.is_dir() and (place == root or root in place.parents):
+        raise ValueError(
+            f"--output {output}: lies in --datapath {data}; expected another place: the next test "
+            "would take pictures there for frames"
+        )
 
 
 class RunLog:

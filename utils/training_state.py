@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.several import as_list
+
 WEIGHTS = "model_state_dict"
 # What the published checkpoints hold, with `class_avg_iou` in the best.
 PUBLISHED_KEYS = ("epoch", WEIGHTS, "optimizer_state_dict")
@@ -21,12 +23,14 @@ OPTIMIZER_VALUES = {
     torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.SGD: {"momentum_buffer"},
 }
-FIXED_OPTIONS = ("select", "optimizer")  # of a run that is continued
+FIXED_OPTIONS = ("select", "optimizer", "recipe")  # of a run that is continued
 # What the best checkpoint is selected on.
 SELECTIONS = {"test": "test list, as published", "heldout": "held-out training sequences"}
 # Of validations whose IoUs can be compared.
 SELECTION_OPTIONS = ("dataset", "datapath", "select", "threshold_eval")
-EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen")  # say which clips a step takes
+NORMALISATION_OPTIONS = ("mean", "std")  # likewise; None where they are the data set's
+# Say which clips a step takes.
+EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen", "augment")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Description:
     Attributes:
         weights: the state dict of its network.
         args: the options of its training, by their command-line names; empty if not recorded.
+            Before there were recipes, all detectors were trained by DeepPro's.
         epochs: number of epochs trained.
     """
 
@@ -52,12 +57,34 @@ class Description:
         epoch = "" if self.epochs is None else f"epoch {self.epochs}, "
         return f"{epoch}selected on the {SELECTIONS.get(select, select)}"
 
+    def normalisation(self, path):
+        """(mean, std) that the training was given in place of the data set's, or None.
+
+        Args:
+            path: of the checkpoint, for messages.
+
+        Raises:
+            ValueError: they are no such numbers.
+        """
+        mean, std = (self.args.get(name) for name in ("mean", "std"))
+        if mean is None and std is None:
+            return None
+        numbers = all(isinstance(value, int | float) for value in (mean, std))
+        if not (numbers and math.isfinite(mean) and math.isfinite(std) and std > 0):
+            raise ValueError(
+                f"{path}: its `args` name mean {mean}, std {std}; expected finite numbers, std "
+                "above 0"
+            )
+        return float(mean), float(std)
+
 
 def describe(checkpoint):
     """The `Description` of a checkpoint from `utils.checkpoint.load`."""
     epoch = checkpoint.get("epoch")
     epochs = None if epoch is None else epoch + 1
-    return Description(checkpoint[WEIGHTS], checkpoint.get("args") or {}, epochs)
+    recorded = checkpoint.get("args") or {}
+    args = {"recipe": "deeppro", **recorded} if recorded else {}
+    return Description(checkpoint[WEIGHTS], args, epochs)
 
 
 class TrainingState:
@@ -163,9 +190,13 @@ class TrainingState:
             if before is None:
                 return f"the checkpoint does not record its --{name}"
             if name == "datapath":
-                before, now = (Path(str(place)).resolve() for place in (before, now))
+                before, now = map(_resolved, (before, now))
             if before != now:
-                return f"--{name} was {' '.join(str(before).split())}"
+                return f"--{name} was {' '.join(' '.join(map(str, as_list(before))).split())}"
+        for name in NORMALISATION_OPTIONS:
+            before, now = recorded.get(name), self.options.get(name)
+            if before != now:
+                return f"--{name} was {'not given' if before is None else before}"
         return None
 
     def _refuse_changes(self, checkpoint, path):
@@ -178,7 +209,7 @@ class TrainingState:
                 )
         if not checkpoint.get("position"):
             return
-        changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now[name]]
+        changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now.get(name)]
         if changed:
             raise ValueError(
                 f"{path}: it stopped within an epoch, which cannot go on with another "
@@ -193,6 +224,11 @@ class TrainingState:
                 f"{path}: it stopped within an epoch, which cannot go on with other data: "
                 f"{was} then, {is_now} now"
             )
+
+
+def _resolved(places):
+    """One path or several, as a list without links."""
+    return [Path(str(place)).resolve() for place in as_list(places)]
 
 
 def plain(options):

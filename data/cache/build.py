@@ -50,6 +50,8 @@ class Frames:
                 check_type(frames.dtype, files.images[start], dtype, first)
                 self._last = window, (frames, masks)
             return self._last[1]
+        if self.stores:
+            self.stores[index].check()  # whoever reads past a file's end is killed
         frames, masks = self.arrays[index]
         return frames[start:stop], masks[start:stop]
 
@@ -73,6 +75,8 @@ class Frames:
         if not self.arrays:
             return any_in_row(self.read(index, start, stop)[1])
         if index not in self._rows:
+            if self.stores:
+                self.stores[index].check()
             self._rows[index] = any_in_row(self.arrays[index][1])
         return self._rows[index][start:stop]
 

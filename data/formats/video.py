@@ -24,6 +24,7 @@ class VideoFrames:
         path: of the video.
         remarks: `data.remarks.Remarks`.
         other: `VideoFrames` of the same video; what one finds out about its length both know.
+        form: the decoder's name of a kind of device; None: it looks itself.
 
     Raises:
         ValueError: by any use: there is no decoder, or it cannot read the file.
@@ -31,8 +32,8 @@ class VideoFrames:
 
     paths = None  # its frames have no files of their own
 
-    def __init__(self, path, remarks, other=None):
-        self.path, self.remarks = path, remarks
+    def __init__(self, path, remarks, other=None, form=None):
+        self.path, self.remarks, self.form = path, remarks, form
         self._frames, self._next = None, 0
         self._found = {} if other is None else other._found  # the length, once it is known
         self._lock = Lock()
@@ -41,6 +42,11 @@ class VideoFrames:
         if "length" not in self._found:
             self._found["length"] = sum(1 for _ in self._decode())
         return self._found["length"]
+
+    @property
+    def is_counted(self):
+        """Whether its length is known, for which it must be decoded."""
+        return "length" in self._found
 
     def place(self, index):
         """Which frame it is, for messages."""
@@ -77,6 +83,10 @@ class VideoFrames:
                 self._next += 1
         return np.stack(taken) if taken else np.empty((0, 0, 0), np.uint8)
 
+    def stream(self):
+        """Yields the frames from the first one on, (H, W), as they come."""
+        return map(_levels, self._decode())
+
     def _decode(self):
         try:
             import av  # not required: only videos need it
@@ -87,7 +97,9 @@ class VideoFrames:
             ) from error
         count = 0
         try:
-            with av.open(str(self.path)) as video:
+            with av.open(str(self.path), format=self.form) as video:
+                if not video.streams.video:
+                    raise ValueError("there is sound in it, or other data, but no picture")
                 promised = video.streams.video[0].frames  # 0: the container does not say
                 for frame in video.decode(video=0):
                     if count == 0:

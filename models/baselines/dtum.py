@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from models import recipes
 from models.baselines.unet import ResidualUNet
 from models.detector import Detector
 
@@ -32,6 +33,8 @@ class ResUNetDTUM(Detector):
     pads_to = 512
     side_multiple = 8
     smallest_side = 8
+    learns_all = False
+    recipe = recipes.DTUM
 
     def __init__(self, seqlen=None):
         if seqlen not in (None, CLIP_FRAMES):

@@ -25,6 +25,7 @@ class TopHat(Detector):
     """
 
     seqlen = 1
+    recipe = None
 
     def detect(self, clip):
         square = footprint_rectangle((TOP_HAT_SIDE, TOP_HAT_SIDE), decomposition="separable")
@@ -43,6 +44,8 @@ class TemporalZScore(Detector):
     `logits_of` gives the logits. Frames that are zero everywhere pad a short clip and take no part.
     No weights. See `Detector` for shapes.
     """
+
+    recipe = None
 
     def detect(self, clip):
         clip = clip.detach().float()

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from models import recipes
 from models.baselines.deformable_conv import DeformableConv2d
 from models.baselines.unet import ResidualUNet, conv3x3
 from models.detector import Detector
@@ -34,6 +35,8 @@ class ResURFR(Detector):
     recurrent = True
     side_multiple = 32
     smallest_side = 8
+    learns_all = False
+    recipe = recipes.RFR
 
     def __init__(self, seqlen=None):
         super().__init__(seqlen)

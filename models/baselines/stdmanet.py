@@ -1,21 +1,17 @@
 """STDMANet, a reconstruction: after Yan et al., TGRS 2023, of which no code is public."""
 
-import math
-
 import numpy as np
 import torch
-from skimage.registration import phase_cross_correlation
 from torch import nn
 
 from models.baselines.unet import check_sides
 from models.detector import Detector
+from models.registration import find_shift, overlap
 
 PATH_CHANNELS = 64
 ATTENTION_RATIO = 16
 REFINER_WIDTHS = (48, 144, 432)  # channels at full, half and quarter size
 REFINER_BLOCKS = (1, 3, 3)  # on the way down
-CHANCE = 4  # standard errors that a shift must bring a frame nearer to the last one
-SMALLEST_OVERLAP = 0.5  # share of the frame that a shifted frame must still cover
 
 
 class STDMANet(Detector):
@@ -142,9 +138,7 @@ class Refiner(nn.Module):
 def register(clip):
     """Moves every earlier frame onto the last by whole pixels; zero where it then has none.
 
-    The shift is the peak of the phase correlation with the last frame. It is left at zero where the
-    moved frame would cover less than half the last one or would not be nearer to it, by more than
-    chance, than unmoved: in noise the peak says nothing. The shifts have no gradient; what is moved
+    The shift is that of `models.registration.find_shift`. Shifts have no gradient; what is moved
     keeps its own.
 
     Args:
@@ -176,23 +170,3 @@ def find_shifts(clip):
             if frame.any() and last.any() and not np.array_equal(frame, last):
                 shifts[b, t] = find_shift(frame, last)
     return shifts
-
-
-def find_shift(frame, last):
-    shift = phase_cross_correlation(last, frame)[0].astype(int)
-    source, target = overlap(shift, last.shape)
-    if frame[source].size < SMALLEST_OVERLAP * frame.size:
-        return np.zeros(2, int)
-    moved = np.abs(frame[source] - last[target])
-    # The mean of n such differences varies by about 1 / sqrt(n) of itself in pure noise.
-    chance = CHANCE / math.sqrt(moved.size)
-    nearer = moved.mean() < (1 - chance) * np.abs(frame - last).mean()
-    return shift if nearer else np.zeros(2, int)
-
-
-def overlap(shift, size):
-    """Slices of a frame of this size and of where they come to lie when it is moved by `shift`."""
-    pairs = list(zip(shift, size, strict=True))
-    source = tuple(slice(max(0, -s), max(0, min(side, side - s))) for s, side in pairs)
-    target = tuple(slice(max(0, s), max(0, min(side, side + s))) for s, side in pairs)
-    return source, target

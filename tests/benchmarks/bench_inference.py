@@ -68,7 +68,7 @@ def main():
     elif args.complexity:
         print_complexity(names)
     elif args.peers:
-        print_peers(names, [args.size], args.repeats)
+        print_peers(names, args.size, args.repeats)
     else:
         print_speeds(names, height, width, args)
 

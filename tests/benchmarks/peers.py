@@ -42,28 +42,26 @@ NEEDS = {
 }
 
 
-def print_peers(names, sizes, repeats, chosen=None):
-    """Prints a table for each size.
+def print_peers(names, size, repeats):
+    """Prints the table of one size.
 
     Args:
         names: of `models.MODELS`.
-        sizes: list of "HEIGHTxWIDTH".
+        size: "HEIGHTxWIDTH".
         repeats: rounds that count; one more warms up.
-        chosen: names of `NEEDS`; all if None.
     """
     missing = [package for package in NEEDS.values() if package and not find_spec(package)]
     for package in missing:
         print(f"{package} is not installed: left out; pip install {package}")
-    peers = [peer for peer in chosen or NEEDS if NEEDS[peer] not in missing]
-    for size in sizes:
-        print(f"{size}, {torch.get_num_threads()} threads, float32")
-        print(
-            f"{'':28}{'':12}{'seconds':>9}{'spread':>14}{'GMAC/s':>8}{'of peak':>9}{'peak GB':>9}"
-            f"{'from reference':>16}"
-        )
-        for name in names:
-            with tempfile.TemporaryDirectory() as folder:
-                _print_peers_of(name, size, repeats, peers, Path(folder))
+    peers = [peer for peer in NEEDS if NEEDS[peer] not in missing]
+    print(f"{size}, {torch.get_num_threads()} threads, float32")
+    print(
+        f"{'':28}{'':12}{'seconds':>9}{'spread':>14}{'GMAC/s':>8}{'of peak':>9}{'peak GB':>9}"
+        f"{'from reference':>16}"
+    )
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            _print_peers_of(name, size, repeats, peers, Path(folder))
 
 
 def _print_peers_of(name, size, repeats, peers, folder):

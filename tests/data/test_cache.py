@@ -34,7 +34,8 @@ def files_of(folder):
 @pytest.mark.parametrize("mode", ["memory", "disk"])
 @pytest.mark.parametrize("size", [None, (16, 16)])
 def test_clips_are_the_same_with_and_without_a_cache(sequences, tmp_path, mode, size):
-    options = 100.0, 20.0, ClipOptions(10, 9, 0.5, 3, flips=True, mark_padding=True)
+    wanted = ClipOptions(10, 9, 0.5, 3, flips=True, mark_padding=True, turns=True)
+    options = 100.0, 20.0, wanted
     plain = TrainClips(sequences, *options, size)
     frames = open_frames(sequences, size, mode, tmp_path / "frames")
     cached = TrainClips(sequences, *options, size, frames)
@@ -265,15 +266,16 @@ def test_the_mode_follows_the_room(tmp_path, monkeypatch):
     assert choose_mode(1 << 60, tmp_path) == "none"
 
 
-def test_a_file_that_others_cut_is_noticed_before_an_epoch(sequences, tmp_path):
+@pytest.mark.parametrize("ask", [lambda clips: clips.set_epoch(2), lambda clips: clips[0]])
+def test_a_file_that_others_cut_is_noticed_before_it_is_read(sequences, tmp_path, ask):
     frames = open_frames(sequences, None, "disk", tmp_path / "frames")
     clips = TrainClips(sequences, 100.0, 20.0, ClipOptions(10, 6, 1.0, 3), None, frames)
     clips.set_epoch(1)
-    path = next((tmp_path / "frames").iterdir())
-    with path.open("r+b") as file:
-        file.truncate(100)
+    for path in (tmp_path / "frames").iterdir():
+        with path.open("r+b") as file:
+            file.truncate(100)
     with pytest.raises(OSError, match="was cut while it was in use"):
-        clips.set_epoch(2)
+        ask(clips)
 
 
 def test_what_an_ended_process_left_is_removed_and_what_a_running_one_writes_is_not(

@@ -8,6 +8,7 @@ import pytest
 
 from data.cache.build import Frames
 from data.clips import (
+    CROPS,
     CandidateWindow,
     ClipOptions,
     TrainClips,
@@ -142,6 +143,34 @@ def test_three_quarters_of_the_crops_are_centred_on_a_target_with_jitter():
     assert near.mean() == pytest.approx(0.75 + 0.25 * by_chance, abs=0.02)
     assert set(np.unique(offset[near])) == set(range(-8, 9))
     assert corners.min() >= 0 and (corners.max(axis=0) <= (252, 352)).all()
+
+
+def test_centred_crops_lie_half_of_the_time_right_on_a_target():
+    rng = np.random.default_rng(1)
+    targets = [(151.0, 201.0)]
+    corners = [draw_crop((300, 400), targets, 48, rng, CROPS["centred"]) for _ in range(4000)]
+    exact = [corner == (151 - 24, 201 - 24) for corner in corners]
+    assert np.mean(exact) == pytest.approx(0.5, abs=0.025)
+
+
+def test_turned_clips_are_the_same_clips_backwards_and_transposed(make_clips):
+    plain, turned = make_clips(8), make_clips(8, turns=True)
+    seen = Counter()
+    for epoch in range(30):
+        plain.set_epoch(epoch)
+        turned.set_epoch(epoch)
+        for index in range(len(plain)):
+            crop = turned.draw(index)
+            seen[crop.backwards, crop.transposed] += 1
+            for part, expected in zip(turned[index], plain[index], strict=True):
+                part, expected = part.numpy().reshape(10, 6, 6), expected.numpy().reshape(10, 6, 6)
+                first = 0 if crop.pad_end else 10 - (crop.stop - crop.start)
+                real = slice(first, first + crop.stop - crop.start)
+                assert not np.delete(part, np.r_[real], axis=0).any()
+                expected = expected[real][::-1] if crop.backwards else expected[real]
+                expected = expected.swapaxes(1, 2) if crop.transposed else expected
+                assert np.array_equal(part[real], expected)
+    assert len(seen) == 4 and min(seen.values()) > 0.2 * seen.total()
 
 
 def test_crops_are_clipped_into_the_image_and_uniform_without_target():

@@ -241,6 +241,19 @@ def test_a_video_that_is_cut_is_refused_or_said(tmp_path):
                 assert "frames, but its header promises 48" in str(said[0].message)
 
 
+def test_a_file_of_sound_alone_is_no_video(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = np.zeros((1, 4096), np.float32)
+        frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        for packet in [*stream.encode(frame), *stream.encode()]:
+            container.mux(packet)
+    with pytest.raises(ValueError, match="sound.mp4: cannot be read as a video .*no picture"):
+        read_all(tmp_path / "sound.mp4")
+
+
 def images_of_all_kinds():
     """{name: bytes} of small images in the formats that frames come in."""
     levels = LEVELS[0, :9, :11]

@@ -16,6 +16,8 @@ from data.lists import find_sequences
 from data.remarks import DataWarning, Remarks
 from data.specs import get_spec
 from tests.builders import random_sequence, write_image, write_list, write_nudt_sequence
+from tests.report.scored import in_processes
+from utils.process import Group
 
 MASK = np.zeros((20, 30), np.uint8)
 MASK[5:8, 10:13] = MASK[14:16, 20:22] = 1
@@ -121,13 +123,31 @@ def test_a_test_without_any_target_says_so_at_its_end(tmp_path, rng):
     for name in "ab":
         write_labelled(tmp_path / name, frames, 0 * masks)
     sequences = open_footage(get_spec("Frames"), tmp_path)
+    for sequence in sequences:
+        list(sequence.blocks(4))
     with pytest.warns(DataWarning, match="a: no target in any mask of the test"):
-        for sequence in sequences.share(lambda items: items):
+        sequences.tell_targets(Group())
+
+
+@pytest.mark.parametrize("targets_in", ["", "a", "b"])
+def test_processes_that_share_a_test_say_together_that_there_is_no_target(
+    tmp_path, rng, targets_in
+):
+    frames, masks = random_sequence(rng, 6, 20, 30)
+    for name in "ab":
+        write_labelled(tmp_path / name, frames, masks * np.uint8(name == targets_in))
+
+    def work(group):
+        sequences = open_footage(get_spec("Frames"), tmp_path)
+        for sequence in sequences.share(group.shard):
             list(sequence.blocks(4))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # what another process tests may have targets
-        for sequence in open_footage(get_spec("Frames"), tmp_path).share(lambda items: items[1:]):
-            list(sequence.blocks(4))
+        sequences.tell_targets(group)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        in_processes(2, work)
+    found = [str(each.message) for each in said]
+    assert found == ([] if targets_in else ["a: no target in any mask of the test"])
 
 
 @pytest.mark.parametrize(
@@ -163,6 +183,17 @@ def test_grey_levels_far_from_mean_and_std_are_said_in_test_and_training(
             check()
         found = [str(each.message) for each in said if "far from the mean" in str(each.message)]
         assert len(found) == far and all(f"00001.{suffix}: grey" in line for line in found)
+
+
+@pytest.mark.parametrize("level", [0, 100])
+def test_frames_of_one_grey_level_are_said(tmp_path, rng, level):
+    frames, masks = random_sequence(rng, 12, 20, 30)
+    write_nudt_sequence(tmp_path, "s", np.full_like(frames, level), masks)
+    write_list(tmp_path / "test.txt", ["s"])
+    spec = get_spec("NUDT-MIRSDT")
+    with pytest.warns(DataWarning, match=f"00001.png: all pixels have the grey level {level};"):
+        for sequence in spec.open(spec, tmp_path):
+            list(sequence.blocks(5))
 
 
 def test_a_training_set_without_any_target_is_refused(tmp_path, rng):

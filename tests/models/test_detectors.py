@@ -87,6 +87,16 @@ def test_it_saves_and_loads_strictly(detector, clip, expected):
         other.load_state_dict({**weights, "another": torch.zeros(1)})
 
 
+def test_every_parameter_learns_if_promised(detector):
+    model = copy.deepcopy(detector).train()
+    if model.recipe is None:
+        assert not list(model.parameters())
+        return
+    logits = run_clip(model, torch.randn(2, 1, model.seqlen, 32, 32), model, canvas=False)
+    logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters()) == model.learns_all
+
+
 def test_fused_it_is_the_same_detector(detector, clip, expected):
     before = copy.deepcopy(detector.state_dict())
     fast = fuse(detector)

@@ -1,11 +1,13 @@
 """Runs beside each other: the comparison with intervals, and the joint table."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.builders import call
 from tests.report.scored import ALWAYS, MAIN, evaluate_six
 from utils.command_line import run_command
 from utils.compare import __main__ as command
@@ -149,6 +151,42 @@ def test_the_joint_table_has_every_run_under_every_protocol(runs):
                 numbers += [f"{entry['auc']:.4f}"]
             assert row.split()[2:] == numbers
         assert len({len(row) for row in lines[top + 2 : top + 6]}) == 1
+
+
+ODD = (None, "x", [], {}, -1, 3.5, True, [None], ["x"] * 27, [0.5] * 27, {"all": {}}, 1e400)
+
+
+def places_of(node, path=()):
+    """The keys of all that a metrics.json holds, as tuples."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from places_of(value, (*path, key))
+
+
+def test_any_other_value_anywhere_is_compared_or_refused_in_one_line(tmp_path, folders, capsys):
+    text = (folders[0] / "metrics.json").read_text()
+    places, rng = list(places_of(json.loads(text))), np.random.default_rng(46)
+    ends = []
+    for number in range(150):
+        metrics = json.loads(text)
+        # Half of the changes near the top, where most of the form is.
+        few = [p for p in places if len(p) < 5] if number % 2 else places
+        *path, last = few[rng.integers(len(few))]
+        parent = metrics
+        for key in path:
+            parent = parent[key]
+        if number % 5 == 0:
+            del parent[last]
+        else:
+            parent[last] = ODD[rng.integers(len(ODD))]
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+        outputs = f"--csv {tmp_path / 'x.csv'} --latex {tmp_path / 'x.tex'} --samples 20"
+        ends.append(call(command, tmp_path, folders[0], outputs))
+        errors = capsys.readouterr().err.splitlines()
+        assert len(errors) == (ends[-1] == 2), (path, last, errors)
+    assert set(ends) == {0, 2}
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, folders, capsys):

@@ -1,10 +1,13 @@
 """Detections: their definition, their table, and the challenge's text form."""
 
+import csv
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from tests.report.scored import block_of, blocks_of, feed, sequence_of
+from utils.files import read_cell
 from utils.metrics import EIGHT_CONNECTED
 from utils.report.detections import (
     centroid_lines,
@@ -59,7 +62,10 @@ def test_the_table_reads_back(tmp_path, rng):
     writer, found = Detections(tmp_path / "detections.csv", 0.7), {}
     for name in ("a", "b, 2"):
         scores = rng.random((9, 9, 9), np.float32)
-        feed([writer], sequence_of(name, scores), scores, size=4)
+        sequence = sequence_of(name, scores)
+        if name == "a":
+            sequence.file_names = tuple(f"=cam_{7 * index}.png" for index in range(9))
+        feed([writer], sequence, scores, size=4)
         found[name] = find_detections(block_of(scores), 0.7)
     assert writer.close() == [tmp_path / "detections.csv"]
     assert writer.count == sum(map(len, found.values()))
@@ -68,6 +74,10 @@ def test_the_table_reads_back(tmp_path, rng):
     for name in found:
         for one, other in zip(again[name], found[name], strict=True):
             np.testing.assert_allclose(list(vars(one).values()), list(vars(other).values()), 1e-5)
+    with (tmp_path / "detections.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            came_from = f"=cam_{7 * (int(row['frame']) - 1)}.png"
+            assert read_cell(row["file"]) == (came_from if row["sequence"] == "a" else "")
     with pytest.raises(OSError, match="cannot be written"):
         Detections(tmp_path / "absent" / "detections.csv", 0.5)
 

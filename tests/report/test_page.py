@@ -3,11 +3,14 @@
 import re
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from tests.report.scored import ALWAYS, MAIN, evaluate_six
-from utils.protocols import operating_point
-from utils.report.results import write_results
+from utils.files import write_whole
+from utils.protocols import PROTOCOLS, operating_point
+from utils.report.metrics_file import column_texts
+from utils.report.results import results_in, write_results
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +70,53 @@ def test_published_rows_are_called_comparable_only_on_the_published_targets(test
     assert "scored with hit 2, guard 5" in page
 
 
-def test_pictures_of_the_report_before_do_not_stay(tested, tmp_path):
+def test_pictures_of_the_report_before_do_not_stay_and_those_of_the_user_do(tested, tmp_path):
     metrics, _ = tested
-    write_results(tmp_path, "", metrics, [], MAIN)
-    (tmp_path / "report" / "frame_of_another_test.png").write_bytes(b"")
-    write_results(tmp_path, "", metrics, [], MAIN)
+    (tmp_path / "report").mkdir()
+    with results_in(tmp_path):
+        write_whole(tmp_path / "report" / "frame_of_another_test.png", lambda file: None)
+    own = tmp_path / "report" / "mine.png"
+    own.write_bytes(b"mine")
+    with results_in(tmp_path):
+        write_results(tmp_path, "", metrics, [], MAIN)
+    assert own.read_bytes() == b"mine"
+    own.unlink()
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         f"pd_fa_{name}.png" for name in ALWAYS
     }
     assert "The worst sequences" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_rates_over_the_threshold_are_drawn_where_the_3d_roc_is_asked_for(
+    tmp_path, monkeypatch
+):
+    metrics, _ = evaluate_six(protocols=["roc3d"])
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda self, *data, **style: drawn.append(data) or [])
+    write_results(tmp_path, "", metrics, [], MAIN)
+    kinds = {path.name for path in (tmp_path / "report").iterdir()}
+    assert kinds == {"rates_roc3d.png", *(f"pd_fa_{name}.png" for name in ALWAYS)}
+    page = (tmp_path / "report.html").read_text()
+    assert "Rates over the threshold under 3-D ROC" in page
+    counted = metrics["protocols"]["roc3d"]
+    curves = [(x, list(y)) for x, y, *_ in drawn if x is counted["thresholds"]]
+    assert len(curves) == 6
+    for subset in ("low_snr", "high_snr", "all"):
+        entry = counted["subsets"][subset]
+        assert (counted["thresholds"], entry["tpr"]) in curves
+        floor = 0.5 / entry["background_pixels"]
+        assert (counted["thresholds"], [max(rate, floor) for rate in entry["fpr"]]) in curves
+
+
+def test_precision_recall_f1_and_every_meaning_of_niou_are_shown(tmp_path):
+    metrics, _ = evaluate_six(protocols=["f1_3px", "iou_niou"])
+    write_results(tmp_path, "", metrics, [], MAIN)
+    rows = cells((tmp_path / "report.html").read_text())
+    for name in ("f1_3px", "iou_niou"):
+        counted, protocol = metrics["protocols"][name], PROTOCOLS[name]
+        head = ["targets", "model", "protocol", *(title for title, *_ in protocol.columns)]
+        assert head in rows
+        texts = [text for _, text in column_texts(protocol, counted, counted["subsets"]["all"])]
+        assert ["all", "this run, DeepPro", protocol.title, *texts] in rows
+    titles = [title for title, *_ in PROTOCOLS["iou_niou"].columns]
+    assert sum(title.startswith("nIoU, empty frames ") for title in titles) == 3

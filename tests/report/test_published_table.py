@@ -86,6 +86,8 @@ def test_own_and_quoted_numbers_stand_beside_each_other_each_with_its_protocol(m
 def test_what_is_not_reproducible_is_said(metrics):
     text = "\n".join(published_table([metrics]))
     assert "3980 KB and 48.2 G are not reproducible from its released code" in text
+    (row,) = (line for line in text.splitlines() if "quoted: Res-U+RFR " in line)
+    assert row.split()[2:6] == ["3980*", "-", "48.2*", "34.77"] and "\n  * Res-U+RFR: " in text
     assert "STDMANet here is a reconstruction" in text
     for rule in ("of convolutions and linear maps", "after warming up, synchronised; median"):
         assert rule in text

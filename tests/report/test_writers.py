@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from mpl_toolkits.mplot3d import Axes3D
 from PIL import Image
 
 from tests.report.scored import (
@@ -16,7 +17,14 @@ from tests.report.scored import (
 )
 from utils.attribution.writer import Attributions
 from utils.report.highlights import Highlights
-from utils.report.writers import Detections, Normalisations, Overlays, ScoreMaps, Writer
+from utils.report.writers import (
+    Detections,
+    Normalisations,
+    Overlays,
+    ScoreMaps,
+    Surfaces,
+    Writer,
+)
 
 
 @pytest.fixture
@@ -101,6 +109,7 @@ def peak_of(writers, frames):
     """Most memory that Python and numpy held while the writers took so many frames, bytes."""
 
     class Long:
+        file_names = None
         name, labelled, numbers, normalisation = "long", True, range(1, frames + 1), (100.0, 20.0)
         masks = centroids = None
         rng = np.random.default_rng(46)
@@ -147,3 +156,33 @@ def test_a_writer_keeps_no_more_of_a_long_sequence_than_of_a_short_one(tmp_path,
     short, long = (peak_of([build(tmp_path)], frames) for frames in (300, 3000))
     # Frames and scores of the 2,700 frames more are 13.8 MB.
     assert long < short + 300_000
+
+
+def test_surfaces_are_drawn_of_the_frames_that_were_asked_for(tmp_path, rng, monkeypatch):
+    scores = rng.random((20, 9, 300)).astype(np.float32) ** 4
+    centroids = np.zeros(scores.shape, np.uint8)
+    centroids[16, 4, 100:102] = 1
+    drawn = []
+    original = Axes3D.plot_surface
+    monkeypatch.setattr(
+        Axes3D, "plot_surface", lambda self, *a, **k: drawn.append(a) or original(self, *a, **k)
+    )
+    writer = Surfaces(tmp_path / "surfaces", [17, 3])
+    feed([writer], sequence_of("a", scores, centroids), scores)
+    feed([writer], sequence_of("b", scores[:4]), scores[:4])
+    assert writer.close() == [tmp_path / "surfaces"]
+    names = sorted(path.name for path in (tmp_path / "surfaces").iterdir())
+    assert names == ["a_00003.png", "a_00017.png", "b_00003.png"]
+    # Cells of 3 x 3 pixels, each as high as its largest score.
+    columns, rows, heights = drawn[1]
+    assert heights.shape == columns.shape == rows.shape == (3, 100)
+    assert heights[1, 33] == scores[16, 3:6, 99:102].max()
+    assert (rows[1, 33], columns[1, 33]) == (4, 100)
+
+
+def test_a_frame_without_a_surface_is_said(tmp_path, rng):
+    scores = rng.random((4, 6, 7)).astype(np.float32)
+    writer = Surfaces(tmp_path / "surfaces", [9])
+    feed([writer], sequence_of("a", scores), scores)
+    with pytest.warns(UserWarning, match="--surface: no sequence has a frame 9"):
+        assert writer.close() == []

@@ -75,7 +75,7 @@ def test_frames_alone_give_detections_score_maps_and_overlays(detect, tmp_path, 
     assert f"mean {frames.mean():.4f}, std {frames.std():.4f}" in printed
     with (tmp_path / "out/detections.csv").open() as file:
         rows = list(csv.DictReader(file))
-    names = ["sequence", "frame", "row", "column", "pixels", "peak_score", "mean_score"]
+    names = ["sequence", "frame", "row", "column", "pixels", "peak_score", "mean_score", "file"]
     assert list(rows[0]) == names
     places = [(int(r["frame"]), float(r["row"]), float(r["column"])) for r in rows]
     assert places == [(index + 1, index + 5, index + 6) for index in range(FRAMES)]

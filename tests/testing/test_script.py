@@ -1,6 +1,7 @@
 """test.py as a user calls it, on small data."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -156,9 +157,11 @@ def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
         ("--weights w.pth --model DeepPro --epoch 3", "--epoch without a run"),
         ("--model TopHat --epoch 3", "--epoch without a run"),
         ("--log_dir a b --export_model x.pt2", "--export_model with several runs"),
+        ("--model TopHat --gpu foo", "--gpu foo: expected cpu or the index"),
+        ("--model TopHat --gpu -1", "--gpu -1: expected cpu or the index"),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(words, message, capsys):
+def test_options_that_would_be_ignored_or_say_nothing_are_refused(words, message, capsys):
     assert call(test_script, words) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
@@ -181,6 +184,45 @@ def test_from_the_shell_a_warning_is_one_line():
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert ended.returncode == 0 and ended.stderr == "warning: using fp32\n"
+
+
+def test_a_package_that_is_not_installed_is_named_and_the_numbers_are_written(
+    run, dataset, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    monkeypatch.delitem(sys.modules, "matplotlib.backends.backend_agg", raising=False)
+    assert evaluate(run, dataset, tmp_path) == 2
+    captured = capsys.readouterr()
+    assert "hit 1, guard 4" in captured.out
+    assert captured.err.splitlines()[-1].startswith("error: the package matplotlib is not inst")
+    assert (tmp_path / "metrics.json").is_file() and (tmp_path / "eval.txt").is_file()
+
+
+def test_a_table_of_snr_that_cannot_be_read_is_refused_before_the_network_runs(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    root = tmp_path / "Synthetic"
+    shutil.copytree(dataset, root)
+    monkeypatch.setattr(test_script.Evaluator, "run", lambda *_: pytest.fail("it runs"))
+    words = f"--dataset Synthetic --datapath {root} --model TopHat --gpu cpu --output {tmp_path}"
+    (root / "snr.csv").write_text("sequence;snr\nSequence47;2\n")
+    assert call(test_script, words) == 2
+    assert "snr.csv: not a table with columns" in capsys.readouterr().err
+
+
+def test_results_on_footage_do_not_replace_those_of_the_runs_own_data(run, dataset, capsys):
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    place = f"--logpath {run.parent.parent} --log_dir {run.name} --gpu cpu"
+    footage = dataset / "Sequence47"
+    assert call(test_script, place, f"--dataset Frames --datapath {footage} --no-overlay") == 0
+    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
+    assert (run / "Frames/metrics.json").is_file() and (run / "Frames/detections.csv").is_file()
+    shutil.rmtree(run / "Frames")
+    inside = footage / "results"
+    asked = f"--dataset Frames --datapath {footage} --output {inside}"
+    assert call(test_script, place, asked) == 2 and not inside.exists()
+    assert f"--output {inside}: lies in --datapath {footage}" in capsys.readouterr().err
 
 
 def test_published_flags_have_their_published_defaults():

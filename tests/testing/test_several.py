@@ -83,6 +83,43 @@ def torchrun(*arguments, **options):
     )
 
 
+def our_lines(errors):
+    return [line for line in errors.splitlines() if line.startswith(("error: ", "stopped by"))]
+
+
+def test_an_error_of_all_processes_is_told_once(log, root, tmp_path):
+    process = torchrun(*words(log, tmp_path / "absent", tmp_path / "out"))
+    _, errors = process.communicate(timeout=200)
+    (line,) = our_lines(errors)
+    assert process.returncode != 0 and "absent: no such folder" in line
+    command = [sys.executable, "test.py", *words(log, tmp_path / "absent", tmp_path / "out")]
+    options = {"cwd": REPOSITORY, "env": ENVIRONMENT, "capture_output": True, "text": True}
+    ended = subprocess.run([*command, "--gpu_num", "2"], timeout=200, **options)
+    assert ended.returncode == 2 and ended.stderr.splitlines() == [line]
+
+
+def test_an_error_of_the_second_process_alone_is_told(log, root, tmp_path):
+    write_list(root / "test.txt", [NAMES[0], "Sequence200"])
+    frames = np.zeros((9, 8, 10), np.uint8)
+    write_nudt_sequence(root, "Sequence200", frames, frames)
+    (root / "Sequence200/images/00004.png").write_bytes(b"no image")
+    process = torchrun(*words(log, root, tmp_path / "out"))
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert any("00004.png: cannot be read as an image" in line for line in our_lines(errors))
+
+
+def test_of_several_runs_none_is_tested_where_one_cannot_be(log, root, tmp_path, capsys):
+    write_list(root / "test.txt", NAMES[:1])
+    broken = log / "sem_seg" / "broken_DeepPro_DataL8" / "checkpoints"
+    broken.mkdir(parents=True, exist_ok=True)
+    (broken / "best_model.pth").write_bytes(b"no checkpoint")
+    runs = "x__SoftLoUloss_DeepPro_DataL8", "broken_DeepPro_DataL8"
+    assert call(test_script, *words(log, root, tmp_path / "out", *runs)) == 2
+    assert "broken_DeepPro_DataL8" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("count", (2, 3))
 def test_two_processes_count_and_write_what_one_does(log, root, tmp_path, count):
     write_list(root / "test.txt", NAMES[:count])
@@ -98,6 +135,22 @@ def test_two_processes_count_and_write_what_one_does(log, root, tmp_path, count)
         for folder in (tmp_path / "two", tmp_path / "one")
     ]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("name", ["STDMANet", "Res-U+RFR"])
+def test_two_processes_count_what_one_does_for_last_frames_and_recurrences(root, tmp_path, name):
+    write_list(root / "test.txt", NAMES)
+    save(tmp_path / "weights.pth", build_model(name).state_dict())
+    options = f"--model {name} --weights {tmp_path / 'weights.pth'} --datapath {root} --gpu cpu"
+    options += " --no-overlay --protocol roc3d --output"
+    process = torchrun(*f"{options} {tmp_path / 'two'}".split())
+    assert call(test_script, options, str(tmp_path / "one")) == 0
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-5000:]
+    two, one = written(tmp_path / "two"), written(tmp_path / "one")
+    assert two["protocols"] == one["protocols"] and two["iou"] == one["iou"]
+    # Untrained, they score near 0.5: counted every hundredth.
+    assert len(set(one["protocols"]["roc3d"]["subsets"]["all"]["background_alarms"])) > 3
 
 
 def children_of(process):
@@ -123,6 +176,5 @@ def test_when_one_process_is_killed_the_other_ends_with_one_line(log, root, tmp_
     os.kill(ranks[1], signal.SIGKILL)
     _, errors = process.communicate(timeout=200)
     assert process.returncode != 0
-    ours = [line for line in errors.splitlines() if line.startswith(("error: ", "stopped by"))]
-    assert len(ours) == 1, errors[-5000:]
+    assert len(our_lines(errors)) == 1, errors[-5000:]
     assert not (tmp_path / "out/metrics.json").exists()

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import train as train_script
 from data.lists import find_sequences
@@ -103,6 +104,28 @@ def test_two_processes_train_and_their_metrics_are_those_of_one(dataset, tmp_pat
     results = validate(model, fuse(model), build_loss("SoftIoU"), sequences, 0.5, "cpu")
     loss = np.mean([loss for losses, _ in results for loss in losses])
     assert loss == pytest.approx(rows(folder)[0]["val_loss"], abs=1e-12)
+
+
+def test_two_processes_train_a_network_of_which_a_part_gets_no_gradient(dataset, tmp_path):
+    command = [sys.executable, "train.py", "--model", "Res-U+RFR", "--seqlen", "3", "--epoch", "1"]
+    options = "--patch_size 16 --batch_size 2 --sample_rate 0.15 --workers 0 --gpu cpu --gpu_num 2"
+    place = f"--datapath {dataset} --savepath {tmp_path}"
+    ended = subprocess.run(
+        [*command, *options.split(), *place.split()],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr[-9000:]
+    folder = run_folder(tmp_path)
+    assert np.isfinite(rows(folder)[0]["train_loss"])
+    torch.manual_seed(46)
+    started = build_model("Res-U+RFR", 3).state_dict()
+    trained = load(RunDir(folder).checkpoint("last"))["model_state_dict"]
+    still = {name for name in started if torch.equal(started[name], trained[name])}
+    assert {name for name in still if "fusion_align" in name} and len(still) < 10
 
 
 # Trains until the process of this rank, at its third step, sends itself this signal.

@@ -146,7 +146,8 @@ def test_without_padding_the_empty_clip_term_is_of_its_own_real_frames():
     valid[0, 4:] = 0  # clips padded by different lengths
     loss = WithoutPadding(build_loss("SoftIoU"))
     value = WithEmptyClips(loss, 0.5)(logits, mask, valid)
-    term = 0.5 * torch.sigmoid(logits[0, :4]).mean() / 2
+    found = torch.sigmoid(logits[0, :4]).sum()
+    term = 0.5 * found / (found + 9 * 4) / 2
     torch.testing.assert_close(value, loss(logits, mask, valid) + term)
 
 
@@ -171,13 +172,27 @@ def test_without_padding_mined_losses_have_no_gradient_there(name):
     assert not logits.grad[:, 4:].any() and logits.grad[:, :4].any()
 
 
-def test_the_empty_clip_term_is_the_mean_score_of_clips_without_target():
+def test_the_empty_clip_term_is_the_share_of_alarms_beside_a_target_that_is_not_there():
     loss = build_loss("SoftIoU")
     logits = torch.randn(3, 4, 5, 5, requires_grad=True)
     mask = torch.zeros(3, 4, 5, 5)
     mask[1, :, 2, 2] = 1
     value = WithEmptyClips(loss, 0.5)(logits, mask)
-    means = torch.sigmoid(logits).mean((1, 2, 3))
-    torch.testing.assert_close(value, loss(logits, mask) + 0.5 * (means[0] + means[2]) / 3)
+    sums = torch.sigmoid(logits).sum((1, 2, 3))
+    shares = sums / (sums + 9 * 4)
+    torch.testing.assert_close(value, loss(logits, mask) + 0.5 * (shares[0] + shares[2]) / 3)
     value.backward()
     assert logits.grad[0].all() and logits.grad[2].all()  # soft IoU alone has none there
+
+
+def test_an_alarm_costs_about_as_much_in_an_empty_clip_as_beside_a_target():
+    """One pixel of score 0.5 in a clip of the published size; the rest is sure background."""
+    logits = torch.full((2, 40, 128, 128), -12.0)
+    mask = torch.zeros(2, 40, 128, 128, dtype=torch.uint8)
+    mask[0, :, 60:63, 60:63] = 1
+    logits[mask > 0] = 12.0
+    logits[:, 20, 10, 10] = 0
+    logits.requires_grad_()
+    WithEmptyClips(build_loss("SoftIoU"), 1.0)(logits, mask).backward()
+    beside, alone = logits.grad[:, 20, 10, 10]
+    assert beside > 0 and alone / beside == pytest.approx(1, abs=0.1)

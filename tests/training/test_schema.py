@@ -18,7 +18,7 @@ from utils.training_state import TrainingState, describe, random_states
 
 OPTIONS = {"select": "test", "optimizer": "Adam", "batch_size": 2, "seed": 46}
 OPTIONS |= {"sample_rate": 0.1, "seqlen": 3, "model": "DeepPro", "dataset": "Synthetic"}
-OPTIONS |= {"datapath": "data", "threshold_eval": 0.5}
+OPTIONS |= {"datapath": "data", "threshold_eval": 0.5, "recipe": "own"}
 ROW = dict.fromkeys(("epoch", "learning_rate", "train_loss", "train_iou"), 0.5)
 ROW |= {"val_loss": 0.5, "val_iou": 0.5, "best_iou": 0.5}
 

@@ -21,11 +21,12 @@ from data.specs import get_spec
 from losses import build_loss
 from models import build_model
 from tests.builders import STAGED, call, random_sequence, write_list, write_nudt_sequence
-from tests.training.runs import TRAINING, history, refused, rows, train
+from tests.training.runs import TRAINING, evaluate, history, proceed, refused, rows, train
 from utils.checkpoint import load, load_weights
 from utils.evaluation import add_up, validate
 from utils.process import Group
 from utils.run_dir import RunDir
+from utils.scan.scans import Scan
 from utils.training import history as history_module
 from utils.training.trainer import OPTIMIZERS, Schedule
 
@@ -138,6 +139,42 @@ def test_a_training_is_normalised_as_the_data_set_records(dataset, tmp_path, unt
         assert sequence.normalisation == (90, 20)
 
 
+@pytest.mark.parametrize("words", ["--normalise-as auto", "--mean 90.5 --std 20", None])
+def test_a_normalisation_of_its_own_is_kept_by_the_run_and_its_tests(
+    dataset, tmp_path, capsys, monkeypatch, words
+):
+    spec = get_spec("NUDT-MIRSDT")
+    frames = [np.asarray(Image.open(path)) for path in dataset.glob("Sequence[123]/images/*.png")]
+    expected = {
+        "--normalise-as auto": (np.mean(frames, dtype=float), np.std(frames, dtype=float)),
+        "--mean 90.5 --std 20": (90.5, 20.0),
+        None: (spec.mean, spec.std),
+    }[words]
+    used = []
+    begin = Scan.begin
+    monkeypatch.setattr(
+        Scan, "begin", lambda self, *given: used.append(given[:2]) or begin(self, *given)
+    )
+
+    def tested():
+        found, used[:] = set(used[:]) - {(0.0, 1.0)}, []  # of a scan that waits for a sequence
+        (pair,) = {tuple(np.round(pair, 6)) for pair in found}
+        return pair == pytest.approx(expected)
+
+    folder = train(dataset, tmp_path, "DeepPro", "--epoch 1", words or "--seed 46")
+    assert tested()  # at the end of the training
+    assert evaluate(folder, dataset, tmp_path / "out") == 0 and tested()
+    capsys.readouterr()
+    assert proceed(folder, "--epoch 2", "--savepath", tmp_path) == 0 and tested()
+    assert "sought anew" not in capsys.readouterr().out
+    # What is asked for comes first, and another normalisation has other IoUs.
+    assert evaluate(folder, dataset, tmp_path / "out", "--mean 5 --std 6") == 0
+    expected = 5, 6
+    assert tested()
+    assert proceed(folder, "--epoch 3 --mean 5 --std 6") == 0 and tested()
+    assert "sought anew: --mean was" in capsys.readouterr().out
+
+
 def test_a_training_ends_with_the_test_whose_command_it_prints(
     dataset, tmp_path, monkeypatch, capsys
 ):
@@ -170,7 +207,7 @@ def test_epochs_have_clips_of_their_own(dataset, tmp_path, monkeypatch):
 def test_resizing_follows_the_data_set(dataset):
     args = train_script.parse_args(["--datapath", str(dataset), "--cache", "none"])
     spec = replace(get_spec("NUDT-MIRSDT"), train_size=(32, 48), test_size=(16, 20))
-    clips, sequences = train_script.open_data(args, spec, Group())
+    clips, sequences = train_script.open_data(args, [spec], Group())
     assert clips.frames.size == (32, 48)
     assert all(sequence.read(0, 1).frames.shape == (1, 16, 20) for sequence in sequences)
 

@@ -39,7 +39,7 @@ def first_losses(group, data, steps=4):
     """By case: losses of the first steps of DeepPro, BatchNorm in either mode, and a recursion."""
     options = f"--datapath {data} --model DeepPro --seqlen 8 --patch_size 16 --gpu cpu"
     args = train.parse_args([*options.split(), "--sample_rate", "1", "--cache", "memory"])
-    clips, _ = train.open_data(args, get_spec(args.dataset), group)
+    clips, _ = train.open_data(args, [get_spec(args.dataset)], group)
     losses = {}
     for case in ("eval", "train", "recurrent"):
         seed_everything(args.seed)

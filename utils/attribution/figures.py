@@ -6,7 +6,7 @@ import numpy as np
 
 from utils.attribution.intervention import SHARES
 from utils.attribution.maps import DRAWN, frame_influence, normalised_map
-from utils.report.figures import GRID, INK, STYLES, new_figure, save_figure
+from utils.report.figures import GRID, INK, STYLES, as_text, new_figure, save_figure
 
 SLICES = 12
 MARGIN = 16  # pixels around the target that are drawn where the whole frame is attributed
@@ -38,7 +38,7 @@ def draw_attribution(path, attribution):
     target = attribution.target
     rows, columns = target.pixels.mean(axis=0) + (attribution.top, attribution.left)
     figure.suptitle(
-        f"{attribution.sequence}, frame {attribution.number}: {target.kind} of "
+        f"{as_text(attribution.sequence)}, frame {attribution.number}: {target.kind} of "
         f"{len(target.pixels)} pixels at row {rows:.0f}, column {columns:.0f}\n"
         f"score {attribution.integral.end:.2f}, at the start of the path "
         f"{attribution.integral.begin:.2f}; completeness error "

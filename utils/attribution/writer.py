@@ -5,9 +5,8 @@ than one in a frame), `attribution.csv` with a line for each, `influence.npz` an
 for all together.
 """
 
-import csv
-import io
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,13 @@ from tqdm import tqdm
 from utils.attribution.explain import Explainer
 from utils.attribution.figures import draw_attribution, draw_influence
 from utils.attribution.maps import Influence, frame_influence, normalised_map
+from utils.attribution.paths import PATHS
 from utils.attribution.quadrature import Adaptive, Equidistant
 from utils.attribution.scores import Passes, check_filter
 from utils.attribution.summary import attribution_lines, row_of
 from utils.attribution.targets import Choice, find_candidates
-from utils.files import write_text
+from utils.command_line import fraction, positive, word_or_pixel
+from utils.files import csv_text, short_name, write_text, write_whole
 from utils.report.page import Section
 from utils.report.writers import Writer
 from utils.run_dir import make_folder
@@ -60,6 +61,48 @@ class AttributionOptions:
 
     def quadrature(self):
         return Adaptive(self.tolerance) if self.points is None else Equidistant(self.points)
+
+
+def add_attribution_options(add):
+    """Declares the options of a command that become `AttributionOptions`.
+
+    Args:
+        add: `argparse.ArgumentParser.add_argument`.
+    """
+    add(
+        "--attribution",
+        action="store_true",
+        help="write to attribution/ what the scores of targets are due to: integrated gradients of "
+        "some targets of each sequence, figures, and whether interventions agree",
+    )
+    add(
+        "--attribution-of",
+        type=word_or_pixel("targets", "alarms"),
+        default="targets",
+        metavar="WHAT",
+        help="targets (detections where there are no masks), alarms: false ones, or one pixel: "
+        "FRAME,ROW,COLUMN",
+    )
+    add("--attribution-frames", type=positive(int), default=1, help="most frames of a sequence")
+    add("--attribution-targets", type=positive(int), default=8, help="most targets of a frame")
+    add(
+        "--attribution-path",
+        choices=PATHS,
+        default="zero",
+        help="where the path to the clip starts: at the data set's mean level, at the blurred mean "
+        "of time, or at black",
+    )
+    add(
+        "--attribution-error",
+        type=fraction,
+        default=0.01,
+        help="completeness error at which no more points of the path are added",
+    )
+    add(
+        "--attribution-points",
+        type=positive(int),
+        help="so many equidistant points with both ends, as published, whatever the error",
+    )
 
 
 class Attributions(Writer):
@@ -129,27 +172,23 @@ class Attributions(Writer):
         for found in explainer.explain(sequence, targets):
             count = written[found.number] = written.get(found.number, 0) + 1
             name = f"{found.number:05d}{'' if count == 1 else f'_{count}'}"
-            place = make_folder(self.folder / sequence.name)
+            place = make_folder(self.folder / short_name(sequence.name))
             save_arrays(place / f"{name}.npz", found)
-            map_attribution = normalised_map(found.whole())
-            savemat(
-                place / f"{name}.mat", {"map_attribution": map_attribution}, do_compression=True
-            )
+            content = {"map_attribution": normalised_map(found.whole())}
+            save = partial(savemat, mdict=content, do_compression=True)
+            write_whole(place / f"{name}.mat", save, lasting=False)
             draw_attribution(place / f"{name}.png", found)
             self.influence.add(found.integral.attribution, found.target.frame, found.real)
-            self.rows.append(row_of(found, f"{sequence.name}/{name}", self.threshold))
+            self.rows.append(row_of(found, f"{place.name}/{name}", self.threshold))
             bar.update()
 
     def close(self):
         if not self.rows:
             return [self.folder]
-        table = io.StringIO()
-        writer = csv.DictWriter(table, self.rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.folder / "attribution.csv", table.getvalue())
+        table = [self.rows[0].keys(), *(row.values() for row in self.rows)]
+        write_text(self.folder / "attribution.csv", csv_text(table))
         offsets, influence, share, counts = self.influence.curve()
-        np.savez_compressed(
+        save_npz(
             self.folder / "influence.npz",
             axes=INFLUENCE_AXES,
             sums=self.influence.sums,
@@ -196,11 +235,16 @@ class Attributions(Writer):
         return Section("What the scores are due to", self.attribution_lines(), figures)
 
 
+def save_npz(path, **arrays):
+    """Writes arrays to a compressed .npz, whole or not at all."""
+    write_whole(path, partial(np.savez_compressed, **arrays), lasting=False)
+
+
 def save_arrays(path, found):
     """Writes an `Attribution` as npz; its entry `axes` says what the axes are."""
     made = found.intervention
     curves = ("deletion", "insertion", "random_deletion", "random_insertion")
-    np.savez_compressed(
+    save_npz(
         path,
         axes=AXES,
         attribution=found.integral.attribution.astype(np.float32),

@@ -88,7 +88,8 @@ def draw_runs(path, runs, names, shared):
         counted = [run["protocols"][protocol.name] for run in runs]
         curves = [each["subsets"]["all"] for each in counted]
         grids = {tuple(each["thresholds"]) for each in counted}
-        if len(grids) == 1 and all({"pd", "fa", "pixels"} <= curve.keys() for curve in curves):
+        drawn = all(isinstance(curve.get(key), list) for curve in curves for key in ("pd", "fa"))
+        if len(grids) == 1 and drawn and all(curve.get("pixels") for curve in curves):
             written.append(path.with_name(f"{path.stem}_{protocol.name}.png"))
             labelled = dict(zip(names, curves, strict=True))
             title = f"Pd over Fa, all targets, {protocol.title}"

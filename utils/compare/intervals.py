@@ -82,10 +82,12 @@ def sequence_counts(run, protocol, subset, threshold):
     told = names and all(key in sequences[name] for key in protocol.counted for name in names)
     if not told or not protocol.counted:
         return None
-    return {
+    counts = {
         name: {key: figure_at(counted, sequences[name], key, threshold) for key in protocol.counted}
         for name in names
     }
+    known = all(isinstance(each, int) for own in counts.values() for each in own.values())
+    return counts if known else None
 
 
 def bootstrap(protocol, counts, samples, seed):

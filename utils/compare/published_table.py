@@ -7,6 +7,7 @@ from utils.report.metrics_file import SUBSETS, column_texts, shown_at
 from utils.report.published import (
     AUC_NOTE,
     MODEL_NOTES,
+    NOT_REPRODUCIBLE,
     PROTOCOL_NOTE,
     PUBLISHED_COST,
     compare_targets,
@@ -71,7 +72,9 @@ def own_rows(number, run):
 def quoted_row(dataset, model):
     """The cells of a published row; figures of data sets without published rows are left out."""
     cost = PUBLISHED_COST[model]
-    numbers = f"{cost.kib:g}", NOT_SAID, f"{cost.gmac:.1f}", f"{cost.frames_per_second:.2f}"
+    mark = "*" if model in NOT_REPRODUCIBLE else ""
+    numbers = f"{cost.kib:g}{mark}", NOT_SAID, f"{cost.gmac:.1f}{mark}"
+    numbers += (f"{cost.frames_per_second:.2f}",)
     found = {subset: published_row(dataset, subset, model) for subset in SUBSETS}
     protocol = next((protocol_title(row) for row in found.values() if row), NOT_SAID)
     cells = [f"  quoted: {model}", *numbers, protocol]

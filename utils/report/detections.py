@@ -1,11 +1,12 @@
 """Detections: connected positive pixels, as a table and in the challenge's text form."""
 
 import csv
-import io
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+
+from utils.files import csv_text, read_cell
 
 # Which two numbers stand for a position, first and second. The published export tool writes row,
 # column; the guide of the SatVideoIRSDT challenge asks for horizontal, vertical.
@@ -75,17 +76,21 @@ def find_detections(block, threshold):
 
 def table_head():
     """The first row of detections.csv, as text."""
-    return _csv([("sequence", *COLUMNS)])
+    return csv_text([("sequence", *COLUMNS, "file")])
 
 
-def table_rows(sequence, detections):
-    """The rows of detections.csv for detections of the named sequence, as text."""
-    rows = []
-    for detection in detections:
-        row = astuple(detection)
-        rounded = [round(entry, 6) if isinstance(entry, float) else entry for entry in row]
-        rows.append((sequence, *rounded))
-    return _csv(rows)
+def table_rows(sequence, detections, files):
+    """The rows of detections.csv for detections of the named sequence, as text.
+
+    Args:
+        files: {frame number: name of its file}, without those that have none of their own.
+    """
+    columns = [[getattr(detection, name) for detection in detections] for name in COLUMNS]
+    for column, field in zip(columns, fields(Detection), strict=True):
+        if field.type is float:
+            column[:] = [round(entry, 6) for entry in column]
+    names = [files.get(detection.frame, "") for detection in detections]
+    return csv_text(zip([sequence] * len(detections), *columns, names, strict=True))
 
 
 def read_detections(path):
@@ -95,7 +100,7 @@ def read_detections(path):
     with Path(path).open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             entries = [kind(row[name]) for kind, name in zip(kinds, COLUMNS, strict=True)]
-            table.setdefault(row["sequence"], []).append(Detection(*entries))
+            table.setdefault(read_cell(row["sequence"]), []).append(Detection(*entries))
     return table
 
 
@@ -139,9 +144,3 @@ def read_centroids(path, order):
         pairs = zip(map(float, words[3::3]), map(float, words[4::3]), strict=True)
         frames[int(words[0])] = [(a, b) if order == "rowcol" else (b, a) for a, b in pairs]
     return frames
-
-
-def _csv(rows):
-    buffer = io.StringIO()
-    csv.writer(buffer).writerows(rows)
-    return buffer.getvalue()

@@ -1,11 +1,14 @@
-"""The figures of a report: Pd over Fa, and temporal profiles."""
+"""The figures of a report: Pd over Fa, rates over the threshold, profiles, surfaces of scores."""
 
 import itertools
 import textwrap
+from functools import partial
 
 import numpy as np
 
+from utils.files import write_whole
 from utils.protocols import operating_point
+from utils.report.marks import legible
 
 # Line, colour and marker of a curve: each alone tells curves apart.
 STYLES = (
@@ -16,6 +19,7 @@ STYLES = (
     ((0, (5, 1, 1, 1, 1, 1)), "#555555", "v"),
 )
 LABEL_WIDTH = 62  # letters of a line in the legend
+SURFACE_SIDE = 128  # cells along the longer side of a surface
 INK, GRID = "#22262c", "#d8dce2"
 
 
@@ -39,7 +43,7 @@ def draw_pd_fa(path, curves, thresholds, title):
         curves.items(), itertools.cycle(STYLES), strict=False
     ):
         pd, fa = np.array(curve["pd"]), np.maximum(curve["fa"], 0.5 / curve["pixels"])
-        label = textwrap.fill(label, LABEL_WIDTH)
+        label = textwrap.fill(as_text(label), LABEL_WIDTH)
         axes.plot(fa, pd, linestyle=line, color=colour, linewidth=1.8, label=label)
         axes.plot(
             fa[marked], pd[marked], marker, color=colour, markersize=9, markeredgecolor="white"
@@ -52,9 +56,52 @@ def draw_pd_fa(path, curves, thresholds, title):
     axes.set_xlabel("Fa: false-alarm pixels / pixels")
     axes.set_ylabel("Pd: detected / targets")
     axes.set_title(title, fontsize=11, loc="left")
-    longest = max((len(label) for label in curves), default=0)
+    _draw_legend(figure, axes)
+    save_figure(figure, path)
+
+
+def draw_rates(path, curves, thresholds, title):
+    """TPR and, on a logarithmic axis, FPR over the threshold, 0.5 marked; writes a PNG.
+
+    With TPR over FPR these are the projections of the 3-D ROC. An FPR of 0 is drawn as half a pixel
+    of its set.
+
+    Args:
+        path: of the PNG.
+        curves: {label: dict with `tpr`, `fpr` over the thresholds, and `background_pixels`}; curves
+            without targets are left out.
+        thresholds: of all curves.
+        title: of the figure.
+    """
+    curves = {label: curve for label, curve in curves.items() if curve["tpr"][0] is not None}
+    marked = operating_point(thresholds)
+    figure, (upper, lower) = new_figure(5.6, 4.6, rows=2)
+    for (label, curve), (line, colour, marker) in zip(
+        curves.items(), itertools.cycle(STYLES), strict=False
+    ):
+        rates = np.array(curve["tpr"]), np.maximum(curve["fpr"], 0.5 / curve["background_pixels"])
+        for axes, rate in zip((upper, lower), rates, strict=True):
+            axes.plot(thresholds, rate, linestyle=line, color=colour, linewidth=1.8, label=label)
+            at = thresholds[marked], rate[marked]
+            axes.plot(*at, marker, color=colour, markersize=9, markeredgecolor="white")
+    lower.set_yscale("log")
+    upper.set_ylim(-0.02, 1.02)
+    upper.set_ylabel("TPR: of the targets")
+    lower.set_ylabel("FPR: of the background")
+    lower.set_xlabel("threshold")
+    upper.set_title(title, fontsize=11, loc="left")
+    _draw_legend(figure, upper)
+    save_figure(figure, path)
+
+
+def _draw_legend(figure, axes):
+    """The labelled curves of a panel, below the figure."""
+    curves, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels), default=0)
     if curves:
         figure.legend(
+            curves,
+            labels,
             loc="outside lower center",
             ncols=3 if longest < 24 else 1,
             columnspacing=1.2,
@@ -63,6 +110,38 @@ def draw_pd_fa(path, curves, thresholds, title):
             title="marked: threshold 0.5",
             title_fontsize=9,
         )
+
+
+def draw_surface(path, scores, targets, title):
+    """The scores of a frame as a surface over its pixels; writes a PNG.
+
+    A large frame is drawn in cells of several pixels, each with its largest score.
+
+    Args:
+        path: of the PNG.
+        scores: (H, W) in [0, 1].
+        targets: (row, column) of each target, drawn as a ring at the height of its cell's score.
+        title: of the figure.
+    """
+    figure, _ = new_figure(6.4, 4.8, rows=0)
+    axes = figure.add_subplot(projection="3d", computed_zorder=False)
+    side = -(-max(scores.shape) // SURFACE_SIDE)
+    margins = [(0, -length % side) for length in scores.shape]
+    cells = np.pad(scores, margins, constant_values=-np.inf)
+    cells = cells.reshape(len(cells) // side, side, -1, side).max((1, 3))
+    rows, columns = (side * np.arange(n) + (side - 1) / 2 for n in cells.shape)
+    look = {"cmap": "viridis", "vmin": 0, "vmax": 1, "antialiased": False}
+    axes.plot_surface(*np.meshgrid(columns, rows), cells, rstride=1, cstride=1, **look)
+    for row, column in targets:
+        height = cells[int(row) // side, int(column) // side]
+        ring = {"color": "#c4500a", "fillstyle": "none", "markersize": 9, "zorder": 5}
+        axes.plot(column, row, height, "o", **ring)
+    height, width = scores.shape
+    axes.set(xlim=(0, width), ylim=(height, 0), zlim=(0, 1))
+    axes.set(xlabel="column", ylabel="row", zlabel="score")
+    axes.set_box_aspect((width / max(scores.shape), height / max(scores.shape), 0.5), zoom=1.05)
+    axes.view_init(elev=32, azim=-62)
+    axes.set_title(as_text(title), fontsize=10.5, loc="left")
     save_figure(figure, path)
 
 
@@ -86,11 +165,8 @@ def draw_profile(path, profile):
     axes.margins(x=0.01)
     scores = _draw_scores(axes, numbers, profile.scores)
     scores.axhline(profile.threshold, color="#c4500a", linewidth=0.8, linestyle=":")
-    axes.set_title(
-        f"{profile.sequence}, row {profile.row}, column {profile.column}: {profile.verdict}",
-        fontsize=10.5,
-        loc="left",
-    )
+    place = f"{as_text(profile.sequence)}, row {profile.row}, column {profile.column}"
+    axes.set_title(f"{place}: {profile.verdict}", fontsize=10.5, loc="left")
     save_figure(figure, path)
 
 
@@ -102,6 +178,11 @@ def _draw_scores(axes, numbers, scored):
     scores.set_ylabel("score (dashed)", color="#c4500a")
     scores.tick_params(axis="y", colors="#c4500a")
     return scores
+
+
+def as_text(name):
+    """A `legible` name that matplotlib takes for no formula."""
+    return legible(name).replace("$", r"\$")
 
 
 def new_figure(width, height, rows=1):
@@ -122,15 +203,9 @@ def new_figure(width, height, rows=1):
 
 
 def save_figure(figure, path):
-    """Writes a figure as a PNG.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    try:
-        figure.savefig(path, metadata={"Software": None})
-    except OSError as error:
-        raise OSError(f"{path}: could not be written ({error.strerror})") from error
+    """Writes a figure as a PNG, whole or not at all: see `write_whole`."""
+    save = partial(figure.savefig, format="png", metadata={"Software": None})
+    write_whole(path, save, lasting=False)
 
 
 def _runs(indices):

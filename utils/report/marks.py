@@ -7,6 +7,11 @@ import numpy as np
 FOUND, MISSED, DETECTION, ALARM = "target, found", "target, missed", "detection", "false alarm"
 
 
+def legible(name):
+    """A name as pictures show it: letters that their fonts lack are written as escapes."""
+    return name.encode("latin-1", "backslashreplace").decode("latin-1")
+
+
 @dataclass(frozen=True)
 class Mark:
     """Something to draw in a frame.

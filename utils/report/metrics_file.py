@@ -36,7 +36,7 @@ def read_metrics(path):
         ValueError: it is not one, or not whole.
     """
     try:
-        metrics = json.loads(Path(path).read_text("utf-8"))
+        metrics = json.loads(Path(path).read_text("utf-8-sig"))
         check_metrics(metrics)
     except ValueError as error:  # JSON and UTF-8 that are broken, too
         raise ValueError(f"{path}: not a metrics.json of test.py: {error}") from error
@@ -57,18 +57,39 @@ def check_metrics(metrics):
     for name, counted in metrics["protocols"].items():
         _check_keys(counted, f"of protocol {name}: ", {"sequences": dict, "subsets": dict})
         counted.setdefault("thresholds", metrics["thresholds"])
+        _check_keys(counted, f"of protocol {name}: ", {"thresholds": list})
         if "all" not in counted["subsets"]:
             raise ValueError(f"of protocol {name}: no subset 'all'")
         for part in ("sequences", "subsets"):
             for entry, numbers in counted[part].items():
-                _check_keys(numbers, f"of {entry} in protocol {name}: ", {})
+                where = f"of {entry} in protocol {name}: "
+                _check_keys(numbers, where, {})
                 for key, each in numbers.items():
-                    grid = isinstance(each, list) and key != "sequences"
-                    if grid and len(each) != len(counted["thresholds"]):
-                        raise ValueError(
-                            f"of {entry} in protocol {name}: {len(each)} numbers in {key!r} for "
-                            f"{len(counted['thresholds'])} thresholds"
-                        )
+                    _check_figure(key, each, where, len(counted["thresholds"]))
+        for subset, numbers in counted["subsets"].items():
+            unknown = set(numbers.get("sequences", ())) - counted["sequences"].keys()
+            if unknown:
+                raise ValueError(f"of {subset} in protocol {name}: no sequence {min(unknown)!r}")
+        thresholds = counted["thresholds"]
+        if not all(map(_is_number, thresholds)):
+            raise ValueError(f"of protocol {name}: 'thresholds' that are no numbers")
+
+
+def _check_figure(key, value, where, thresholds):
+    """Checks what stands under a key of a sequence or subset: numbers, None where undefined."""
+    if key == "sequences":
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise ValueError(f"{where}{key!r} that are no names")
+        return
+    numbers = value if isinstance(value, list) else [value]
+    if not all(each is None or _is_number(each) for each in numbers):
+        raise ValueError(f"{where}{key!r} that is no number")
+    if isinstance(value, list) and len(value) != thresholds:
+        raise ValueError(f"{where}{len(value)} numbers in {key!r} for {thresholds} thresholds")
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_keys(found, where, form):

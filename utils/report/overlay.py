@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.evaluation import resize_scores
 from utils.report.aside import Aside
 from utils.report.gif import GifStream
-from utils.report.marks import ALARM, DETECTION, FOUND, MISSED, Mark
+from utils.report.marks import ALARM, DETECTION, FOUND, MISSED, Mark, legible
 
 COLOURS = {
     FOUND: (110, 220, 120),
@@ -166,7 +166,7 @@ class Overlay:
             if self.labelled:
                 targets = marked.targets[index]
                 counts = f"{targets - marked.missed[index]} of {targets} targets"
-            page = _with_legend(picture, place, counts, COLOURS if self.labelled else (DETECTION,))
+            page = with_legend(picture, place, counts, COLOURS if self.labelled else (DETECTION,))
             self.gif.add(page.quantize(palette=self.palette, dither=Image.Dither.NONE))
 
     def close(self):
@@ -183,7 +183,7 @@ def _palette():
     return image
 
 
-def _with_legend(picture, place, counts, kinds):
+def with_legend(picture, place, counts, kinds):
     """The picture under two lines: where in the sequence and counts; and what each mark is."""
     font = ImageFont.load_default(15)
     size = (max(picture.width, LEGEND_WIDTH), picture.height + LEGEND_HEIGHT)
@@ -191,7 +191,7 @@ def _with_legend(picture, place, counts, kinds):
     page.paste(picture, ((page.width - picture.width) // 2, LEGEND_HEIGHT))
     pen = ImageDraw.Draw(page)
     pen.fontmode = "1"  # no half tones: they are not in the palette
-    pen.text((8, 4), place, fill=TEXT, font=font)
+    pen.text((8, 4), legible(place), fill=TEXT, font=font)
     pen.text((page.width - 8, 4), counts, fill=TEXT, font=font, anchor="ra")
     width = page.width / max(len(kinds), 2)
     for column, kind in enumerate(kinds):

@@ -2,13 +2,16 @@
 
 import base64
 import inspect
+from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.efficiency import efficiency_line
+from utils.files import short_name, write_text, write_whole
 from utils.protocols import MAIN, PROTOCOLS
-from utils.report.figures import draw_pd_fa, draw_profile
+from utils.report.figures import draw_pd_fa, draw_profile, draw_rates
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
 from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, shown_at
 from utils.report.overlay import COLOURS, draw_frame, report_scale
@@ -25,6 +28,21 @@ from utils.run_dir import make_folder
 
 # The count behind a ratio, and its title: they stand left of it where a protocol has them.
 COUNTS = {"pd": ("found", "detected"), "fa": ("alarms", "false_alarm_pixels")}
+
+
+class Curves(NamedTuple):
+    """A figure of rates, for the protocols that have these keys."""
+
+    keys: set
+    stem: str
+    title: str
+    draw: Callable
+
+
+CURVES = (
+    Curves({"pd", "fa", "pixels"}, "pd_fa", "Pd over Fa", draw_pd_fa),
+    Curves({"tpr", "fpr", "background_pixels"}, "rates", "Rates over the threshold", draw_rates),
+)
 STYLE = """
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif;
   color: #22262c; background: #fff; margin: 0 auto; padding: 16px; max-width: 1160px; }
@@ -83,8 +101,6 @@ def write_report(path, metrics, strips, protocol, more=()):
         OSError: a file could not be written.
     """
     folder = make_folder(path.with_suffix(""))
-    for old in folder.glob("*.png"):
-        old.unlink()
     sections = [
         _head(metrics),
         _curves(metrics, folder),
@@ -104,10 +120,7 @@ def write_report(path, metrics, strips, protocol, more=()):
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise OSError(f"{path}: could not be written ({error.strerror})") from error
+    write_text(path, page)
 
 
 def _head(metrics):
@@ -124,20 +137,19 @@ def _head(metrics):
 
 
 def _curves(metrics, folder):
-    """Pd over Fa under every protocol that has both over its thresholds."""
+    """Detection and false alarms under every protocol that has both over its thresholds."""
     figures = []
     for name, counted in metrics["protocols"].items():
-        if not {"pd", "fa", "pixels"} <= counted["subsets"]["all"].keys():
-            continue
-        title = PROTOCOLS[name].title
+        kinds = [kind for kind in CURVES if kind.keys <= counted["subsets"]["all"].keys()]
         curves = {
             f"{words} ({counted['subsets'][subset]['targets']} targets)": counted["subsets"][subset]
             for subset, words in reversed(SUBSETS.items())
-            if subset in counted["subsets"]
+            if kinds and subset in counted["subsets"]
         }
-        path = folder / f"pd_fa_{name}.png"
-        draw_pd_fa(path, curves, counted["thresholds"], f"Pd over Fa, {title}")
-        figures.append(_figure(path, f"Pd over Fa under {title}", ""))
+        for kind in kinds:
+            path, title = folder / f"{kind.stem}_{name}.png", PROTOCOLS[name].title
+            kind.draw(path, curves, counted["thresholds"], f"{kind.title}, {title}")
+            figures.append(_figure(path, f"{kind.title} under {title}", ""))
     return f'<h2>Pd over Fa</h2><div class="grid">{"".join(figures)}</div>'
 
 
@@ -233,8 +245,9 @@ def _strips(strips, folder, protocol, threshold):
         for number, frame, marks, caption in zip(
             strip.numbers, strip.frames, strip.marks, strip.captions, strict=True
         ):
-            path = folder / f"frame_{strip.sequence}_{number:05d}.png"
-            draw_frame(frame, marks, strip.limits, report_scale(*frame.shape)).save(path)
+            path = folder / f"frame_{short_name(strip.sequence)}_{number:05d}.png"
+            picture = draw_frame(frame, marks, strip.limits, report_scale(*frame.shape))
+            write_whole(path, partial(picture.save, format="PNG"), lasting=False)
             figures.append(
                 _figure(path, f"{strip.sequence}, frame {number}", f"Frame {number}: {caption}")
             )
@@ -246,7 +259,8 @@ def _strips(strips, folder, protocol, threshold):
 def _profiles(strips, folder):
     figures = []
     for profile in (profile for strip in strips for profile in strip.profiles):
-        name = f"profile_{profile.sequence}_{profile.row}_{profile.column}_{len(figures)}.png"
+        place = f"{profile.row}_{profile.column}_{len(figures)}"
+        name = f"profile_{short_name(profile.sequence)}_{place}.png"
         draw_profile(folder / name, profile)
         figures.append(_figure(folder / name, f"Temporal profile in {profile.sequence}", ""))
     if not figures:

@@ -73,10 +73,11 @@ MODEL_NOTES = {
     "27.",
     "STDMANet": "STDMANet here is a reconstruction: no code of its authors is public. Its size and "
     "its operations are the published ones within 1 %, its results are our own.",
-    "Res-U+RFR": "Res-U+RFR: the published 3980 KB and 48.2 G are not reproducible from its "
+    "Res-U+RFR": "* Res-U+RFR: the published 3980 KB and 48.2 G are not reproducible from its "
     "released code, which has 4000.21 KiB and 40.07 G (40.33 with BatchNorm).",
 }
 RECONSTRUCTIONS = ("STDMANet",)
+NOT_REPRODUCIBLE = ("Res-U+RFR",)  # their published size and operations: marked *
 
 # Targets of the published test list: other numbers mean other data.
 PUBLISHED_TARGETS = {"all": 1729, "low_snr": 529}

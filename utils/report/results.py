@@ -1,9 +1,12 @@
 """What a test writes: metrics.json, eval.txt in the published format, the closing summary."""
 
 import math
+import re
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
-from utils.files import write_text
+from utils.files import renewed, write_text
 from utils.protocols import MAIN, PROTOCOLS
 from utils.report.metrics_file import STEPS, SUBSETS, column_texts, shown_at, write_metrics
 from utils.report.page import write_report
@@ -14,15 +17,36 @@ from utils.report.published import (
     protocol_title,
     published_row,
 )
+from utils.run_dir import make_folder
 
 EVAL_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}  # as published
+
+
+@dataclass
+class Tested:
+    """A detector to be tested.
+
+    Attributes:
+        run: name of its run, or of its file of weights.
+        name: of the model.
+        detector: the network as trained, in evaluation mode.
+        folder: where its results go.
+        normalisation: (mean, std) that its run was trained with on this data set in place of the
+            data set's own, or None.
+    """
+
+    run: str
+    name: str
+    detector: object
+    folder: Path
+    normalisation: tuple | None = None
 
 
 def header(tested, dataset, threshold_eval):
     """The first keys of metrics.json: what was tested, on what, at which threshold of the IoU.
 
     Args:
-        tested: has `run`, `name` of the model, and `detector`.
+        tested: `Tested`.
         dataset: its name.
     """
     return {
@@ -74,6 +98,24 @@ def _summarise_protocol(evaluation, protocol, subsets):
             for subset, names in subsets.items()
         },
     }
+
+
+def part_of_results(path):
+    """Which part of a test's results a file is of; see `utils.files.renewed`.
+
+    Files of numbers and pages are one, each epoch's of its own; pictures and tables by folder.
+
+    Args:
+        path: `PurePosixPath`, relative to the folder of the results.
+    """
+    name = path.parts[0]
+    page = re.fullmatch(r"(?:eval|metrics|report|detections)(_epoch-\d+)?(?:\.\w+)?", name)
+    return name if page is None else f"results{page[1] or ''}"
+
+
+def results_in(folder, active=True):
+    """Within it a test writes its results to a folder: see `utils.files.renewed`."""
+    return renewed(make_folder(folder), part_of_results, active)
 
 
 def write_results(output, suffix, metrics, strips, protocol, more=()):

@@ -3,11 +3,20 @@
 However long a sequence is, a writer keeps a bounded part of it.
 """
 
+import sys
+import warnings
+from functools import partial
+
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from utils.files import short_name, write_whole
+from utils.metrics import find_targets
+from utils.protocols.components import measure
 from utils.report.aside import Aside
 from utils.report.detections import centroid_lines, find_detections, table_head, table_rows
+from utils.report.figures import draw_surface
 from utils.report.marks import mark_frames
 from utils.report.overlay import Overlay
 from utils.run_dir import make_folder
@@ -56,12 +65,13 @@ class ScoreMaps(Writer):
     def add(self, block):
         if self.unlabelled_only and block.sequence.labelled:
             return
-        folder = self.folder / block.sequence.name
+        folder = self.folder / short_name(block.sequence.name)
         if block.start == 0:
             make_folder(folder)
         for number, scores in zip(block.numbers, block.scores, strict=True):
             levels = np.rint(np.clip(scores, 0, 1) * 255).astype(np.uint8)
-            Image.fromarray(levels).save(folder / f"{number:05d}.png", compress_level=1)
+            save = partial(Image.fromarray(levels).save, format="PNG", compress_level=1)
+            write_whole(folder / f"{number:05d}.png", save, lasting=False)
 
     def end(self, sequence):
         self.count += not (self.unlabelled_only and sequence.labelled)
@@ -96,7 +106,7 @@ class Overlays(Writer):
         if self.unlabelled_only and block.sequence.labelled:
             return
         if self.overlay is None:
-            path = make_folder(self.folder) / f"{block.sequence.name}.gif"
+            path = make_folder(self.folder) / f"{short_name(block.sequence.name)}.gif"
             self.overlay = Overlay(path, block)
         self.overlay.add(block, mark_frames(block, self.threshold, self.protocol))
 
@@ -111,6 +121,41 @@ class Overlays(Writer):
 
     def close(self):
         return [self.folder] if self.count else []
+
+
+class Surfaces(Writer):
+    """Writes `<folder>/<sequence>_<frame>.png`: the scores of a frame as a surface.
+
+    Args:
+        folder: where to.
+        numbers: of the frames that are drawn, of every sequence that has them.
+    """
+
+    def __init__(self, folder, numbers):
+        self.folder, self.numbers, self.drawn = folder, set(numbers), []
+
+    def add(self, block):
+        for number, scores, centroids in zip(
+            block.numbers,
+            block.scores,
+            np.zeros_like(block.scores) if block.centroids is None else block.centroids,
+            strict=True,
+        ):
+            if number in self.numbers:
+                name = block.sequence.name
+                targets = measure(find_targets(centroids[None])).centroid
+                path = make_folder(self.folder) / f"{short_name(name)}_{number:05d}.png"
+                draw_surface(path, scores, targets, f"Scores of {name}, frame {number}")
+                self.drawn.append(number)
+
+    def share(self, group):
+        self.drawn = group.gather(self.drawn)
+
+    def close(self):
+        missing = sorted(self.numbers - set(self.drawn))
+        if missing:
+            warnings.warn(f"--surface: no sequence has a frame {missing[0]}", stacklevel=1)
+        return [self.folder] if self.drawn else []
 
 
 class Detections(Writer):
@@ -147,10 +192,10 @@ class Detections(Writer):
         found = find_detections(block, self.threshold)
         self.count += len(found)
         if self.table is not None:
-            self.table.write(table_rows(block.sequence.name, found).encode())
+            self.table.write(_table_rows_of(block, found).encode())
         if self.centroids is not None:
             if self.text is None:
-                self.text = Aside(self.centroids / f"{block.sequence.name}.txt")
+                self.text = Aside(self.centroids / f"{short_name(block.sequence.name)}.txt")
             self.text.write(centroid_lines(found, block.numbers, self.order).encode())
 
     def end(self, sequence):
@@ -186,6 +231,31 @@ class Detections(Writer):
         if self.table is not None:
             self.table.keep()
         return [path for path in (self.path, self.centroids) if path is not None]
+
+
+def _table_rows_of(block, found):
+    names = block.sequence.file_names or ()
+    files = dict(zip(block.numbers, names[block.start : block.stop], strict=False))
+    return table_rows(block.sequence.name, found, files)
+
+
+class Printed(Writer):
+    """Prints the rows of detections.csv as they become final.
+
+    Args:
+        threshold: a pixel is positive if its score is at least this.
+    """
+
+    def __init__(self, threshold):
+        self.threshold, self.begun = threshold, False
+
+    def add(self, block):
+        rows = _table_rows_of(block, find_detections(block, self.threshold))
+        if not self.begun:
+            rows, self.begun = table_head() + rows, True
+        for row in rows.splitlines():
+            tqdm.write(row, file=sys.stdout)  # not into a bar
+        sys.stdout.flush()
 
 
 class Normalisations(Writer):

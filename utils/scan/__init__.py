@@ -24,6 +24,7 @@ from utils.scan.clips import (
 )
 from utils.scan.queue import Queue
 from utils.scan.scans import Block, LastFrame, Recurrent, Scan, Streamed, Windows, open_scan
+from utils.scan.stabilise import Stabiliser
 
 __all__ = [
     "Block",
@@ -32,6 +33,7 @@ __all__ = [
     "Queue",
     "Recurrent",
     "Scan",
+    "Stabiliser",
     "Streamed",
     "Windows",
     "normalised",

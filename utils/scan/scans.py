@@ -20,7 +20,7 @@ class Block(NamedTuple):
     scores: np.ndarray
 
 
-def open_scan(detector, network, device="cpu", batch_size=1):
+def open_scan(detector, network, device="cpu", batch_size=1, stabiliser=None):
     """The scan that a detector needs: `Windows`, `LastFrame`, `Streamed` or `Recurrent`.
 
     Args:
@@ -28,14 +28,26 @@ def open_scan(detector, network, device="cpu", batch_size=1):
         network: what is called, the detector itself or a faster form of it; in evaluation mode.
         device: where the network is.
         batch_size: clips that are fed at once.
+        stabiliser: `utils.scan.stabilise.Stabiliser` of the clips of a moving camera, or None.
+
+    Raises:
+        ValueError: a stabiliser for a detector that takes no clips.
     """
     if detector.recurrent:
+        if stabiliser is not None:
+            raise ValueError(
+                f"--stabilise with {type(detector).__name__}: it takes frame by frame; expected a "
+                "network that takes clips, whose frames can be laid on each other"
+            )
         kind = Recurrent
     elif detector.predicts == "all":
         kind = Windows
     else:
-        kind = Streamed if detector.streams and batch_size == 1 else LastFrame
-    return kind(detector, network, device, batch_size)
+        streamed = detector.streams and batch_size == 1 and stabiliser is None
+        kind = Streamed if streamed else LastFrame
+    scan = kind(detector, network, device, batch_size)
+    scan.stabiliser = stabiliser
+    return scan
 
 
 class Scan:
@@ -47,6 +59,7 @@ class Scan:
     """
 
     delay = 0
+    stabiliser = None
 
     def __init__(self, detector, network, device="cpu", batch_size=1):
         self.detector, self.network = detector, network
@@ -175,6 +188,15 @@ class Scan:
             return clips.to(self.device)
         return clips.pin_memory().to(self.device, non_blocking=True)
 
+    def _logits(self, clips):
+        """Those of clips (B, 1, T, H, W), on the device."""
+
+        def run(clips):
+            return run_clip(self.network, clips, self.detector)
+
+        clips = self._send(clips)
+        return run(clips) if self.stabiliser is None else self.stabiliser.run(clips, run)
+
     def _scores(self, logits):
         return torch.sigmoid(logits.float()).cpu().numpy()
 
@@ -237,7 +259,7 @@ class Windows(Scan):
     def _run(self):
         starts, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
         clips = [self._clip(self.frames.slice(at, at + self.seqlen)) for at in starts]
-        logits = run_clip(self.network, self._send(torch.stack(clips)), self.detector)
+        logits = self._logits(torch.stack(clips))
         scores, ready = torch.sigmoid(logits.float()), None
         if scores.is_cuda:
             device, scores = scores, torch.empty_like(scores, device="cpu", pin_memory=True)
@@ -303,7 +325,7 @@ class LastFrame(Scan):
             clips = [
                 self._clip(self.frames.slice(at, at + self.seqlen)) for at in range(start, stop)
             ]
-            logits = run_clip(self.network, self._send(torch.stack(clips)), self.detector)
+            logits = self._logits(torch.stack(clips))
             blocks.append(Block(start, self._scores(logits)[:, -1]))
         self.given += count
         self.frames.drop(self.given)

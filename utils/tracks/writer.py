@@ -8,13 +8,12 @@ in at least half of its frames. A kept track is false if more than half of its d
 alarms by all their pixels. Targets and alarms are what the protocol says.
 """
 
-import csv
-import io
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from utils.files import csv_text, short_name, write_text
 from utils.metrics import ScoredFrames
 from utils.protocols import OPERATING_POINT, operating_point
 from utils.report.aside import Aside
@@ -160,40 +159,12 @@ class Tracks(Writer):
         options = self.options
         if self.sequence is None:
             linkers = (Linker(options.gate, options.gap) for _ in range(2))
-            path = self.folder / f"{block.sequence.name}.txt"
+            path = self.folder / f"{short_name(block.sequence.name)}.txt"
             self.sequence = _Sequence(block.sequence.name, *linkers, Aside(path))
-        self.sequence.waiting += self._frames(block)
+        self.sequence.waiting += linked_frames(
+            block, self.threshold, options.min_area, self.sequence.linker
+        )
         self._release()
-
-    def _frames(self, block):
-        """Yields the frames of a block, with their detections linked."""
-        found = block.components(self.threshold)
-        frames, rows, columns = found.pixels.T
-        scores = block.scores[frames, rows, columns].astype(np.float64)
-        bounds = np.searchsorted(frames, np.arange(len(block) + 1))
-        for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            part = slice(start, stop)
-            _, owner, area = np.unique(found.owner[part], return_inverse=True, return_counts=True)
-            large = area >= self.options.min_area
-            chosen = large[owner]
-            owner = (np.cumsum(large) - 1)[owner[chosen]]
-            pixels = rows[part][chosen], columns[part][chosen]
-            boxes, peaks, centroids = _measure(*pixels, scores[part][chosen], owner)
-            truth = None
-            if block.centroids is not None:
-                masks = block.masks if block.masks is not None else block.centroids
-                truth = tuple(np.flatnonzero(each[index]) for each in (block.centroids, masks))
-            shape = block.scores.shape[1:]
-            yield _Frame(
-                block.start + index,
-                shape,
-                np.ravel_multi_index(pixels, shape),
-                owner,
-                boxes,
-                peaks,
-                self.sequence.linker.step(centroids),
-                truth,
-            )
 
     def _release(self):
         """Counts and writes the first waiting frames of which all tracks are decided."""
@@ -281,14 +252,8 @@ class Tracks(Writer):
         self.rows = group.gather(self.rows)
 
     def close(self):
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for rows in self.rows:
-            writer.writerows(rows)
-        table = Aside(self.folder / "tracks.csv")
-        table.write(text.getvalue().encode())
-        table.keep()
+        rows = [row for rows in self.rows for row in rows]
+        write_text(self.folder / "tracks.csv", csv_text([_COLUMNS, *rows]))
         return [self.folder]
 
     def figures(self):
@@ -337,6 +302,44 @@ class Tracks(Writer):
                 f"{rate} false tracks a minute at {options.frame_rate:g} frames a second"
             )
         return lines
+
+
+def linked_frames(block, threshold, min_area, linker):
+    """Yields the frames of a block as `_Frame`s, with their detections linked.
+
+    Args:
+        block: `utils.evaluation.ScoredBlock`.
+        threshold: a pixel is positive if its score is at least this.
+        min_area: pixels of a detection, at least.
+        linker: `Linker`, which has seen the frames before.
+    """
+    found = block.components(threshold)
+    frames, rows, columns = found.pixels.T
+    scores = block.scores[frames, rows, columns].astype(np.float64)
+    bounds = np.searchsorted(frames, np.arange(len(block) + 1))
+    for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        part = slice(start, stop)
+        _, owner, area = np.unique(found.owner[part], return_inverse=True, return_counts=True)
+        large = area >= min_area
+        chosen = large[owner]
+        owner = (np.cumsum(large) - 1)[owner[chosen]]
+        pixels = rows[part][chosen], columns[part][chosen]
+        boxes, peaks, centroids = _measure(*pixels, scores[part][chosen], owner)
+        truth = None
+        if block.centroids is not None:
+            masks = block.masks if block.masks is not None else block.centroids
+            truth = tuple(np.flatnonzero(each[index]) for each in (block.centroids, masks))
+        shape = block.scores.shape[1:]
+        yield _Frame(
+            block.start + index,
+            shape,
+            np.ravel_multi_index(pixels, shape),
+            owner,
+            boxes,
+            peaks,
+            linker.step(centroids),
+            truth,
+        )
 
 
 def _measure(rows, columns, scores, owner):

@@ -1,9 +1,11 @@
 """The course of a training in files: checkpoints; a JSON line an epoch, curves, TensorBoard."""
 
 import json
+import shlex
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from signal import Signals
 
 from utils.checkpoint import save
 from utils.files import write_text, write_whole
@@ -55,6 +57,13 @@ class Recorder:
         if self.log.active:
             self.history.add(row)
         self.save_last()
+
+    def stop(self, signal):
+        """Ends after SIGTERM or Ctrl-C, with the exit status that shells expect."""
+        words = ["--savepath", str(self.run.logpath), "--log_dir", self.run.name]
+        self.log(f"Stopped by {Signals(signal).name}; continue with {shlex.join(words)}")
+        self.log.close()
+        raise SystemExit(128 + signal)
 
     def _save_logged(self, which, checkpoint):
         path = self.run.checkpoint(which)

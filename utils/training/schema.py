@@ -6,6 +6,7 @@ import random
 import numpy as np
 import torch
 
+from utils.several import as_list
 from utils.training_state import OPTIMIZER_SETTINGS
 
 HISTORY_KEYS = ("epoch", "learning_rate", "train_loss", "train_iou", "val_loss", "val_iou")
@@ -72,7 +73,8 @@ def is_options(value):
     if value is None:
         return True
     return isinstance(value, dict) and all(
-        isinstance(k, str) and isinstance(v, kinds) for k, v in value.items()
+        isinstance(key, str) and all(isinstance(part, kinds) for part in as_list(found))
+        for key, found in value.items()
     )
 
 

@@ -20,11 +20,11 @@ STEP_PRECISIONS = ("fp32", "bf16")
 CHECK_EVERY = 16  # steps between looks at the loss on a GPU
 LOWEST_LEARNING_RATE = 1e-5
 OPTIMIZERS = {
-    "Adam": lambda parameters, rate, decay: torch.optim.Adam(
-        parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay
+    "Adam": lambda parameters, rate, decay, beta2=0.999: torch.optim.Adam(
+        parameters, lr=rate, betas=(0.9, beta2), eps=1e-8, weight_decay=decay
     ),
     # As published: no weight decay.
-    "SGD": lambda parameters, rate, decay: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
+    "SGD": lambda parameters, rate, *_: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
 }
 
 
@@ -144,7 +144,7 @@ class Trainer:
         # A recurrence is unrolled within the module that exchanges gradients.
         self.network = ClipNetwork(network, detector)
         if group.size > 1:
-            self.network = distributed_network(self.network)
+            self.network = distributed_network(self.network, detector.learns_all)
         self.seconds = self.waited = self.began = 0.0
         self.steps = 0
 
@@ -270,12 +270,16 @@ class Trainer:
             )
 
 
-def distributed_network(network):
-    """The network whose gradients are averaged over processes; each has its own statistics."""
+def distributed_network(network, learns_all=True):
+    """The network whose gradients are averaged over processes; each has its own statistics.
+
+    Without `learns_all` each step looks for the parameters that get no gradient.
+    """
     # About memory layout, and an option whose new name older releases do not know.
     for words in ("Grad strides do not match", ".*broadcast_buffers"):
         warnings.filterwarnings("ignore", words)
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    options = {"broadcast_buffers": False, "find_unused_parameters": not learns_all}
+    return DistributedDataParallel(network, **options)
 
 
 def position_after(step, losses, iou):

@@ -1,0 +1,1 @@
+"""Footage without an end: frames from a pipe, a device or a stream, as they come."""

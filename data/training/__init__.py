@@ -1,0 +1,1 @@
+"""What makes training clips other than the published ones: changes at random, mixed data sets."""
