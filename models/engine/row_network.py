@@ -6,7 +6,6 @@ import torch
 
 from models.blocks import STDResBlock, Stem, TDResBlock
 from models.engine.heads import LevelHead
-from models.engine.precision import Arithmetic
 from models.engine.rows import CONVOLVED_PIXELS, RowPool, RowStem, fuses_layers, row_layers
 from models.engine.tape import Tape, shaped
 from models.engine.workers import one_thread
@@ -82,19 +81,12 @@ class RowNetwork:
             below = memory_of_path(level.layers, rows_below, width_below)
             kept += below[0] + level.channels * below[2] * below[3]
             passing = max(passing, below[1])
-        wide = head_arithmetic(self.arithmetic).dtype.itemsize // self.arithmetic.dtype.itemsize
-        tiles = 80 * wide * (threads * max(tile, width) + width)  # of the heads, of one row
+        tiles = 80 * (threads * max(tile, width) + width)  # of the heads, of one row
         sums = 0  # of the rows that threads are at
         if fuses_layers(self.arithmetic):
             convolved = threads * max(CONVOLVED_PIXELS, width)
             sums = 32 * min(convolved, max(rows, 1) * width + threads * width)
         return int(item * (kept + passing + 56 * (rows + 8) * width + tiles + sums))
-
-
-def head_arithmetic(arithmetic):
-    """In what the heads compute: in float64 for float32 on a CPU, where it costs little."""
-    wide = arithmetic.dtype == torch.float32 and arithmetic.device.type == "cpu"
-    return Arithmetic(torch.float64, arithmetic.device) if wide else arithmetic
 
 
 def count_pools(layers):
@@ -135,9 +127,8 @@ class RowLevel:
     def __init__(self, level, merge_matrix, seqlen, arithmetic):
         self.layers = row_layers(level.layers, arithmetic)
         self.channels = len(self.layers[-1].bias)
-        self.wide = head_arithmetic(arithmetic)
         no_offset = merge_matrix.new_zeros(self.channels)
-        self.head = LevelHead(level, merge_matrix, no_offset, self.wide)
+        self.head = LevelHead(level, merge_matrix, no_offset, arithmetic)
         self.offset = self.head.offset
         self.seqlen = seqlen
 
@@ -169,7 +160,7 @@ class RowLevel:
         tape = Tape()
         channels, pixels = self.channels, rows * self.width
         values = channels * self.seqlen * pixels
-        buffers = scratch.take("head", 2, values, dtype=self.wide.dtype)
+        buffers = scratch.take("head", 2, values)
         features = shaped(buffers[1], channels, self.seqlen, pixels)
         small = self.head.record(tape, features, buffers)
         size = rows, self.width

@@ -47,14 +47,8 @@ class Scratch:
         self.buffers = {}
         self.tapes = {}
 
-    def take(self, name, *shape, dtype=None):
-        """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken.
-
-        It is in `dtype`, which may be several times as wide as the arithmetic's, the default.
-        """
-        if dtype is not None and dtype != self.arithmetic.dtype:
-            times = dtype.itemsize // self.arithmetic.dtype.itemsize
-            return self.take(name, math.prod(shape) * times).view(dtype).view(shape)
+    def take(self, name, *shape):
+        """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken."""
         size = math.prod(shape)
         buffer = self.buffers.get(name)
         if buffer is None or buffer.numel() < size:

@@ -9,7 +9,6 @@ from models.engine import onednn
 from models.engine.merge import Interpolation
 from models.engine.packed import PackedTemporalNetwork
 from models.engine.precision import Arithmetic
-from models.engine.row_network import RowLevel
 from models.engine.rows import RowConv, RowStem
 from models.engine.temporal import TemporalNetwork
 from models.engine.workers import Workers
@@ -21,8 +20,8 @@ from tests.models.test_fused import PERTURBED, smallest_budget, without_onednn
 SINGLE, DOUBLE = (
     Arithmetic(dtype, torch.device("cpu")) for dtype in (torch.float32, torch.float64)
 )
-adds_to_sums = pytest.mark.skipif(
-    not onednn.has_added_convolution(), reason="sums are taken as they come on this processor"
+fuses = pytest.mark.skipif(
+    not onednn.has_fused_convolution(torch.float32), reason="no such layer on this processor"
 )
 
 
@@ -47,10 +46,10 @@ def test_outputs_that_are_possible_need_no_further_input(inside, outside):
     assert rows.outputs_from(inside) == outside
 
 
-@pytest.mark.parametrize("with_onednn", [pytest.param(True, marks=adds_to_sums), False])
+@pytest.mark.parametrize("with_onednn", [pytest.param(True, marks=fuses), False])
 @pytest.mark.parametrize("size", [(1, 1), (9, 4), (12, 17), (7, 200)])
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_a_convolution_of_rows_is_one_of_the_image(monkeypatch, with_onednn, size, frames):
+def test_a_layer_of_rows_is_one_of_the_image(monkeypatch, with_onednn, size, frames):
     if not with_onednn:
         without_onednn(monkeypatch)
     conv = nn.Conv3d(5, 6, 3, padding=(1, 2, 2), dilation=(1, 2, 2)).requires_grad_(False)
@@ -58,7 +57,7 @@ def test_a_convolution_of_rows_is_one_of_the_image(monkeypatch, with_onednn, siz
     rows = RowConv(conv, SINGLE)
     padded = functional.pad(clip, (0, 0, 0, 0, 1, 1))[0].permute(2, 1, 3, 0)
     rows.start(frames + 2, size[1], SINGLE)
-    expected = conv(clip)[0].permute(2, 1, 3, 0)
+    expected = conv(clip).relu()[0].permute(2, 1, 3, 0)
     found, done = torch.empty_like(expected), 0
 
     def keep(top, out):
@@ -79,7 +78,7 @@ def test_plus_starts_with_the_rounding_of_the_network_as_trained():
     model = PERTURBED["DeepPro-Plus"]
     clip = torch.randn(1, 1, 5, 19, 23)
     with torch.no_grad():
-        expected = model.conv_in[1](model.conv_in[0](clip))[0].permute(2, 1, 3, 0)
+        expected = model.conv_in(clip)[0].permute(2, 1, 3, 0)
     stem = RowStem(fold(model, torch.float64).conv_in, SINGLE)
     stem.start(5, 23, SINGLE)
     rows = clip[0, 0].transpose(0, 1)
@@ -87,21 +86,6 @@ def test_plus_starts_with_the_rounding_of_the_network_as_trained():
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     # Nearly all the same bits; another convolution may add up in another order.
     assert (found == expected).float().mean() > 0.9
-
-
-@adds_to_sums
-def test_heads_of_plus_round_only_their_result():
-    """The same features through the heads of a detector that is in float64 all through."""
-    features = torch.randn(3, 32, 5 * 7)
-    folded = fold(PERTURBED["DeepPro-Plus"], torch.float64).stages()
-    (merge_matrix,) = folded.merge_matrices()
-    found = []
-    for arithmetic in (SINGLE, DOUBLE):
-        level = RowLevel(folded.levels[0], merge_matrix, 5, arithmetic)
-        level.start(7, arithmetic)
-        with Workers(arithmetic) as workers:
-            found.append(level.run_head(features.to(arithmetic.dtype), 14, workers))
-    assert (found[0] == found[1].float()).float().mean() > 0.999
 
 
 needs_packed = pytest.mark.skipif(
@@ -148,9 +132,9 @@ def test_packed_layers_round_no_more_than_products_in_the_same_type(seqlen, monk
 
 
 def test_a_check_says_no_to_an_operator_that_is_missing_or_wrong(monkeypatch):
-    for check in (onednn.has_added_convolution, onednn.has_packed_layers):
-        monkeypatch.setattr("torch.ops.mkldnn", object())
-        assert not check.__wrapped__()  # without what it remembers
+    monkeypatch.setattr("torch.ops.mkldnn", object())
+    assert not onednn.has_fused_convolution.__wrapped__(torch.float32)  # what it remembers apart
+    assert not onednn.has_packed_layers.__wrapped__()
     monkeypatch.setattr("torch.mkldnn_convolution", lambda image, *others: image)
     assert not onednn.has_convolution.__wrapped__(torch.float32)
     monkeypatch.delattr("torch.mkldnn_convolution")

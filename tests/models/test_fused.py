@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import build_model
-from models.engine import onednn
 from models.engine.budget import parse_memory
 from models.folding import fold
 from models.fused import fuse
@@ -29,9 +28,9 @@ PERTURBED = {name: perturbed(name) for name in STAGED}
 
 def without_onednn(monkeypatch):
     """As on a processor that has none of oneDNN's layers."""
-    for check in ("has_added_convolution", "has_packed_layers"):
-        monkeypatch.setattr(f"models.engine.onednn.{check}", lambda: False)
-    monkeypatch.setattr("models.engine.onednn.has_convolution", lambda dtype: False)
+    monkeypatch.setattr("models.engine.onednn.has_packed_layers", lambda: False)
+    for check in ("has_convolution", "has_fused_convolution"):
+        monkeypatch.setattr(f"models.engine.onednn.{check}", lambda dtype: False)
 
 
 @pytest.mark.parametrize("name", STAGED)
@@ -146,34 +145,24 @@ def distance(scores, others):
     return (scores.double() - others.double()).abs().max().item()
 
 
-@pytest.mark.parametrize("run", GOLDEN)
-def test_golden_logits_of_the_released_checkpoints(run, shared, released):
-    model, clip, stored = golden_scores(shared, released, run)
-    with torch.no_grad():
-        plain = torch.sigmoid(model(clip))[0]
-        exact = torch.sigmoid(copy.deepcopy(model).double()(clip.double()))[0]
-    scores = torch.sigmoid(fuse(model)(clip))[0]
-    # Where the network as trained has other sums than where the file was made, so has its stem: a
-    # file of Plus is up to 1.7e-5 from exact arithmetic, and ours must be nearer to it than that.
-    same_sums = distance(plain, stored) < 1e-6
-    limit = 1e-5 if same_sums else max(1e-5, distance(exact, stored))
-    assert distance(scores, stored) <= limit
-
-
-@pytest.mark.skipif(
-    not onednn.has_added_convolution(), reason="sums are taken as they come on this processor"
-)
-@pytest.mark.parametrize("run", ["deeppro_plus_nudt", "deeppro_plus_noise"])
-def test_plus_rounds_less_after_the_stem_than_the_network_as_trained(run, shared, released):
-    model, clip, _ = golden_scores(shared, released, run)
-    (stem,) = model.stages().trunk
-    after_stem = copy.deepcopy(model).double().stages()._replace(trunk=[])
-    with torch.no_grad():
-        as_trained = torch.sigmoid(model(clip))[0]
-        exact = torch.sigmoid(after_stem.run(stem(clip).double()))[0, 0]
-    scores = torch.sigmoid(fuse(model)(clip))[0]
-    lost, lost_as_trained = ((x - exact).square().mean().sqrt() for x in (scores, as_trained))
-    assert lost < lost_as_trained
+@pytest.mark.parametrize("name", ["deeppro", "deeppro_plus"])
+def test_scores_are_as_near_to_exact_ones_as_those_of_the_network_as_trained(
+    name, shared, released
+):
+    """Both are distances from float64, over the golden clips of a network together."""
+    differences = {"as trained": [], "fast": []}
+    for run in [run for run in GOLDEN if run.rsplit("_", 1)[0] == name]:
+        model, clip, stored = golden_scores(shared, released, run)
+        with torch.no_grad():
+            as_trained = torch.sigmoid(model(clip))[0]
+            exact = torch.sigmoid(copy.deepcopy(model).double()(clip.double()))[0]
+        fast = torch.sigmoid(fuse(model)(clip))[0]
+        differences["as trained"].append((as_trained - exact).flatten())
+        differences["fast"].append((fast - exact).flatten())
+        assert distance(fast, stored) < 3e-5
+    as_trained, fast = (torch.cat(found).abs() for found in differences.values())
+    assert fast.square().mean().sqrt() <= 1.2 * as_trained.square().mean().sqrt()
+    assert fast.max() <= 1.2 * as_trained.max()
 
 
 @pytest.mark.parametrize("name", STAGED)
