@@ -62,7 +62,7 @@ from utils.run_dir import check_apart, find_model_name, find_run, included_run, 
 from utils.scan import Stabiliser, open_scan
 from utils.several import as_list
 from utils.tracks.video import OverlayVideos
-from utils.tracks.writer import TrackOptions, Tracks
+from utils.tracks.writer import TrackOptions, Tracks, add_track_options
 from utils.training_state import describe
 
 
@@ -74,8 +74,8 @@ def parse_args(argv=None):
         nargs="+",
         metavar="RUN",
         help="the run: a folder's name under LOGPATH/sem_seg. Of several, each is tested, and a "
-        "table of all ends the test. If not given, for --dataset Synthetic, the run that comes "
-        "with this code",
+        "table of all ends the test. If not given, for Synthetic, Frames and Converted, a run that "
+        "comes with this code",
     )
     add("--weights", type=Path, metavar="FILE", help="a file of weights, instead of a run")
     add("--model", choices=MODELS, help="the network of WEIGHTS, or of a run that does not tell")
@@ -137,9 +137,7 @@ def parse_args(argv=None):
     numbers = {"type": int, "nargs": "+", "metavar": "FRAME"}
     add("--surface", **numbers, help="draw the scores of the frames of these numbers as surfaces")
     add_attribution_options(add)
-    add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
-    add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
-    add("--frame_rate", type=positive(float), default=30.0, help="of videos")
+    add_track_options(add)
     add("--overlay_video", action="store_true", help="write visual/*.mp4 with trails of tracks")
     add("--export", choices=EXPORTS, help="write a text file of centroids for each sequence")
     add(
@@ -239,7 +237,10 @@ def open_tested(args, quiet=False):
         yield Tested(args.model, args.model, model.eval(), folder)
         return
     if args.log_dir is None:
-        runs, results = [included_run(args.dataset)], tests / args.dataset
+        run, learned = included_run(args.dataset)
+        runs, results = [run], tests / args.dataset
+        if not quiet:
+            print(f"No --log_dir: {run.name}, which comes with this code, trained on {learned}")
     else:
         runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
         names = [run.name for run in runs]

@@ -19,7 +19,7 @@ from data.lists import prepare
 from data.record import read_normalisation
 from data.sequences import measure_normalisation
 from data.specs import choose_normalisation, get_spec
-from data.training.augmentation import parse_augmentation
+from data.training.augmentation import CHANGES_HELP, parse_augmentation
 from data.training.mixing import open_training_sets
 from losses import LOSSES, build_loss
 from losses.options import WithEmptyClips, WithoutPadding
@@ -41,6 +41,7 @@ from utils.launcher import relaunch
 from utils.process import StopRequest, is_launched, joined_group, ready_device, seed_everything
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
 from utils.several import OneOrMore, as_list, one_for_each
+from utils.training.epochs import Epochs
 from utils.training.history import Recorder
 from utils.training.memory import memory_line, step_bytes
 from utils.training.recipes import RECIPES, choose_recipe, recipe_line
@@ -116,14 +117,7 @@ def parse_args(argv=None):
     switch = {"action": BooleanOptionalAction, "default": False}
     add("--flips", **switch, help="mirror clips at random")
     add("--turns", **switch, help="play clips backwards and swap rows and columns at random")
-    add(
-        "--augment",
-        help="change clips at random, NAME=VALUE,...: contrast=C (by a factor of up to 1 + C "
-        "either way), dark=P (this share is made negative), stride=K (every k-th frame, k up to "
-        "K), jitter=J and drift=D (the view shakes by J pixels, moves by up to D a frame), "
-        "level=S, noise=S and pattern=S (up to S of the data's standard deviations), grow=G (masks "
-        "grow by G pixels)",
-    )
+    add("--augment", metavar="NAME=VALUE,...", help=f"change clips at random: {CHANGES_HELP}")
     add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
     words = "weight of a loss on clips without target, whose soft IoU has no gradient; 0: none"
     add("--empty_clips", type=weight, default=0.0, help=words)
@@ -186,57 +180,28 @@ def train(args, group):
     recorder = Recorder(run, state, log)
     if checkpoint is None:
         recorder.save_last()  # so that a run can be continued whenever it is interrupted
-    epochs = range(state.epoch + 1, args.epoch)
-    if not epochs:
+    finished = state.epoch + 1 >= args.epoch
+    if finished:
         log(f"{run.name} has finished its {args.epoch} epochs; --epoch asks for more")
+    schedule = Schedule(args.learning_rate, args.lr_decay, args.step_size)
+    calls = schedule, partial(validate_on, sequences, args, trainer)
     # Of several processes each would stop at its own step: they end at once.
     with StopRequest(active=group.size == 1) as stop:
-        for epoch in epochs:
-            row = train_one_epoch(args, trainer, state, log, stop)
-            if state.position is not None:
-                recorder.save_last(within_epoch=True)
-                recorder.stop(stop.signal)
-            recorder.save_numbered(last=epoch + 1 == args.epoch)
-            row |= validate_epoch(args, trainer, sequences, log, epoch)
-            row["best_iou"] = recorder.save_best(row["val_iou"])
-            recorder.end_epoch(row | trainer.speed(args.epoch - epoch - 1))
-            if stop.signal is not None:
-                recorder.stop(stop.signal)
+        Epochs(trainer, state, recorder, *calls).run(args.epoch, stop)
     log.close()
     group.barrier()  # the checkpoints are written
-    tested = not epochs and group.share(group.is_main and run.is_tested())
+    tested = finished and group.share(group.is_main and run.is_tested())
     return None if tested else run
 
 
-def train_one_epoch(args, trainer, state, log, stop):
-    """Trains an epoch, or the rest of one: its row of the history, begun."""
-    epoch = state.epoch + 1
-    log(f"**** Epoch {epoch + 1} ({epoch + 1}/{args.epoch}) ****")
-    rate = Schedule(args.learning_rate, args.lr_decay, args.step_size).rate(epoch)
-    trainer.set_learning_rate(rate)
-    log(f"Learning rate:{rate:f}")
-    loss, iou, state.position = trainer.train_epoch(epoch, state.position, stop)
-    if state.position is not None:
-        return {}
-    state.epoch = epoch
-    log(f"Training mean loss: {loss:f}")
-    log(f"Training accuracy (IoU) of prediction: {iou:f}")
-    trainer.share_statistics()
-    return {"epoch": epoch + 1, "learning_rate": rate, "train_loss": loss, "train_iou": iou}
-
-
-def validate_epoch(args, trainer, sequences, log, epoch):
-    """Validates on the sequences, of which each process takes its share; more of the row."""
-    log(f"---- EPOCH {epoch + 1:03d} EVALUATION ----")
-    detector, group = trainer.trained(), trainer.group
+def validate_on(sequences, args, trainer, detector):
+    """(mean loss, IoU) of a detector on the sequences, of which each process takes its share."""
+    group = trainer.group
     mine = bar(sequences.share(group.shard), group, "Validating")
     settings = args.threshold_eval, trainer.device
     results = validate(detector, fuse(detector), trainer.criterion, mine, *settings)
     losses, ious = zip(*group.gather(results), strict=True)
-    loss, iou = float(np.mean(sum(losses, []))), add_up(ious).iou()
-    log(f"Eval mean loss: {loss:f}")
-    log(f"Eval avg class IoU of prediction: {iou:f}")
-    return {"val_loss": loss, "val_iou": iou}
+    return float(np.mean(sum(losses, []))), add_up(ious).iou()
 
 
 def open_data(args, specs, group):

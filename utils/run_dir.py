@@ -19,8 +19,20 @@ RESULTS = ("eval.txt", "metrics.json", "report.html")
 RUN_NAME = re.compile(
     r"(?P<dataset>.+?)__[-\d]+_[-\d]+__(?P<tag>[^_]+)_(?P<model>.+)_DataL(?P<seqlen>\d+)(_\d+)?"
 )
-# By data set, the run that is part of this repository.
-INCLUDED = {"Synthetic": "Synthetic__2026-11-22_20-49__SoftLoUloss_DeepPro-Plus_DataL40"}
+# By data set, the run that is part of this repository, and what it was trained on.
+_FOR_FOOTAGE = (
+    "REAL",
+    "93 infrared videos of drones, aircraft, helicopters and birds, of 256x320 pixels and 8 bits, "
+    "and the generated data set",
+)
+INCLUDED = {
+    "Synthetic": (
+        "Synthetic__2026-11-22_20-49__SoftLoUloss_DeepPro-Plus_DataL40",
+        "the generated data set",
+    ),
+    "Frames": _FOR_FOOTAGE,
+    "Converted": _FOR_FOOTAGE,
+}
 # The tag of soft IoU is the released runs' spelling.
 LOSS_TAGS = {"SoftIoU": "SoftLoUloss"}
 
@@ -149,18 +161,18 @@ def find_run(logpath, log_dir):
 
 
 def included_run(dataset):
-    """The run that comes with this code for a data set.
+    """The run that comes with this code for a data set, and what it was trained on, in words.
 
     Raises:
         ValueError: there is none, so that the run has to be named.
     """
-    name = INCLUDED.get(dataset)
-    if name is None:
+    if dataset not in INCLUDED:
         raise ValueError(
             f"--log_dir is missing: expected the run to test, or --weights FILE; a run comes "
             f"with this code for --dataset {' or '.join(INCLUDED)} only"
         )
-    return find_run(Path(__file__).resolve().parent.parent / "log", name)
+    name, trained_on = INCLUDED[dataset]
+    return find_run(Path(__file__).resolve().parent.parent / "log", name), trained_on
 
 
 def find_model_name(run, recorded, names):

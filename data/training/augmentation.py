@@ -109,6 +109,12 @@ class Augmentation:
 
 
 CHANGES = {field.name: field for field in fields(Augmentation)}
+CHANGES_HELP = (
+    "contrast=C (by a factor of up to 1 + C either way), dark=P (this share is made negative), "
+    "stride=K (every k-th frame, k up to K), jitter=J and drift=D (the view shakes by J pixels, "
+    "moves by up to D a frame), level=S, noise=S and pattern=S (up to S of the data's standard "
+    "deviations), grow=G (masks grow by G pixels)"
+)
 AT_MOST = {"dark": 1.0}  # the others may be any number
 
 

@@ -70,7 +70,7 @@ def test_without_a_run_the_included_one_is_tested(tmp_path):
     written = {path.name for path in (logs / "tests/Synthetic").iterdir()}
     assert written >= {"eval.txt", "metrics.json", "report.html"}
     metrics = json.loads((logs / "tests/Synthetic/metrics.json").read_text())
-    assert metrics["run"] == INCLUDED["Synthetic"]
+    assert metrics["run"] == INCLUDED["Synthetic"][0]
 
 
 def test_visual_writes_a_score_map_for_each_frame(run, dataset, tmp_path):

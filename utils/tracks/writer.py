@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from utils.command_line import positive
 from utils.files import csv_text, short_name, write_text
 from utils.metrics import ScoredFrames
 from utils.protocols import OPERATING_POINT, operating_point
@@ -127,6 +128,17 @@ class _Sequence:
     waiting: deque = field(default_factory=deque)
     kept: dict = field(default_factory=dict)  # track: _Tally
     targets: dict = field(default_factory=dict)  # track of a target: _Tally
+
+
+def add_track_options(add):
+    """Declares the options of a command that become `TrackOptions`.
+
+    Args:
+        add: `argparse.ArgumentParser.add_argument`.
+    """
+    add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
+    add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
+    add("--frame_rate", type=positive(float), default=30.0, help="of videos")
 
 
 class Tracks(Writer):
