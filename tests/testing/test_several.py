@@ -14,7 +14,10 @@ import test as test_script
 from models import build_model
 from tests.builders import call, random_sequence, write_list, write_nudt_sequence
 from tests.conftest import REPOSITORY
+from tests.processes import run_ranks, run_script
+from utils import command_line
 from utils.checkpoint import save
+from utils.command_line import LOST_PROCESS, USER_ERROR
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 NAMES = ("Sequence47", "Sequence85", "Sequence92")
@@ -98,15 +101,22 @@ def test_an_error_of_all_processes_is_told_once(log, root, tmp_path):
     assert ended.returncode == 2 and ended.stderr.splitlines() == [line]
 
 
+def run_told_soon(arguments):
+    """`test.py` under a torchrun that waits for nobody long."""
+    os.environ[command_line.TORCHRUN] = "1"
+    command_line.FIRST_TELLS = 0.3
+    run_script("test", arguments)
+
+
 def test_an_error_of_the_second_process_alone_is_told(log, root, tmp_path):
     write_list(root / "test.txt", [NAMES[0], "Sequence200"])
     frames = np.zeros((9, 8, 10), np.uint8)
     write_nudt_sequence(root, "Sequence200", frames, frames)
     (root / "Sequence200/images/00004.png").write_bytes(b"no image")
-    process = torchrun(*words(log, root, tmp_path / "out"))
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode != 0
-    assert any("00004.png: cannot be read as an image" in line for line in our_lines(errors))
+    first, second = run_ranks(tmp_path, run_told_soon, words(log, root, tmp_path / "out"))
+    assert first.returncode == LOST_PROCESS and second.returncode == USER_ERROR
+    (line,) = our_lines(second.stderr)
+    assert "00004.png: cannot be read as an image" in line
 
 
 def test_of_several_runs_none_is_tested_where_one_cannot_be(log, root, tmp_path, capsys):
@@ -123,9 +133,8 @@ def test_of_several_runs_none_is_tested_where_one_cannot_be(log, root, tmp_path,
 @pytest.mark.parametrize("count", (2, 3))
 def test_two_processes_count_and_write_what_one_does(log, root, tmp_path, count):
     write_list(root / "test.txt", NAMES[:count])
-    process = torchrun(*words(log, root, tmp_path / "two"))
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors[-5000:]
+    for ended in run_ranks(tmp_path, "test", *words(log, root, tmp_path / "two")):
+        assert ended.returncode == 0, ended.stderr[-5000:]
     assert call(test_script, *words(log, root, tmp_path / "one")) == 0
     two, one = written(tmp_path / "two"), written(tmp_path / "one")
     del two["timing"], one["timing"]
@@ -143,10 +152,9 @@ def test_two_processes_count_what_one_does_for_last_frames_and_recurrences(root,
     save(tmp_path / "weights.pth", build_model(name).state_dict())
     options = f"--model {name} --weights {tmp_path / 'weights.pth'} --datapath {root} --gpu cpu"
     options += " --no-overlay --protocol roc3d --output"
-    process = torchrun(*f"{options} {tmp_path / 'two'}".split())
+    for ended in run_ranks(tmp_path, "test", *f"{options} {tmp_path / 'two'}".split()):
+        assert ended.returncode == 0, ended.stderr[-5000:]
     assert call(test_script, options, str(tmp_path / "one")) == 0
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors[-5000:]
     two, one = written(tmp_path / "two"), written(tmp_path / "one")
     assert two["protocols"] == one["protocols"] and two["iou"] == one["iou"]
     # Untrained, they score near 0.5: counted every hundredth.

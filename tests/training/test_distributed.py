@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -20,6 +19,7 @@ from models import build_model
 from models.fused import fuse
 from tests.builders import call
 from tests.conftest import REPOSITORY
+from tests.processes import run_ranks, run_script
 from tests.training import two_ranks
 from tests.training.runs import TRAINING, evaluate, rows, run_folder
 from utils import launcher
@@ -31,38 +31,8 @@ from utils.run_dir import RunDir
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
-def two_processes(*arguments):
-    """Runs a Python command as two processes, as torchrun does; by rank, how they ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(2):
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *map(str, arguments)],
-                cwd=REPOSITORY,
-                env={
-                    **ENVIRONMENT,
-                    "MASTER_ADDR": "127.0.0.1",
-                    **{k: str(v) for k, v in ranks.items()},
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    outputs = [process.communicate(timeout=200) for process in started]
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *output)
-        for process, output in zip(started, outputs, strict=True)
-    ]
-
-
 def test_first_losses_differ_only_by_batchnorm(dataset, tmp_path):
-    script = REPOSITORY / "tests/training/two_ranks.py"
-    for ended in two_processes(script, dataset, tmp_path / "two.json"):
+    for ended in run_ranks(tmp_path, two_ranks.main, dataset, tmp_path / "two.json"):
         assert ended.returncode == 0, ended.stderr[-9000:]
     two = json.loads((tmp_path / "two.json").read_text())
     one = two_ranks.first_losses(Group(), dataset)
@@ -76,18 +46,10 @@ def test_first_losses_differ_only_by_batchnorm(dataset, tmp_path):
 
 
 def test_two_processes_train_and_their_metrics_are_those_of_one(dataset, tmp_path):
-    command = [sys.executable, "train.py", "--model", "DeepPro", "--epoch", "1", "--ema", "0.9"]
-    command += ["--learning_rate", "0.03"]
-    options = f"--datapath {dataset} --savepath {tmp_path} {TRAINING} --gpu_num 2"
-    ended = subprocess.run(
-        [*command, *options.split()],
-        cwd=REPOSITORY,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert ended.returncode == 0, ended.stderr[-9000:]
+    options = "--model DeepPro --epoch 1 --ema 0.9 --learning_rate 0.03"
+    place = f"--datapath {dataset} --savepath {tmp_path} {TRAINING} --gpu_num 2"
+    for ended in run_ranks(tmp_path, "train", *options.split(), *place.split()):
+        assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr[-9000:]
     folder = run_folder(tmp_path)
     assert len(list((tmp_path / "sem_seg").iterdir())) == 1 and len(rows(folder)) == 1
     assert evaluate(folder, dataset, tmp_path / "one") == 0
@@ -95,7 +57,6 @@ def test_two_processes_train_and_their_metrics_are_those_of_one(dataset, tmp_pat
     for key in ("protocols", "iou", "thresholds"):
         assert one[key] == two[key]
     assert (folder / "eval.txt").read_text().count("results:") > 2
-    assert not ended.stderr
     # Validation, too, of the weights that the first process saved.
     model, path = build_model("DeepPro", 8), RunDir(folder).checkpoint(1)
     load_weights(model, load(path), "DeepPro", path)
@@ -107,18 +68,10 @@ def test_two_processes_train_and_their_metrics_are_those_of_one(dataset, tmp_pat
 
 
 def test_two_processes_train_a_network_of_which_a_part_gets_no_gradient(dataset, tmp_path):
-    command = [sys.executable, "train.py", "--model", "Res-U+RFR", "--seqlen", "3", "--epoch", "1"]
-    options = "--patch_size 16 --batch_size 2 --sample_rate 0.15 --workers 0 --gpu cpu --gpu_num 2"
-    place = f"--datapath {dataset} --savepath {tmp_path}"
-    ended = subprocess.run(
-        [*command, *options.split(), *place.split()],
-        cwd=REPOSITORY,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert ended.returncode == 0, ended.stderr[-9000:]
+    options = "--model Res-U+RFR --seqlen 3 --epoch 1 --patch_size 16 --batch_size 2 --gpu cpu"
+    place = f"--sample_rate 0.15 --workers 0 --gpu_num 2 --datapath {dataset} --savepath {tmp_path}"
+    for ended in run_ranks(tmp_path, "train", *options.split(), *place.split()):
+        assert ended.returncode == 0, ended.stderr[-9000:]
     folder = run_folder(tmp_path)
     assert np.isfinite(rows(folder)[0]["train_loss"])
     torch.manual_seed(46)
@@ -128,30 +81,24 @@ def test_two_processes_train_a_network_of_which_a_part_gets_no_gradient(dataset,
     assert {name for name in still if "fusion_align" in name} and len(still) < 10
 
 
-# Trains until the process of this rank, at its third step, sends itself this signal.
-STRUCK = """
-import os, sys
-import train
-from utils.command_line import run_command
+def train_until_struck(rank, number, words):
+    """`train.py`; the process of this rank sends itself this signal at its third step."""
+    step, steps = train_script.Trainer.step, []
 
-rank, signal, *argv = sys.argv[1:]
-step, steps = train.Trainer.step, []
+    def struck(self, batch):
+        steps.append(1)
+        if len(steps) == 3 and os.environ["RANK"] == str(rank):
+            os.kill(os.getpid(), number)
+        return step(self, batch)
 
-def struck(self, batch):
-    steps.append(1)
-    if len(steps) == 3 and os.environ["RANK"] == rank:
-        os.kill(os.getpid(), int(signal))
-    return step(self, batch)
-
-train.Trainer.step = struck
-run_command(lambda: train.main(train.parse_args(argv)))
-"""
+    train_script.Trainer.step = struck
+    run_script("train", words)
 
 
 @pytest.mark.parametrize("rank, number", [(1, signal.SIGKILL), (0, signal.SIGTERM)])
 def test_the_end_of_one_process_ends_the_other_in_one_line(dataset, tmp_path, rank, number):
     options = f"--datapath {dataset} --savepath {tmp_path} --model DeepPro {TRAINING}"
-    ends = two_processes("-c", STRUCK, rank, int(number), *options.split())
+    ends = run_ranks(tmp_path, train_until_struck, rank, int(number), options.split())
     struck, other = ends[rank], ends[1 - rank]
     if number == signal.SIGTERM:
         assert struck.returncode == 128 + number and struck.stderr == "stopped by SIGTERM\n"

@@ -1,10 +1,6 @@
-"""Losses of a training's first steps; under torchrun, the mean over the processes.
-
-python -m torch.distributed.run --nproc_per_node=2 tests/training/two_ranks.py DATA OUTPUT.json
-"""
+"""Losses of a training's first steps; of several processes, the mean over them."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -60,7 +56,3 @@ def main(data, output):
         result = first_losses(group, data)
         if group.is_main:
             Path(output).write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
