@@ -238,14 +238,16 @@ def open_data(args, specs, group):
 
 
 def normalise(args, group, spec, root, training):
-    """(mean, std) of the grey levels; those that are not the data set's are in `args` from here."""
+    """(mean, std) of the grey levels; those that no data set's row has are in `args` from here."""
 
     def measure():
         return group.share(measure_normalisation(training) if group.is_main else None)
 
     asked = choose_normalisation(args.mean, args.std, args.normalise_as, measure)
     if asked is None:
-        return read_normalisation(spec, root)
+        asked = read_normalisation(spec, root)
+        if spec.mean is not None or isinstance(args.dataset, list):
+            return asked
     (args.mean, args.std), args.normalise_as = asked, None
     return asked
 

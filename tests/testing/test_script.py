@@ -73,6 +73,17 @@ def test_without_a_run_the_included_one_is_tested(tmp_path):
     assert metrics["run"] == INCLUDED["Synthetic"][0]
 
 
+def test_own_footage_needs_no_run(tmp_path, capsys):
+    frames = np.random.default_rng(1).integers(90, 110, (41, 40, 48), dtype=np.uint8)
+    np.save(tmp_path / "frames.npy", frames)
+    given = f"--dataset Frames --datapath {tmp_path / 'frames.npy'} --logpath {tmp_path} --gpu cpu"
+    assert call(test_script, given) == 0
+    assert (tmp_path / "tests/Frames/detections.csv").is_file()
+    run, learned = INCLUDED["Frames"]
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"No --log_dir: {run}, which comes with this code, trained on {learned}"
+
+
 def test_visual_writes_a_score_map_for_each_frame(run, dataset, tmp_path):
     assert evaluate(run, dataset, tmp_path, "--visual --engine reference") == 0
     maps = sorted(path.name for path in (tmp_path / "visual/Sequence47").glob("*.png"))

@@ -137,6 +137,8 @@ def test_a_training_is_normalised_as_the_data_set_records(dataset, tmp_path, unt
     spec = get_spec("Converted")
     for sequence in spec.open(spec, root):
         assert sequence.normalisation == (90, 20)
+    kept = load(RunDir(folder).checkpoint("best"))["args"]
+    assert (kept["mean"], kept["std"]) == (90, 20)
 
 
 @pytest.mark.parametrize("words", ["--normalise-as auto", "--mean 90.5 --std 20", None])
