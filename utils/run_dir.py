@@ -21,7 +21,7 @@ RUN_NAME = re.compile(
 )
 # By data set, the run that is part of this repository, and what it was trained on.
 _FOR_FOOTAGE = (
-    "REAL",
+    "Converted__2026-11-26_03-04__SoftLoUloss_DeepPro-Plus_DataL40",
     "93 infrared videos of drones, aircraft, helicopters and birds, of 256x320 pixels and 8 bits, "
     "and the generated data set",
 )
