@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.distributed.run
 
 import test as test_script
 import train as train_script
@@ -18,7 +19,8 @@ from losses import build_loss
 from models import build_model
 from models.fused import fuse
 from tests.builders import call
-from tests.processes import run_ranks, run_script
+from tests.conftest import REPOSITORY
+from tests.processes import run_alone, run_ranks, run_script
 from tests.training import two_ranks
 from tests.training.runs import TRAINING, evaluate, rows, run_folder
 from utils import launcher
@@ -155,6 +157,21 @@ def test_a_batch_that_does_not_split_is_refused(dataset, tmp_path):
 def test_a_script_is_run_again_as_several_processes(script, monkeypatch):
     monkeypatch.setattr(script, "relaunch", lambda count: sys.exit(40 + count))
     assert call(script, "--gpu_num 2") == 42
+
+
+def test_torchrun_starts_processes_that_find_each_other(tmp_path):
+    program = "import sys; from utils.process import joined_group\n"
+    program += "with joined_group('cpu') as group: "
+    program += "sys.stdout.write(f'{group.gather([group.rank])} {group.size}\\n')"
+    (tmp_path / "program.py").write_text(program)
+    command = ["--standalone", "--nproc_per_node=2", str(tmp_path / "program.py")]
+    ended = run_alone(tmp_path, torchrun, command)
+    assert ended.stdout.splitlines() == ["[0, 1] 2"] * 2, ended.stderr[-3000:]
+
+
+def torchrun(command):
+    os.environ.update(PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1")
+    torch.distributed.run.main(command)
 
 
 def test_heldout_selection_takes_no_test_sequence(dataset, tmp_path, capsys):
