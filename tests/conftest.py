@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.builders import random_sequence, write_list, write_nudt_sequence
+from tests.drawing import drawn as drawn_within
+from tests.drawing import undrawn
 from tests.training.runs import train
 from utils.checkpoint import load
 from utils.process import keep_freed_memory
@@ -33,6 +35,19 @@ def shared():
 def released(shared):
     """Gives, for a run's name, the released checkpoint as a dict."""
     return lambda run: load(shared / "released" / "sem_seg" / run / "checkpoints/best_model.pth")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn():
+    with undrawn():
+        yield
+
+
+@pytest.fixture
+def drawn():
+    """Figures and curves are drawn, which they are in no other test."""
+    with drawn_within():
+        yield
 
 
 @pytest.fixture

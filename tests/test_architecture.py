@@ -51,13 +51,14 @@ def imports(path):
             yield node.module
 
 
+@cache
 def dotted_names(path):
     """Every dotted name that a module uses, such as torch.ops.mkldnn."""
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Attribute):
-            yield ast.unparse(node)
+    tree = tree_of(path)
+    return {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
+@cache
 def strings(path):
     """String constants, docstrings left out."""
     tree = tree_of(path)
@@ -68,10 +69,13 @@ def strings(path):
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
-        is_string = isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if is_string and id(node) not in docstrings:
-            yield node.value
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docstrings
+    }
 
 
 def functions(path):
@@ -84,7 +88,7 @@ def functions(path):
 
 def is_command(path):
     """Whether `python -m` runs the module: it has a `__main__` beside or in it."""
-    return (path.parent / "__main__.py").is_file() or "__main__" in set(strings(path))
+    return (path.parent / "__main__.py").is_file() or "__main__" in strings(path)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=place)
@@ -109,20 +113,20 @@ def test_2_rooms_import_no_other_room_and_no_script(path):
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=place)
 def test_3_each_kind_of_file_is_opened_in_one_place(path):
-    used = set(dotted_names(path))
+    used = dotted_names(path)
     if not place(path).startswith("data/"):
         assert not {"Image.open", "np.load", "np.fromfile", "av.open"} & used
     if place(path) != "utils/checkpoint.py":
         assert not {"torch.save", "torch.load"} & used
     if place(path) != "utils/run_dir.py":
-        assert not {"sem_seg", "checkpoints", "logs"} & set(strings(path))
+        assert not {"sem_seg", "checkpoints", "logs"} & strings(path)
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=place)
 def test_4_names_of_rows_stand_in_their_tables_only(path):
     for table, (rows, others) in TABLES.items():
         if place(path) != table and place(path) not in others:
-            assert not set(rows) & set(strings(path)), f"belongs to {table}"
+            assert not set(rows) & strings(path), f"belongs to {table}"
 
 
 def test_5_private_operators_of_torch_are_used_in_one_file():
@@ -148,7 +152,7 @@ def test_6_no_layer_is_known_outside_models():
     assert "QK_heads" in words and "conv_out1" in words
     for path in EVERYTHING:
         if not place(path).startswith("models/"):
-            used = {name.rsplit(".", 1)[-1] for name in dotted_names(path)} | set(strings(path))
+            used = {name.rsplit(".", 1)[-1] for name in dotted_names(path)} | strings(path)
             assert not words & used, place(path)
 
 

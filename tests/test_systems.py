@@ -8,7 +8,6 @@ import pytest
 import test as test_script
 import train as train_script
 import utils.report.highlights
-import utils.training.history
 from data.synthetic.plans import Preset
 from data.synthetic.writing import write_synthetic
 from models import MODELS
@@ -33,7 +32,6 @@ def small():
         patch.setattr(stdmanet, "PATH_CHANNELS", 16)
         patch.setattr(stdmanet, "REFINER_WIDTHS", (16, 32, 48))
         patch.setattr(utils.report.highlights, "WORST", 1)
-        patch.setattr(utils.training.history, "draw_history", lambda file, rows: None)
         yield
 
 

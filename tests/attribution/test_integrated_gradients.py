@@ -91,7 +91,7 @@ def most_changed(detector, clip, start):
 @pytest.mark.parametrize("name", [n for n in MODELS if n not in (*FILTERS, "Res-UNet+DTUM")])
 def test_every_network_is_complete(name):
     frames = 3 if build_model(name).recurrent else T
-    detector, clip = perturbed(name, frames), 3 * random_clip((frames, 16, 16))
+    detector, clip = perturbed(name, frames), 3 * random_clip((frames, 8, 16))
     detector.pads_to = None  # a canvas of 512 takes long
     target = most_changed(detector, clip, 0 * clip)
     (found,) = attribute(detector, clip, [target], Adaptive(most=150))

@@ -44,6 +44,7 @@ def lines_of(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("detector", [Bright(), LastFrame()])
 def test_arrays_figure_and_line_of_each_target(tmp_path, rng, detector):
     scores, masks = scored(rng, targets=2)
@@ -76,6 +77,7 @@ def test_arrays_figure_and_line_of_each_target(tmp_path, rng, detector):
     assert (tmp_path / "influence.png").exists()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_summary_says_where_the_influence_lies_and_whether_it_is_true(tmp_path, rng):
     scores, masks = scored(rng)
     writer = writer_of(tmp_path, points=None)

@@ -45,6 +45,7 @@ def refused(capsys, *words):
     return line
 
 
+@pytest.mark.usefixtures("drawn")
 def test_comparing_a_run_with_itself_shows_no_difference(folders, tmp_path, capsys):
     arguments = [folders[0], folders[0] / "metrics.json", "--samples", 200]
     arguments += ["--output", tmp_path / "x.png"]

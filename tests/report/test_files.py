@@ -266,6 +266,7 @@ def test_a_file_is_held_without_fcntl_too(tmp_path, monkeypatch):
     assert (tmp_path / "log").read_text() == "line goes on"
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("name", ["$a$", r"$\frac{1", "红外 $x", "ä_ß", "a$b$_红外_=x"])
 def test_names_are_drawn_as_they_are_or_as_escapes(tmp_path, name):
     place = {"sequence": name, "row": 3, "column": 4, "verdict": "", "numbers": np.arange(3)}

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from tests.drawing import drawn
 from tests.report.scored import ALWAYS, MAIN, evaluate_six
 from utils.files import write_whole
 from utils.protocols import PROTOCOLS, operating_point
@@ -18,7 +19,8 @@ def tested(tmp_path_factory):
     """(metrics, folder) of a test of six sequences, with low and high SNR among them."""
     metrics, strips = evaluate_six()
     folder = tmp_path_factory.mktemp("report")
-    written = write_results(folder, "", metrics, strips, MAIN)
+    with drawn():
+        written = write_results(folder, "", metrics, strips, MAIN)
     assert [path.name for path in written] == ["eval.txt", "metrics.json", "report.html"]
     return metrics, folder
 
@@ -87,19 +89,20 @@ def test_pictures_of_the_report_before_do_not_stay_and_those_of_the_user_do(test
     assert "The worst sequences" not in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_rates_over_the_threshold_are_drawn_where_the_3d_roc_is_asked_for(
     tmp_path, monkeypatch
 ):
     metrics, _ = evaluate_six(protocols=["roc3d"])
-    drawn = []
-    monkeypatch.setattr(Axes, "plot", lambda self, *data, **style: drawn.append(data) or [])
+    lines = []
+    monkeypatch.setattr(Axes, "plot", lambda self, *data, **style: lines.append(data) or [])
     write_results(tmp_path, "", metrics, [], MAIN)
     kinds = {path.name for path in (tmp_path / "report").iterdir()}
     assert kinds == {"rates_roc3d.png", *(f"pd_fa_{name}.png" for name in ALWAYS)}
     page = (tmp_path / "report.html").read_text()
     assert "Rates over the threshold under 3-D ROC" in page
     counted = metrics["protocols"]["roc3d"]
-    curves = [(x, list(y)) for x, y, *_ in drawn if x is counted["thresholds"]]
+    curves = [(x, list(y)) for x, y, *_ in lines if x is counted["thresholds"]]
     assert len(curves) == 6
     for subset in ("low_snr", "high_snr", "all"):
         entry = counted["subsets"][subset]

@@ -158,6 +158,7 @@ def test_a_writer_keeps_no_more_of_a_long_sequence_than_of_a_short_one(tmp_path,
     assert long < short + 300_000
 
 
+@pytest.mark.usefixtures("drawn")
 def test_surfaces_are_drawn_of_the_frames_that_were_asked_for(tmp_path, rng, monkeypatch):
     scores = rng.random((20, 9, 300)).astype(np.float32) ** 4
     centroids = np.zeros(scores.shape, np.uint8)

@@ -1,9 +1,11 @@
 """test.py as a user calls it, on small data."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from data.synthetic.plans import Preset
 from data.synthetic.writing import write_synthetic
 from tests.builders import call, random_sequence, write_image, write_list, write_nudt_sequence
 from tests.conftest import REPOSITORY
+from tests.processes import run_alone
 from tests.training.runs import evaluate, refused
+from utils.command_line import run_command
 from utils.run_dir import INCLUDED
 
 
@@ -61,6 +65,7 @@ def test_both_engines_give_the_same_counts(run, dataset, tmp_path):
     assert np.abs(np.array(counts[0]) - np.array(counts[1])).max() <= 1
 
 
+@pytest.mark.usefixtures("drawn")
 def test_without_a_run_the_included_one_is_tested(tmp_path):
     data, logs = tmp_path / "data", tmp_path / "log"
     preset = Preset(1, 0, 3, 1, frames=45, heights=(64, 70), widths=(64, 70))
@@ -182,18 +187,22 @@ def test_an_output_that_cannot_be_written_is_refused(run, dataset, tmp_path, cap
     refused(capsys, evaluate(run, dataset, tmp_path / "file"), "cannot be made")
 
 
-def test_from_the_shell_an_error_is_one_line_and_status_2(tmp_path):
+def test_from_the_shell_an_error_of_one_process_or_of_all_is_one_line_and_status_2(tmp_path):
+    # This command starts itself again as two.
     command = [sys.executable, "test.py", "--log_dir", "absent", "--logpath", str(tmp_path)]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "text": True}
+    ended = subprocess.run([*command, "--gpu_num", "2", "--gpu", "cpu"], **options)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1 and ended.stderr.startswith("error: ")
 
 
-def test_from_the_shell_a_warning_is_one_line():
-    program = "import warnings; from utils.command_line import run_command; "
-    program += "run_command(lambda: warnings.warn('using fp32'))"
-    command = [sys.executable, "-c", program]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+def warn():
+    run_command(lambda: warnings.warn("using fp32", stacklevel=1))
+
+
+def test_a_warning_is_one_line(tmp_path):
+    ended = run_alone(tmp_path, warn)
     assert ended.returncode == 0 and ended.stderr == "warning: using fp32\n"
 
 

@@ -90,22 +90,19 @@ def our_lines(errors):
     return [line for line in errors.splitlines() if line.startswith(("error: ", "stopped by"))]
 
 
-def test_an_error_of_all_processes_is_told_once(log, root, tmp_path):
-    process = torchrun(*words(log, tmp_path / "absent", tmp_path / "out"))
-    _, errors = process.communicate(timeout=200)
-    (line,) = our_lines(errors)
-    assert process.returncode != 0 and "absent: no such folder" in line
-    command = [sys.executable, "test.py", *words(log, tmp_path / "absent", tmp_path / "out")]
-    options = {"cwd": REPOSITORY, "env": ENVIRONMENT, "capture_output": True, "text": True}
-    ended = subprocess.run([*command, "--gpu_num", "2"], timeout=200, **options)
-    assert ended.returncode == 2 and ended.stderr.splitlines() == [line]
-
-
-def run_told_soon(arguments):
-    """`test.py` under a torchrun that waits for nobody long."""
+def run_under_torchrun(arguments, first_tells):
+    """`test.py` as torchrun starts it, which ends others within `first_tells` seconds."""
     os.environ[command_line.TORCHRUN] = "1"
-    command_line.FIRST_TELLS = 0.3
+    command_line.FIRST_TELLS = first_tells
     run_script("test", arguments)
+
+
+def test_an_error_of_all_processes_is_told_once(log, tmp_path):
+    command = words(log, tmp_path / "absent", tmp_path / "out")
+    first, second = run_ranks(tmp_path, run_under_torchrun, command, 100, ends_others=True)
+    (line,) = first.stderr.splitlines()
+    assert first.returncode == USER_ERROR and "absent: no such folder" in line
+    assert second.returncode != 0 and second.stderr == ""
 
 
 def test_an_error_of_the_second_process_alone_is_told(log, root, tmp_path):
@@ -113,7 +110,8 @@ def test_an_error_of_the_second_process_alone_is_told(log, root, tmp_path):
     frames = np.zeros((9, 8, 10), np.uint8)
     write_nudt_sequence(root, "Sequence200", frames, frames)
     (root / "Sequence200/images/00004.png").write_bytes(b"no image")
-    first, second = run_ranks(tmp_path, run_told_soon, words(log, root, tmp_path / "out"))
+    command = words(log, root, tmp_path / "out")
+    first, second = run_ranks(tmp_path, run_under_torchrun, command, 0.3)
     assert first.returncode == LOST_PROCESS and second.returncode == USER_ERROR
     (line,) = our_lines(second.stderr)
     assert "00004.png: cannot be read as an image" in line

@@ -1,9 +1,8 @@
-"""Every training here runs in one thread; curves are drawn where they are looked at."""
+"""Every training here runs in one thread."""
 
 import pytest
 
 import test as test_script
-import utils.training.history
 from tests.training.runs import one_thread
 
 
@@ -17,15 +16,3 @@ def _one_thread():
 def untested(monkeypatch):
     """Trainings end without their test."""
     monkeypatch.setattr(test_script, "main", lambda args, group: None)
-
-
-@pytest.fixture(autouse=True)
-def _undrawn(request, monkeypatch):
-    """Drawing takes longer than an epoch on tiny maps."""
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(utils.training.history, "draw_history", lambda file, rows: None)
-
-
-@pytest.fixture
-def drawn():
-    """Curves are drawn."""

@@ -3,13 +3,14 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.run
 
+import test as test_script
 import train as train_script
 from data.lists import find_sequences
 from data.sequences import open_sequences
@@ -19,16 +20,15 @@ from models import build_model
 from models.fused import fuse
 from tests.builders import call
 from tests.conftest import REPOSITORY
-from tests.processes import run_ranks, run_script
+from tests.processes import run_alone, run_ranks, run_script
 from tests.training import two_ranks
 from tests.training.runs import TRAINING, evaluate, rows, run_folder
 from utils import launcher
 from utils.checkpoint import load, load_weights
+from utils.command_line import USER_ERROR
 from utils.evaluation import validate
 from utils.process import Group
 from utils.run_dir import RunDir
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
 def test_first_losses_differ_only_by_batchnorm(dataset, tmp_path):
@@ -146,18 +146,17 @@ def test_the_launcher_tells_in_one_line_what_ended_a_job(tmp_path, monkeypatch, 
     assert (capfd.readouterr().err, end.value.code) == (line, status)
 
 
-def test_an_error_of_all_processes_is_one_line(dataset, tmp_path):
+def test_a_batch_that_does_not_split_is_refused(dataset, tmp_path):
     options = f"--datapath {dataset} --savepath {tmp_path} --batch_size 3 --gpu_num 2 --gpu cpu"
-    ended = subprocess.run(
-        [sys.executable, "train.py", *options.split()],
-        cwd=REPOSITORY,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith("error: --batch_size 3 does not split among 2 processes")
+    for ended in run_ranks(tmp_path, "train", *options.split()):
+        assert ended.returncode == USER_ERROR and ended.stderr.count("\n") == 1
+        assert ended.stderr.startswith("error: --batch_size 3 does not split among 2 processes")
+
+
+@pytest.mark.parametrize("script", [train_script, test_script])
+def test_a_script_is_run_again_as_several_processes(script, monkeypatch):
+    monkeypatch.setattr(script, "relaunch", lambda count: sys.exit(40 + count))
+    assert call(script, "--gpu_num 2") == 42
 
 
 def test_torchrun_starts_processes_that_find_each_other(tmp_path):
@@ -165,16 +164,14 @@ def test_torchrun_starts_processes_that_find_each_other(tmp_path):
     program += "with joined_group('cpu') as group: "
     program += "sys.stdout.write(f'{group.gather([group.rank])} {group.size}\\n')"
     (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    ended = subprocess.run(
-        [*command, str(tmp_path / "program.py")],
-        cwd=REPOSITORY,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    command = ["--standalone", "--nproc_per_node=2", str(tmp_path / "program.py")]
+    ended = run_alone(tmp_path, torchrun, command)
     assert ended.stdout.splitlines() == ["[0, 1] 2"] * 2, ended.stderr[-3000:]
+
+
+def torchrun(command):
+    os.environ.update(PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1")
+    torch.distributed.run.main(command)
 
 
 def test_heldout_selection_takes_no_test_sequence(dataset, tmp_path, capsys):

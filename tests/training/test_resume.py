@@ -3,48 +3,40 @@
 import errno
 import json
 import os
+import random
 import shutil
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 import torch
 
 import train as train_script
 from tests.builders import call, write_list
-from tests.conftest import REPOSITORY
+from tests.processes import run_alone
 from tests.training.runs import TRAINING, proceed, refused, rows, run_folder
 from utils.checkpoint import load, save, strip
 from utils.run_dir import RunDir, find_run, new_run
 
 OPTIONS = f"--model DeepPro --epoch 4 --loss HAM --ema 0.9 --flips {TRAINING} --cache disk"
 
-# Runs a training again and again from a warm interpreter: argv of the training follow. Every
-# attempt but the last is killed, half of them between the writing of a checkpoint and its renaming.
-KILLER = """
-import os, pathlib, random, signal, sys, time
-import matplotlib.pyplot, torch, torch._dynamo  # once, for all attempts
-torch.set_num_threads(1)
-import train
-import utils.training.history
-utils.training.history.draw_history = lambda file, rows: None  # takes longer than an epoch
 
 def attempt(argv, kill_after=None, kill_in_write=None):
+    """The wait status of a training that is killed: after so many seconds, or at the Nth fsync."""
     child = os.fork()
     if child == 0:
-        writes = 0
-        synced = os.fsync
+        writes, synced = [], os.fsync
+
         def fsync(file):
-            nonlocal writes
-            writes += 1
-            if writes == kill_in_write:
+            writes.append(file)
+            if len(writes) == kill_in_write:
                 os.ftruncate(file, os.fstat(file).st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
             synced(file)
+
         os.fsync = fsync
         try:
-            train.main(train.parse_args(argv))
+            train_script.main(train_script.parse_args(argv))
         except BaseException as error:
             print(repr(error), flush=True)
             os._exit(3)
@@ -54,28 +46,37 @@ def attempt(argv, kill_after=None, kill_in_write=None):
         os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
-kills, savepath, *argv = sys.argv[1:]
-start = time.time()
-assert attempt([*argv, "--savepath", savepath + "/whole"]) == 0
-lasted = time.time() - start
-rng = random.Random(46)
-argv += ["--savepath", savepath + "/killed"]
-killed = 0
-while killed < int(kills):
-    runs = list(pathlib.Path(savepath, "killed/sem_seg").glob("*/checkpoints/last_model.pth"))
-    continued = ["--log_dir", runs[0].parent.parent.name] if runs else []
-    if killed % 2:
-        status = attempt(argv + continued, kill_in_write=rng.randrange(1, 3))
-    else:
-        status = attempt(argv + continued, kill_after=rng.uniform(0.03, 0.2) * lasted)
-    print("attempt ended with", status, bool(runs), flush=True)
-    killed += status == signal.SIGKILL
-    if status == 0:
-        break
-print("kills", killed)
-runs = list(pathlib.Path(savepath, "killed/sem_seg").glob("*/checkpoints/last_model.pth"))
-assert attempt([*argv, "--log_dir", runs[0].parent.parent.name]) == 0
-"""
+
+def train_whole_and_killed(savepath, argv, kills):
+    """Runs a training twice: at a stretch, and again and again.
+
+    Every attempt but the last is killed, half of them between the writing of a checkpoint and its
+    renaming.
+    """
+    start = time.monotonic()
+    assert attempt([*argv, "--savepath", f"{savepath}/whole"]) == 0
+    lasted = time.monotonic() - start
+    rng = random.Random(46)
+    argv += ["--savepath", f"{savepath}/killed"]
+    killed = 0
+    while killed < kills:
+        continued = continuation(savepath)
+        if killed % 2:
+            status = attempt(argv + continued, kill_in_write=rng.randrange(1, 3))
+        else:
+            status = attempt(argv + continued, kill_after=rng.uniform(0.03, 0.2) * lasted)
+        print("attempt ended with", status, bool(continued), flush=True)
+        killed += status == signal.SIGKILL
+        if status == 0:
+            break
+    print("kills", killed)
+    assert attempt(argv + continuation(savepath)) == 0
+
+
+def continuation(savepath):
+    """Words that continue the killed training, once it has left something to continue."""
+    runs = list(savepath.glob("killed/sem_seg/*/checkpoints/last_model.pth"))
+    return ["--log_dir", runs[0].parent.parent.name] if runs else []
 
 
 def same(first, second):
@@ -108,11 +109,7 @@ def assert_same_training(first, second):
 
 def test_ten_kills_change_neither_weights_nor_numbers(dataset, tmp_path):
     arguments = f"{OPTIONS} --datapath {dataset} --cache_dir {tmp_path / 'frames'}".split()
-    command = [sys.executable, "-c", KILLER, "10", str(tmp_path), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400
-    )
+    ended = run_alone(tmp_path, train_whole_and_killed, tmp_path, arguments, 10, timeout=400)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     assert "kills 10" in ended.stdout, ended.stdout[-3000:]
     assert_same_training(run_folder(tmp_path / "whole"), run_folder(tmp_path / "killed"))
