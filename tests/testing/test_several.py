@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,9 +98,30 @@ def run_under_torchrun(arguments, first_tells):
     run_script("test", arguments)
 
 
+def run_second_first(arguments, waiting):
+    """As `run_under_torchrun`; the first process ends once the second waits for it to tell."""
+    tell, sleep = command_line.let_others_tell, time.sleep
+
+    def tell_later(status):
+        while not waiting.exists():
+            sleep(0.01)
+        return tell(status)
+
+    def wait(seconds):
+        waiting.touch()
+        sleep(seconds)
+
+    if os.environ["RANK"] == "0":
+        command_line.let_others_tell = tell_later
+    else:
+        command_line.time = SimpleNamespace(sleep=wait)
+    run_under_torchrun(arguments, 100)
+
+
 def test_an_error_of_all_processes_is_told_once(log, tmp_path):
     command = words(log, tmp_path / "absent", tmp_path / "out")
-    first, second = run_ranks(tmp_path, run_under_torchrun, command, 100, ends_others=True)
+    given = command, tmp_path / "waiting"
+    first, second = run_ranks(tmp_path, run_second_first, *given, ends_others=True)
     (line,) = first.stderr.splitlines()
     assert first.returncode == USER_ERROR and "absent: no such folder" in line
     assert second.returncode != 0 and second.stderr == ""
