@@ -169,7 +169,7 @@ class Evaluator:
                         final = self.scan.push(block.frames)
                 timing.network += time.perf_counter() - start
                 for first, scores in final:
-                    scored = sequence, first, scores, *waiting.take(first, first + len(scores))
+                    scored = sequence, first, scores, waiting.take(first, first + len(scores))
                     last = scorer.submit(after, last, self._take, result, timing, *scored)
                     jobs.append(last)
                 if block is None:
@@ -188,8 +188,9 @@ class Evaluator:
     def _new_result(self, sequence):
         return SequenceResult(sequence.name, sequence.labelled, 0, {}, PixelIoU(self.threshold))
 
-    def _take(self, result, timing, sequence, start, scores, frames, masks, centroids):
-        """Counts and writes final scores of some frames."""
+    def _take(self, result, timing, sequence, start, scores, taken):
+        """Counts and writes final scores of some frames; `taken`: these, masks and centroids."""
+        frames, masks, centroids = taken
         began = time.perf_counter()
         with named(sequence):
             if masks is not None:

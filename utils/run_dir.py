@@ -19,12 +19,12 @@ RESULTS = ("eval.txt", "metrics.json", "report.html")
 RUN_NAME = re.compile(
     r"(?P<dataset>.+?)__[-\d]+_[-\d]+__(?P<tag>[^_]+)_(?P<model>.+)_DataL(?P<seqlen>\d+)(_\d+)?"
 )
-# By data set, the run that is part of this repository, and what it was trained on.
 _FOR_FOOTAGE = (
     "Converted__2026-11-26_03-04__SoftLoUloss_DeepPro-Plus_DataL40",
     "93 infrared videos of drones, aircraft, helicopters and birds, of 256x320 pixels and 8 bits, "
     "and the generated data set",
 )
+# By data set, the run that is part of this repository, and what it was trained on.
 INCLUDED = {
     "Synthetic": (
         "Synthetic__2026-11-22_20-49__SoftLoUloss_DeepPro-Plus_DataL40",

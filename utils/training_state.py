@@ -192,11 +192,11 @@ class TrainingState:
             if name == "datapath":
                 before, now = map(_resolved, (before, now))
             if before != now:
-                return f"--{name} was {' '.join(' '.join(map(str, as_list(before))).split())}"
+                return f"--{name} was {_told(before)}"
         for name in NORMALISATION_OPTIONS:
             before, now = recorded.get(name), self.options.get(name)
             if before != now:
-                return f"--{name} was {'not given' if before is None else before}"
+                return f"--{name} was {'not given' if before is None else _told(before)}"
         return None
 
     def _refuse_changes(self, checkpoint, path):
@@ -204,7 +204,7 @@ class TrainingState:
         for name in FIXED_OPTIONS + (("seed",) if now["select"] == "heldout" else ()):
             if recorded.get(name) not in (None, now[name]):
                 raise ValueError(
-                    f"{path}: was trained with --{name} {recorded[name]} and cannot go on with "
+                    f"{path}: was trained with --{name} {_told(recorded[name])} and cannot go on with "
                     f"{now[name]}; start a new run for it"
                 )
         if not checkpoint.get("position"):
@@ -213,7 +213,7 @@ class TrainingState:
         if changed:
             raise ValueError(
                 f"{path}: it stopped within an epoch, which cannot go on with another "
-                f"--{changed[0]} than {recorded.get(changed[0])}"
+                f"--{changed[0]} than {_told(recorded.get(changed[0]))}"
             )
         before = checkpoint.get("data") or self.data
         if before != self.data:
@@ -224,6 +224,11 @@ class TrainingState:
                 f"{path}: it stopped within an epoch, which cannot go on with other data: "
                 f"{was} then, {is_now} now"
             )
+
+
+def _told(value):
+    """An option's value, or values, on one line."""
+    return " ".join(" ".join(map(str, as_list(value))).split())
 
 
 def _resolved(places):

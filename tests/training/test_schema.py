@@ -142,7 +142,7 @@ def test_a_thousand_odd_structures_are_taken_or_refused_in_one_line(tmp_path):
             taken += 1
         except ValueError as error:
             refused += 1
-            assert "\n" not in str(error) and len(str(error)) < 1000
+            assert "\n" not in str(error) and len(str(error)) < 1000, str(error)[:700]
     assert taken > 50 and refused > 500
 
 
@@ -152,6 +152,7 @@ def test_a_thousand_odd_structures_are_taken_or_refused_in_one_line(tmp_path):
         ("epoch", "two", "its `epoch` is 'two'; expected a whole number"),
         ("epoch", None, "its `epoch` is None"),
         ("args", [1], "its `args` is a list"),
+        ("args", {"select": ["test"]}, "its `args` is a dict"),
         ("history", {}, "its `history` is a dict; expected rows"),
         ("random", {"python": 1}, "its `random` is a dict"),
         ("position", {"step": 1}, "its `position` is a dict"),

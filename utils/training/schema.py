@@ -9,6 +9,7 @@ import torch
 from utils.several import as_list
 from utils.training_state import OPTIMIZER_SETTINGS
 
+LISTED = ("dataset", "datapath", "sample_rate")  # options of which there may be several
 HISTORY_KEYS = ("epoch", "learning_rate", "train_loss", "train_iou", "val_loss", "val_iou")
 LONGEST_SHOWN = 60  # characters of a wrong value in a message
 LARGEST = 2**53  # number that is believed
@@ -69,11 +70,13 @@ def is_state_dict(value):
 
 
 def is_options(value):
+    """Whether it is None, or a dict of single values; lists of them where options take several."""
     kinds = str | bool | int | float | None
     if value is None:
         return True
     return isinstance(value, dict) and all(
-        isinstance(key, str) and all(isinstance(part, kinds) for part in as_list(found))
+        isinstance(key, str)
+        and all(isinstance(part, kinds) for part in (as_list(found) if key in LISTED else [found]))
         for key, found in value.items()
     )
 
