@@ -204,8 +204,8 @@ class TrainingState:
         for name in FIXED_OPTIONS + (("seed",) if now["select"] == "heldout" else ()):
             if recorded.get(name) not in (None, now[name]):
                 raise ValueError(
-                    f"{path}: was trained with --{name} {_told(recorded[name])} and cannot go on with "
-                    f"{now[name]}; start a new run for it"
+                    f"{path}: was trained with --{name} {_told(recorded[name])} and cannot go on "
+                    f"with {now[name]}; start a new run for it"
                 )
         if not checkpoint.get("position"):
             return
