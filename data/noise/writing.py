@@ -25,6 +25,7 @@ from data.cores import usable_cores
 from data.images import read_frame
 from data.lists import find_sequences, prepare
 from data.noise.model import RECIPE, LawFit, StrongNoise, VarianceLaw
+from data.remarks import Remarks
 from data.saving import in_order, save_image
 
 MARKER = "noise.json"
@@ -114,9 +115,9 @@ def write_noisy(spec, root, output, noise, workers=None, progress=True):
 
 
 def _listed(spec, root, shared):
-    """The sequences of both lists; masks are copied unless they are shared."""
+    """The sequences of the lists that are there; masks are copied unless they are shared."""
     seen = set()
-    for split in (spec.train, spec.test):
+    for split in _splits_there(spec, root):
         for files in find_sequences(spec, split, root):
             folder = split.images.format(files.name)
             if folder in seen:
@@ -135,6 +136,20 @@ def _listed(spec, root, shared):
                     for path in paths or ()
                 ),
             )
+
+
+def _splits_there(spec, root):
+    """The splits that a folder has a list or folders of, one at least; a remark on one left out."""
+    splits = [split for split in (spec.train, spec.test) if _is_there(split, Path(root))]
+    for split in (spec.train, spec.test):
+        if splits and split not in splits:
+            Remarks().make("split", f"{Path(root) / split.list_file}: no such list; left out")
+    return splits or (spec.train, spec.test)
+
+
+def _is_there(split, root):
+    published = (split.images.format(name) for name in split.sequences)
+    return (root / split.list_file).is_file() or any((root / place).is_dir() for place in published)
 
 
 def _load_files(paths):

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from data.noise import writing
 from data.noise.__main__ import main
 from data.noise.model import LawFit, StrongNoise, VarianceLaw
 from data.noise.writing import write_noisy
+from data.remarks import DataWarning
 from data.specs import get_spec
 from data.synthetic import plans
 from data.synthetic import writing as synthetic
@@ -192,6 +194,19 @@ def test_masks_are_copied_where_the_clean_set_would_not_be_found(clean, tmp_path
         (files,) = find_sequences(spec, split, output)
         for path in (*files.masks, *files.centroids):
             assert path.read_bytes() == (clean / path.relative_to(output)).read_bytes()
+
+
+def test_of_a_set_with_one_list_its_sequences_are_written_and_the_other_is_named(clean, tmp_path):
+    (clean / "train.txt").unlink()
+    shutil.rmtree(clean / "Sequence1")
+    with pytest.warns(DataWarning, match=r"train\.txt: no such list; left out"):
+        write(clean, tmp_path / "noisy")
+    assert read_stack(tmp_path / "noisy/Sequence85/images").shape == ramps().shape
+    assert not (tmp_path / "noisy/Sequence1").exists()
+    (clean / "test.txt").unlink()
+    shutil.rmtree(clean / "Sequence85")
+    with pytest.raises(FileNotFoundError, match="published split of NUDT-MIRSDT is expected"):
+        write(clean, tmp_path / "of nothing")
 
 
 def test_other_data_sets_keep_their_layout_and_lists(tmp_path):
