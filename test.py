@@ -12,7 +12,8 @@ from data.specs import FOOTAGE, choose_normalisation, get_spec
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.export import export_model
-from models.fused import fuse
+from models.fused import fuse, run_as_trained
+from models.openvino import compile_openvino
 from models.registration import find_shift
 from utils.attribution.figures import draw_influence_of
 from utils.attribution.writer import AttributionOptions, Attributions, add_attribution_options
@@ -112,7 +113,12 @@ def parse_args(argv=None):
         "and pictures. One of: "
         + "; ".join(f"{name} ({protocol.title})" for name, protocol in PROTOCOLS.items()),
     )
-    add("--engine", choices=ENGINES, default="fast", help="fast, or the network as trained")
+    add(
+        "--engine",
+        choices=ENGINES,
+        default="fast",
+        help="fast; reference: the network as trained; openvino: by that package, on a CPU",
+    )
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
     add("--stabilise", action="store_true", help="of a moving camera: lay a clip's frames together")
     add("--memory", help="the network's working memory, such as 1GiB; chosen if not given")
@@ -169,14 +175,7 @@ def parse_args(argv=None):
     return args
 
 
-def reference_engine(model, precision, memory):
-    """The network as trained: the definition."""
-    if precision != "fp32" or memory is not None:
-        raise ValueError("--engine reference: takes neither --precision nor --memory")
-    return model
-
-
-ENGINES = {"fast": fuse, "reference": reference_engine}
+ENGINES = {"fast": fuse, "reference": run_as_trained, "openvino": compile_openvino}
 
 
 def main(args, group=None):

@@ -68,6 +68,13 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_t
     return UnfusedDetector(model, allow_tf32)
 
 
+def run_as_trained(model, precision="fp32", memory=None):
+    """The network itself, which is the definition, where `fuse` or another engine might be."""
+    if precision != "fp32" or memory is not None:
+        raise ValueError("--engine reference: takes neither --precision nor --memory")
+    return model
+
+
 class EvaluationCopy(nn.Module):
     """What `fuse` returns: makes the promises of its model, and cannot be trained."""
 

@@ -125,12 +125,12 @@ def changed(value, path, odd, how):
     return value
 
 
-def test_a_thousand_odd_structures_are_taken_or_refused_in_one_line(tmp_path):
+def test_hundreds_of_odd_structures_are_taken_or_refused_in_one_line(tmp_path):
     rng, path = random.Random(46), tmp_path / "last_model.pth"
     taken = refused = 0
     whole = last_checkpoint()
     short = {key: whole[key] for key in whole if key not in ("random", "position")}  # soon read
-    for count in range(1000):
+    for count in range(400):
         checkpoint = short if count % 8 else whole
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             place = rng.choice(list(places(checkpoint)) if isinstance(checkpoint, dict) else [()])
@@ -143,7 +143,7 @@ def test_a_thousand_odd_structures_are_taken_or_refused_in_one_line(tmp_path):
         except ValueError as error:
             refused += 1
             assert "\n" not in str(error) and len(str(error)) < 1000, str(error)[:700]
-    assert taken > 50 and refused > 500
+    assert taken > 20 and refused > 200
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,141 @@
+"""The detectors run by OpenVINO, an optional package; on some processors faster for DeepPro-Plus.
+
+`models.fused` needs no further package and the least memory. This engine holds all maps of a band
+of rows at once, so it wants a large budget: what bands share is computed twice.
+"""
+
+import warnings
+from importlib.util import find_spec
+
+import torch
+
+from models.engine.budget import parse_memory
+from models.folding import fold
+from models.fused import EvaluationCopy
+
+PACKAGE = "openvino"
+DEFAULT_MEMORY = 4 * 2**30  # bytes; less makes more bands, which compute their common rows twice
+_MAPS = 7  # that are alive at a time, at most; measured, see tests/benchmarks/README.md
+
+
+def compile_openvino(model, precision="fp32", memory=None):
+    """An evaluation copy of a detector that OpenVINO runs on the CPU, in float32.
+
+    Same call and same logits up to rounding as `model.eval()`, for any size that the model takes;
+    how the frames are cut into bands changes nothing else. The model is left as it was. The first
+    clip of a size takes seconds longer, for which its program is made.
+
+    Args:
+        model: a detector on the CPU, described by its `stages`.
+        precision: "fp32".
+        memory: bytes for everything beside the clip, its logits and the library, or a string as
+            "1GiB"; None for `DEFAULT_MEMORY`.
+
+    Raises:
+        ValueError: the package is missing, another precision or device, no size of memory, or a
+            detector without `stages`; in a call, a clip that the model refuses, or a budget that
+            does not hold one row of it and those that its logits depend on.
+    """
+    name = "--engine openvino"
+    if find_spec(PACKAGE) is None:
+        raise ValueError(f"{name}: needs the package of that name; pip install {PACKAGE}")
+    if precision != "fp32":
+        raise ValueError(f"{name} with --precision {precision}: computes in fp32")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if device.type != "cpu":
+        raise ValueError(f"{name} on {device}: runs on the CPU; expected --gpu cpu")
+    if model.stages() is None:
+        raise ValueError(
+            f"{name}: {type(model).__name__} is not described by stages; expected a DeepPro "
+            "network, or --engine fast"
+        )
+    model.stages().check()
+    return OpenVINODetector(model, DEFAULT_MEMORY if memory is None else parse_memory(memory))
+
+
+class OpenVINODetector(EvaluationCopy):
+    """A detector run by OpenVINO, band by band of whole rows.
+
+    Args:
+        model: see `compile_openvino`.
+        budget: bytes.
+    """
+
+    def __init__(self, model, budget):
+        super().__init__(model, allow_tf32=False)
+        self.budget = budget
+        # Not submodules: a copy to half precision or to another device is not foreseen.
+        self.folded = (fold(model, torch.float32),)
+        stages = self.folded[0].stages()
+        convolutions = (x for x in stages.modules() if isinstance(x, torch.nn.Conv3d))
+        widest = max(max(conv.in_channels, conv.out_channels) for conv in convolutions)
+        self.bytes_per_pixel = 4 * self.seqlen * widest * _MAPS
+        self.pooled = any(stages.are_pooled())
+        self.shape, self.programs, self.current = None, {}, (None, None)
+
+    def forward(self, clip):
+        folded = self.folded[0]
+        folded.check_clip(clip)
+        batch, _, frames, height, width = clip.shape
+        if clip.device.type != "cpu":
+            raise ValueError(f"a clip on {clip.device}: this engine runs on the CPU")
+        bands = self.plan(height, width)
+        logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
+        with self.evaluation(clip.device):
+            for top, bottom in bands:
+                part = folded.excerpt((height, width), (top, 0, bottom, width))
+                request = self._request(part, (height, width))
+                rows = slice(top - part.top, bottom - part.top)
+                for i in range(batch):
+                    given = clip[i : i + 1, :, :, part.top : part.bottom].float().contiguous()
+                    found = torch.from_numpy(request.infer({0: given.numpy()})[0])
+                    logits[i, :, top:bottom] = found[0, :, rows]
+        return logits
+
+    def plan(self, height, width):
+        """Bands [top, bottom) of rows, as few and as equal as the budget allows."""
+        folded, most = self.folded[0], self.budget // (self.bytes_per_pixel * width)
+
+        def rows_needed(top, bottom):
+            part = folded.excerpt((height, width), (top, 0, bottom, width))
+            return part.bottom - part.top
+
+        for count in range(1, height + 1):
+            edges = [height * i // count for i in range(count + 1)]
+            bands = list(zip(edges, edges[1:], strict=False))
+            if max(rows_needed(*band) for band in bands) <= most:
+                return bands
+        needed = max(rows_needed(*band) for band in bands) * self.bytes_per_pixel * width
+        raise ValueError(
+            f"memory budget of {self.budget} bytes: frames {width} pixels wide need {needed} or "
+            "more with this engine"
+        )
+
+    def _request(self, part, shape):
+        """What infers a band. One is kept: each holds the memory of its maps."""
+        size = part.bottom - part.top, part.right - part.left
+        # With pools a level's maps are enlarged as they lie in whole frames, so by their place.
+        key = shape, size, part.top if self.pooled else None
+        if key != self.current[0]:
+            self.current = None, None  # frees the last one's memory first
+            self.current = key, self._compile(key, part.network, size)
+        return self.current[1]
+
+    def _compile(self, key, network, size):
+        import openvino
+
+        if key[0] != self.shape:  # frames of another size: programs of the last are not kept
+            self.shape, self.programs = key[0], {}
+        if key not in self.programs:
+            clip = torch.zeros(1, 1, self.seqlen, *size)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the library about torch
+                program = torch.export.export(network, (clip,))
+                self.programs[key] = openvino.convert_model(program)
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        compiled = openvino.Core().compile_model(self.programs[key], "CPU", options)
+        return compiled.create_infer_request()

@@ -1,0 +1,73 @@
+"""OpenVINO as an engine: the network's own scores, in bands of any number, within its budget."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+import models.openvino as module
+from models import build_model
+from models.openvino import compile_openvino
+from tests.builders import perturb
+
+NETWORKS = ("DeepPro", "DeepPro-Plus", "DeepPro-Plus_forMovingScenes")
+needs_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
+
+
+def network(name, seqlen=8):
+    return perturb(build_model(name, seqlen)).eval()
+
+
+@torch.no_grad()
+def scores(detector, clip):
+    return torch.sigmoid(detector(clip)).numpy()
+
+
+@needs_openvino
+@pytest.mark.parametrize("name", NETWORKS)
+def test_scores_in_bands_are_the_networks_own(name):
+    model, clip = network(name), torch.randn(2, 1, 8, 70, 14)
+    fast = compile_openvino(model)
+    assert fast.plan(70, 14) == [(0, 70)]
+    fast = compile_openvino(model, memory=14 * 64 * fast.bytes_per_pixel)
+    (start, middle), (joint, end) = fast.plan(70, 14)
+    assert (start, end) == (0, 70) and middle == joint
+    np.testing.assert_allclose(scores(fast, clip), scores(model, clip), atol=2e-6)
+
+
+@needs_openvino
+def test_frames_of_another_size_have_scores_of_their_own():
+    model = network("DeepPro-Plus")
+    fast = compile_openvino(model)
+    for size in ((24, 20), (17, 33)):
+        clip = torch.randn(1, 1, 8, *size)
+        np.testing.assert_allclose(scores(fast, clip), scores(model, clip), atol=2e-6)
+
+
+@needs_openvino
+def test_a_budget_that_holds_no_row_is_refused():
+    fast = compile_openvino(network("DeepPro-Plus"), memory="1KiB")
+    with pytest.raises(ValueError, match="memory budget of 1024 bytes: frames 20 pixels wide need"):
+        fast(torch.zeros(1, 1, 8, 24, 20))
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("DeepPro", {"precision": "bf16"}, "computes in fp32"),
+        ("DeepPro", {"memory": "much"}, "memory budget 'much'"),
+        ("Res-UNet+DTUM", {}, "not described by stages"),
+    ],
+)
+def test_what_it_cannot_do_is_one_line(name, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        compile_openvino(build_model(name), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install openvino"):
+        compile_openvino(network("DeepPro"))
