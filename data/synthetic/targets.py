@@ -111,7 +111,9 @@ def draw_targets(rng, frames, height, width, jitter):
     wanted, targets = rng.integers(1, 4), []
     for _ in range(1000):
         target = draw_target(rng, frames, height, width, jitter)
-        inside = np.all((target.path > -0.5) & (target.path < (height - 0.5, width - 0.5)), axis=1)
+        # A path between two points of one side lies on the border, in the frame by rounding alone.
+        low, high = -0.5 + 1e-6, np.array([height, width]) - 0.5 - 1e-6
+        inside = np.all((target.path > low) & (target.path < high), axis=1)
         apart = all(
             np.hypot(*(target.path - other.path).T).min() >= SEPARATION for other in targets
         )

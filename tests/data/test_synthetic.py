@@ -14,6 +14,7 @@ from data.synthetic import scenes, sensor, writing
 from data.synthetic.__main__ import main
 from data.synthetic.plans import PRESETS, Preset, plan_sequences
 from data.synthetic.rendering import render_sequence
+from data.synthetic.targets import draw_targets
 from data.synthetic.writing import write_synthetic
 
 TINY = Preset(5, 2, 5, 2, frames=11, heights=(47, 53), widths=(50, 61))
@@ -150,6 +151,15 @@ def test_targets_are_masked_exactly_while_their_position_is_in_the_frame(sequenc
             for position in at[visible]:
                 distances = np.abs(np.argwhere(centroid) - position).max(axis=1)
                 assert distances.min() <= 1.5
+
+
+def test_targets_are_within_the_frame_by_more_than_rounding_for_a_fifth_of_the_time():
+    # Between two points of one side a path lies on the border, where no protocol can count it.
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        for target in draw_targets(rng, 40, 50, 60, np.zeros((40, 2))):
+            to_border = np.minimum(target.path + 0.5, (49.5, 59.5) - target.path).min(axis=1)
+            assert (to_border > 1e-3).sum() >= 8
 
 
 def test_targets_move_at_0_2_to_2_pixels_per_frame(sequences):

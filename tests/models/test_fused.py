@@ -227,6 +227,18 @@ def test_threads_may_share_a_detector(name):
             torch.testing.assert_close(found, logits, atol=2e-6, rtol=1e-5)
 
 
+def test_several_detectors_run_in_several_threads_at_once():
+    detectors = [fuse(PERTURBED[name]) for name in STAGED]
+    clips = [torch.randn(1, 1, 5, *size) for size in ((21, 27), (40, 33))]
+    pairs = [(fast, clip) for clip in clips for fast in detectors]
+    expected = [fast(clip) for fast, clip in pairs]
+    for _ in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            found = pool.map(lambda pair: pair[0](pair[1]), pairs)
+            for logits, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(logits, other, atol=2e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", STAGED)
 def test_autocast_and_inference_mode_change_nothing(name):
     fast, clip = fuse(PERTURBED[name]), torch.randn(1, 1, 5, 12, 16)
