@@ -4,9 +4,11 @@
 of rows at once, so it wants a large budget: what bands share is computed twice.
 """
 
+import threading
 import warnings
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 
 from models.engine.budget import parse_memory
@@ -64,7 +66,7 @@ class OpenVINODetector(EvaluationCopy):
     def __init__(self, model, budget):
         super().__init__(model, allow_tf32=False)
         self.budget = budget
-        # Not submodules: a copy to half precision or to another device is not foreseen.
+        # Not a submodule: a copy in half precision or on another device is not foreseen.
         self.folded = (fold(model, torch.float32),)
         stages = self.folded[0].stages()
         convolutions = (x for x in stages.modules() if isinstance(x, torch.nn.Conv3d))
@@ -72,6 +74,8 @@ class OpenVINODetector(EvaluationCopy):
         self.bytes_per_pixel = 4 * self.seqlen * widest * _MAPS
         self.pooled = any(stages.are_pooled())
         self.shape, self.programs, self.current = None, {}, (None, None)
+        self.planned = None, None
+        self.lock = threading.Lock()  # one band is inferred at a time
 
     def forward(self, clip):
         folded = self.folded[0]
@@ -79,10 +83,9 @@ class OpenVINODetector(EvaluationCopy):
         batch, _, frames, height, width = clip.shape
         if clip.device.type != "cpu":
             raise ValueError(f"a clip on {clip.device}: this engine runs on the CPU")
-        bands = self.plan(height, width)
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
-        with self.evaluation(clip.device):
-            for top, bottom in bands:
+        with self.evaluation(clip.device), self.lock:
+            for top, bottom in self.plan(height, width):
                 part = folded.excerpt((height, width), (top, 0, bottom, width))
                 request = self._request(part, (height, width))
                 rows = slice(top - part.top, bottom - part.top)
@@ -94,18 +97,21 @@ class OpenVINODetector(EvaluationCopy):
 
     def plan(self, height, width):
         """Bands [top, bottom) of rows, as few and as equal as the budget allows."""
-        folded, most = self.folded[0], self.budget // (self.bytes_per_pixel * width)
+        if self.planned[0] != (height, width):
+            self.planned = (height, width), self._plan(height, width)
+        return self.planned[1]
 
-        def rows_needed(top, bottom):
-            part = folded.excerpt((height, width), (top, 0, bottom, width))
-            return part.bottom - part.top
-
+    def _plan(self, height, width):
+        rows = range(height)
+        parts = [self.folded[0].excerpt((height, width), (r, 0, r + 1, width)) for r in rows]
+        tops, bottoms = (np.array(ends) for ends in zip(*(p[0:3:2] for p in parts), strict=True))
+        most = self.budget // (self.bytes_per_pixel * width)
         for count in range(1, height + 1):
-            edges = [height * i // count for i in range(count + 1)]
-            bands = list(zip(edges, edges[1:], strict=False))
-            if max(rows_needed(*band) for band in bands) <= most:
-                return bands
-        needed = max(rows_needed(*band) for band in bands) * self.bytes_per_pixel * width
+            edges = height * np.arange(count + 1) // count
+            # A band depends on what its first and its last row depend on, and all between.
+            if (bottoms[edges[1:] - 1] - tops[edges[:-1]]).max() <= most:
+                return [*zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
+        needed = int((bottoms - tops).max()) * self.bytes_per_pixel * width
         raise ValueError(
             f"memory budget of {self.budget} bytes: frames {width} pixels wide need {needed} or "
             "more with this engine"

@@ -1,5 +1,6 @@
 """OpenVINO as an engine: the network's own scores, in bands of any number, within its budget."""
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -37,12 +38,35 @@ def test_scores_in_bands_are_the_networks_own(name):
 
 
 @needs_openvino
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_fewest_bands_that_fit_are_taken(name):
+    fast = compile_openvino(network(name))
+    for rows in (70, 100, 133, 300):
+        fast.budget, fast.planned = 14 * rows * fast.bytes_per_pixel, (None, None)
+        bands = fast.plan(300, 14)
+        assert bands[0][0] == 0 and bands[-1][1] == 300
+        assert all(one[1] == other[0] for one, other in zip(bands, bands[1:], strict=False))
+
+        def needed(count):
+            edges = [300 * i // count for i in range(count + 1)]
+            boxes = [(top, 0, bottom, 14) for top, bottom in zip(edges, edges[1:], strict=False)]
+            parts = [fast.folded[0].excerpt((300, 14), box) for box in boxes]
+            return max(part.bottom - part.top for part in parts)
+
+        assert needed(len(bands)) <= rows
+        assert len(bands) == 1 or needed(len(bands) - 1) > rows
+
+
+@needs_openvino
 def test_frames_of_another_size_have_scores_of_their_own():
     model = network("DeepPro-Plus")
     fast = compile_openvino(model)
     for size in ((24, 20), (17, 33)):
         clip = torch.randn(1, 1, 8, *size)
         np.testing.assert_allclose(scores(fast, clip), scores(model, clip), atol=2e-6)
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda clip: scores(fast, clip), [clip] * 4):
+            np.testing.assert_array_equal(found, scores(fast, clip))
 
 
 @needs_openvino
