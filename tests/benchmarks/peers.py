@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from models import build_model
+from models.engine.openvino import import_openvino
 from models.export import export_model
 from models.folding import fold
 from models.fused import fuse
@@ -176,9 +177,7 @@ def _run(network, clip):
 
 
 def _openvino(model, clip, folder):
-    import openvino
-
-    core = openvino.Core()
+    core = import_openvino().Core()
     network = core.read_model(folder / "network.onnx")
     network.reshape(list(clip.shape))
     options = {

@@ -1,16 +1,19 @@
 """OpenVINO as an engine: the network's own scores, in bands of any number, within its budget."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
-import models.openvino as module
+import models.engine.openvino as module
 from models import build_model
-from models.openvino import compile_openvino
+from models.engine.openvino import compile_openvino
 from tests.builders import perturb
+from tests.training.runs import one_thread
 
 NETWORKS = ("DeepPro", "DeepPro-Plus", "DeepPro-Plus_forMovingScenes")
 needs_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
@@ -67,6 +70,34 @@ def test_frames_of_another_size_have_scores_of_their_own():
     with ThreadPoolExecutor(2) as pool:
         for found in pool.map(lambda clip: scores(fast, clip), [clip] * 4):
             np.testing.assert_array_equal(found, scores(fast, clip))
+
+
+@needs_openvino
+def test_a_copy_and_another_number_of_threads_change_nothing():
+    clip = torch.randn(1, 1, 8, 15, 17)
+    fast = compile_openvino(network("DeepPro-Plus"))
+    expected = scores(fast, clip)
+    other = copy.deepcopy(fast)
+    with one_thread():
+        assert other.current == (None, None) and other.programs == {}
+        np.testing.assert_allclose(scores(other, clip), expected, atol=1e-6)
+        assert other.current[0][1] == 1
+
+
+@needs_openvino
+def test_the_package_reports_nothing():
+    module.import_openvino()
+    utilities = import_module("openvino.tools.ovc.telemetry_utils")
+    assert utilities.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
+@needs_openvino
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_clip_with_what_is_no_number_is_refused(value):
+    clip = torch.zeros(1, 1, 8, 15, 17)
+    clip[0, 0, 3, 4, 5] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        compile_openvino(network("DeepPro-Plus"))(clip)
 
 
 @needs_openvino

@@ -4,6 +4,7 @@
 of rows at once, so it wants a large budget: what bands share is computed twice.
 """
 
+import sys
 import threading
 import warnings
 from importlib.util import find_spec
@@ -25,7 +26,8 @@ def compile_openvino(model, precision="fp32", memory=None):
 
     Same call and same logits up to rounding as `model.eval()`, for any size that the model takes;
     how the frames are cut into bands changes nothing else. The model is left as it was. The first
-    clip of a size takes seconds longer, for which its program is made.
+    clip of a size takes seconds longer, in which its programs are made; where bands are of several
+    programs, each clip takes some tenths of a second longer for each band.
 
     Args:
         model: a detector on the CPU, described by its `stages`.
@@ -35,8 +37,9 @@ def compile_openvino(model, precision="fp32", memory=None):
 
     Raises:
         ValueError: the package is missing, another precision or device, no size of memory, or a
-            detector without `stages`; in a call, a clip that the model refuses, or a budget that
-            does not hold one row of it and those that its logits depend on.
+            detector without `stages`; in a call, a clip that the model refuses or that holds NaN or
+            infinity, or a budget that does not hold one row of it and those that its logits depend
+            on.
     """
     name = "--engine openvino"
     if find_spec(PACKAGE) is None:
@@ -53,6 +56,15 @@ def compile_openvino(model, precision="fp32", memory=None):
         )
     model.stages().check()
     return OpenVINODetector(model, DEFAULT_MEMORY if memory is None else parse_memory(memory))
+
+
+def import_openvino():
+    """The package without its reports of use, which it would send to its makers."""
+    if PACKAGE not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # as if it were not installed
+    import openvino
+
+    return openvino
 
 
 class OpenVINODetector(EvaluationCopy):
@@ -73,9 +85,21 @@ class OpenVINODetector(EvaluationCopy):
         widest = max(max(conv.in_channels, conv.out_channels) for conv in convolutions)
         self.bytes_per_pixel = 4 * self.seqlen * widest * _MAPS
         self.pooled = any(stages.are_pooled())
+        self._begin()
+
+    def _begin(self):
         self.shape, self.programs, self.current = None, {}, (None, None)
         self.planned = None, None
         self.lock = threading.Lock()  # one band is inferred at a time
+
+    def __getstate__(self):
+        """A copy makes programs of its own."""
+        made = ("shape", "programs", "current", "planned", "lock")
+        return {name: value for name, value in self.__dict__.items() if name not in made}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._begin()
 
     def forward(self, clip):
         folded = self.folded[0]
@@ -83,6 +107,10 @@ class OpenVINODetector(EvaluationCopy):
         batch, _, frames, height, width = clip.shape
         if clip.device.type != "cpu":
             raise ValueError(f"a clip on {clip.device}: this engine runs on the CPU")
+        if not torch.isfinite(clip).all():
+            raise ValueError(
+                "a clip with NaN or infinity: expected numbers; its scores would not tell"
+            )
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
         with self.evaluation(clip.device), self.lock:
             for top, bottom in self.plan(height, width):
@@ -122,18 +150,18 @@ class OpenVINODetector(EvaluationCopy):
         size = part.bottom - part.top, part.right - part.left
         # With pools a level's maps are enlarged as they lie in whole frames, so by their place.
         key = shape, size, part.top if self.pooled else None
-        if key != self.current[0]:
+        setting = key, torch.get_num_threads()
+        if setting != self.current[0]:
             self.current = None, None  # frees the last one's memory first
-            self.current = key, self._compile(key, part.network, size)
+            self.current = setting, self._compile(key, part.network, size)
         return self.current[1]
 
     def _compile(self, key, network, size):
-        import openvino
-
+        openvino = import_openvino()
         if key[0] != self.shape:  # frames of another size: programs of the last are not kept
             self.shape, self.programs = key[0], {}
         if key not in self.programs:
-            clip = torch.zeros(1, 1, self.seqlen, *size)
+            clip = torch.zeros(1, 1, self.seqlen, *size, dtype=torch.float32)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the library about torch
                 program = torch.export.export(network, (clip,))
