@@ -10,10 +10,10 @@ from data.live.sequence import open_live
 from data.live.streams import LEVELS, is_live
 from data.specs import FOOTAGE, choose_normalisation, get_spec
 from models import MODELS, build_model
-from models.engine.openvino import compile_openvino
 from models.engine.precision import PRECISIONS
 from models.export import export_model
 from models.fused import fuse, run_as_trained
+from models.openvino import compile_openvino
 from models.registration import find_shift
 from utils.attribution.figures import draw_influence_of
 from utils.attribution.writer import AttributionOptions, Attributions, add_attribution_options

@@ -39,7 +39,8 @@ class Detector(nn.Module):
             multiple of this.
         smallest_side: the least height and width that the network takes.
         learns_all: whether every parameter gets a gradient.
-        recipe: how its authors trained it, see `models.recipes`; {}: as DeepPro was, or not known.
+        recipe: how its authors trained it, see `models.baselines.recipes`; {}: as DeepPro was, or
+            not known.
             None: it has no weights to train.
 
     Args:

@@ -24,7 +24,7 @@ MOST_PARAMETERS, MOST_LINES, MOST_FILES = 8, 400, 14
 # Where the names of a table's rows may stand, beside the table itself.
 TABLES = {
     "models/__init__.py": (MODELS, {"train.py", "utils/report/published.py"}),
-    "losses/__init__.py": (LOSSES, {"train.py", "utils/run_dir.py", "models/recipes.py"}),
+    "losses/__init__.py": (LOSSES, {"train.py", "utils/run_dir.py", "models/baselines/recipes.py"}),
     "data/specs.py": (
         DATASETS,
         {"train.py", "test.py", "utils/run_dir.py", "utils/report/published.py"},

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models import recipes
+from models.baselines import recipes
 from models.baselines.unet import ResidualUNet
 from models.detector import Detector
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models import recipes
+from models.baselines import recipes
 from models.baselines.deformable_conv import DeformableConv2d
 from models.baselines.unet import ResidualUNet, conv3x3
 from models.detector import Detector

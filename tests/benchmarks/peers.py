@@ -27,10 +27,10 @@ import numpy as np
 import torch
 
 from models import build_model
-from models.engine.openvino import import_openvino
 from models.export import export_model
 from models.folding import fold
 from models.fused import fuse
+from models.openvino import import_openvino
 from tests.builders import perturb
 from utils.complexity import complexity
 

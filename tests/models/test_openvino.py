@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-import models.engine.openvino as module
+import models.openvino as module
 from models import build_model
-from models.engine.openvino import compile_openvino
+from models.openvino import compile_openvino
 from tests.builders import perturb
 from tests.training.runs import one_thread
 

@@ -18,7 +18,7 @@ from models.fused import EvaluationCopy
 
 PACKAGE = "openvino"
 DEFAULT_MEMORY = 4 * 2**30  # bytes; less makes more bands, which compute their common rows twice
-_MAPS = 7  # that are alive at a time, at most; measured, see tests/benchmarks/README.md
+_MAPS = 7  # alive at a time, at most, as measured: tests/benchmarks/README.md
 
 
 def compile_openvino(model, precision="fp32", memory=None):
