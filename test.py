@@ -193,8 +193,6 @@ def main(args, group=None):
         return
     with joined_group(args.gpu, group) as group, StopRequest(args.live) as stop:
         device = choose_device(args.gpu, group)
-        if device.type == "cpu" and (args.engine == "reference" or args.attribution):
-            keep_freed_memory()
         if args.efficiency and group.size > 1:
             raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")
         if spec.test is None and args.output is not None:
@@ -293,6 +291,9 @@ def run_test(args, spec, tested, sequences, device, group, files):
         main one.
     """
     detector = tested.detector.to(device)
+    as_trained = args.engine == "reference" or args.attribution or detector.stages() is None
+    if device.type == "cpu" and as_trained:
+        keep_freed_memory()
     network = ENGINES[args.engine](detector, args.precision, args.memory)
     stabiliser = Stabiliser(find_shift) if args.stabilise else None
     scan = open_scan(detector, network, device, args.batch_size, stabiliser)
