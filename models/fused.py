@@ -76,7 +76,7 @@ def run_as_trained(model, precision="fp32", memory=None):
 
 
 class EvaluationCopy(nn.Module):
-    """What `fuse` returns: makes the promises of its model, and cannot be trained."""
+    """What an engine gives: makes the promises of its model, and cannot be trained."""
 
     def __init__(self, model, allow_tf32):
         super().__init__()

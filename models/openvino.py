@@ -46,22 +46,21 @@ def compile_openvino(model, precision="fp32", memory=None):
         raise ValueError(f"{name}: needs the package of that name; pip install {PACKAGE}")
     if precision != "fp32":
         raise ValueError(f"{name} with --precision {precision}: computes in fp32")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    if device.type != "cpu":
-        raise ValueError(f"{name} on {device}: runs on the CPU; expected --gpu cpu")
     if model.stages() is None:
         raise ValueError(
             f"{name}: {type(model).__name__} is not described by stages; expected a DeepPro "
             "network, or --engine fast"
         )
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        raise ValueError(f"{name} on {device}: runs on the CPU; expected --gpu cpu")
     model.stages().check()
-    return OpenVINODetector(model, DEFAULT_MEMORY if memory is None else parse_memory(memory))
+    return OpenVINODetector(model, parse_memory(memory) or DEFAULT_MEMORY)
 
 
 def import_openvino():
     """The package without its reports of use, which it would send to its makers."""
-    if PACKAGE not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # as if it were not installed
+    sys.modules.setdefault("openvino_telemetry", None)  # as if it were not installed
     import openvino
 
     return openvino
@@ -88,13 +87,13 @@ class OpenVINODetector(EvaluationCopy):
         self._begin()
 
     def _begin(self):
-        self.shape, self.programs, self.current = None, {}, (None, None)
-        self.planned = None, None
+        self.planned = None, None  # size of frames, and their bands
+        self.programs, self.current = {}, (None, None)  # for frames of this size
         self.lock = threading.Lock()  # one band is inferred at a time
 
     def __getstate__(self):
         """A copy makes programs of its own."""
-        made = ("shape", "programs", "current", "planned", "lock")
+        made = ("planned", "programs", "current", "lock")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state):
@@ -105,8 +104,6 @@ class OpenVINODetector(EvaluationCopy):
         folded = self.folded[0]
         folded.check_clip(clip)
         batch, _, frames, height, width = clip.shape
-        if clip.device.type != "cpu":
-            raise ValueError(f"a clip on {clip.device}: this engine runs on the CPU")
         if not torch.isfinite(clip).all():
             raise ValueError(
                 "a clip with NaN or infinity: expected numbers; its scores would not tell"
@@ -115,7 +112,7 @@ class OpenVINODetector(EvaluationCopy):
         with self.evaluation(clip.device), self.lock:
             for top, bottom in self.plan(height, width):
                 part = folded.excerpt((height, width), (top, 0, bottom, width))
-                request = self._request(part, (height, width))
+                request = self._request(part)
                 rows = slice(top - part.top, bottom - part.top)
                 for i in range(batch):
                     given = clip[i : i + 1, :, :, part.top : part.bottom].float().contiguous()
@@ -126,7 +123,9 @@ class OpenVINODetector(EvaluationCopy):
     def plan(self, height, width):
         """Bands [top, bottom) of rows, as few and as equal as the budget allows."""
         if self.planned[0] != (height, width):
-            self.planned = (height, width), self._plan(height, width)
+            bands = self._plan(height, width)
+            self.programs, self.current = {}, (None, None)
+            self.planned = (height, width), bands
         return self.planned[1]
 
     def _plan(self, height, width):
@@ -145,11 +144,11 @@ class OpenVINODetector(EvaluationCopy):
             "more with this engine"
         )
 
-    def _request(self, part, shape):
+    def _request(self, part):
         """What infers a band. One is kept: each holds the memory of its maps."""
         size = part.bottom - part.top, part.right - part.left
         # With pools a level's maps are enlarged as they lie in whole frames, so by their place.
-        key = shape, size, part.top if self.pooled else None
+        key = size, part.top if self.pooled else None
         setting = key, torch.get_num_threads()
         if setting != self.current[0]:
             self.current = None, None  # frees the last one's memory first
@@ -158,8 +157,6 @@ class OpenVINODetector(EvaluationCopy):
 
     def _compile(self, key, network, size):
         openvino = import_openvino()
-        if key[0] != self.shape:  # frames of another size: programs of the last are not kept
-            self.shape, self.programs = key[0], {}
         if key not in self.programs:
             clip = torch.zeros(1, 1, self.seqlen, *size, dtype=torch.float32)
             with warnings.catch_warnings():

@@ -24,22 +24,17 @@ def commands():
     for document in ("README.md", "log/README.md"):
         text = (ROOT / document).read_text("utf-8")
         blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
-        inline = re.findall(
-            r"`([^`\n]+(?:\n[^`\n]+)?)`", re.sub(r"```.*?```", "", text, flags=re.S)
-        )
-        joined = [block.replace("\\\n", " ") for block in blocks]
-        lines = [line for block in joined for line in block.splitlines()] + inline
-        for line in lines:
-            for part in re.split(r"&&|\|", line):
-                # An option in brackets may be left out; dots stand for more of the same.
-                words = shlex.split(re.sub(r"\[[^]]*\]|\.\.\.", " ", part))
-                if not any(word.endswith("python") or word.startswith("--") for word in words):
-                    continue  # the map of the house names scripts, too
-                for start, word in enumerate(words):
-                    if word in SCRIPTS and len(words) > start + 1:
-                        given = ["1" if word in NUMBERS else word for word in words[start + 1 :]]
-                        yield document, word, given
-                        break
+        rest = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        lines = "".join(blocks).replace("\\\n", " ").splitlines()
+        lines += re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", rest)
+        for part in (part for line in lines for part in re.split(r"&&|\|", line)):
+            # An option in brackets may be left out; dots stand for more of the same.
+            words = shlex.split(re.sub(r"\[[^]]*\]|\.\.\.", " ", part))
+            script = next((word for word in words if word in SCRIPTS), None)
+            given = words[words.index(script) + 1 :] if script else []
+            # The map of the house names scripts, too.
+            if given and any(w.endswith("python") or w.startswith("--") for w in words):
+                yield document, script, ["1" if word in NUMBERS else word for word in given]
 
 
 COMMANDS = list(commands())

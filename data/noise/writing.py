@@ -143,7 +143,9 @@ def _splits_there(spec, root):
     splits = [split for split in (spec.train, spec.test) if _is_there(split, Path(root))]
     for split in (spec.train, spec.test):
         if splits and split not in splits:
-            Remarks().make("split", f"{Path(root) / split.list_file}: no such list; left out")
+            Remarks().make(
+                "split", f"{Path(root) / split.list_file}: no such list; its sequences are left out"
+            )
     return splits or (spec.train, spec.test)
 
 

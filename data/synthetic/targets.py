@@ -109,10 +109,10 @@ def draw_target(rng, frames, height, width, jitter):
 def draw_targets(rng, frames, height, width, jitter):
     """One to three targets, each in the frame for a fifth of the sequence, never close together."""
     wanted, targets = rng.integers(1, 4), []
+    # A path between two points of one side lies on the border, in the frame by rounding alone.
+    low, high = -0.5 + 1e-6, np.array([height, width]) - 0.5 - 1e-6
     for _ in range(1000):
         target = draw_target(rng, frames, height, width, jitter)
-        # A path between two points of one side lies on the border, in the frame by rounding alone.
-        low, high = -0.5 + 1e-6, np.array([height, width]) - 0.5 - 1e-6
         inside = np.all((target.path > low) & (target.path < high), axis=1)
         apart = all(
             np.hypot(*(target.path - other.path).T).min() >= SEPARATION for other in targets

@@ -199,7 +199,7 @@ def test_masks_are_copied_where_the_clean_set_would_not_be_found(clean, tmp_path
 def test_of_a_set_with_one_list_its_sequences_are_written_and_the_other_is_named(clean, tmp_path):
     (clean / "train.txt").unlink()
     shutil.rmtree(clean / "Sequence1")
-    with pytest.warns(DataWarning, match=r"train\.txt: no such list; left out"):
+    with pytest.warns(DataWarning, match=r"train\.txt: no such list; its sequences are left out"):
         write(clean, tmp_path / "noisy")
     assert read_stack(tmp_path / "noisy/Sequence85/images").shape == ramps().shape
     assert not (tmp_path / "noisy/Sequence1").exists()
