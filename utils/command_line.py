@@ -3,19 +3,22 @@
 import argparse
 import atexit
 import math
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import distributed
 
-USER_ERROR, LOST_PROCESS = 2, 3  # exit statuses; a signal's is 128 + its number
+UNKNOWN_ERROR, USER_ERROR, LOST_PROCESS = 1, 2, 3  # exit statuses; a signal's is 128 + its number
 LAUNCHED = "DETECTOR_LAUNCHED"  # set where `utils.launcher` tells what ended which process
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # set where torchrun started this process
 OWN_PACKAGES = ("data", "losses", "models", "utils")
@@ -93,6 +96,17 @@ class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
+class Ending(NamedTuple):
+    """What ended a command early: the exit status, what is said, and the error.
+
+    The error is kept to the end of the process, and with it what the code it left had in use.
+    """
+
+    status: int
+    text: str
+    error: BaseException
+
+
 def run_command(command):
     """Runs `command()`; what ends it early is one line on stderr and an exit status.
 
@@ -103,17 +117,31 @@ def run_command(command):
     with terminated_by_signal():
         try:
             ending = ending_of(command)
-            if ending is not None and TORCHRUN in os.environ and not let_others_tell(ending[0]):
-                sys.exit(ending[0])
-        except Terminated:
-            ending = 128 + signal.SIGTERM, "stopped by SIGTERM"
+            if ending is not None and TORCHRUN in os.environ and not let_others_tell(ending.status):
+                end_process(ending.status)
+        except Terminated as stop:
+            ending = Ending(128 + signal.SIGTERM, "stopped by SIGTERM", stop)
         if ending is not None:
             # While the interpreter closes down, too.
             atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
-            status, line = ending
-            if status != LOST_PROCESS or LAUNCHED not in os.environ:
-                print(line, file=sys.stderr, flush=True)
-            sys.exit(status)
+            if ending.status != LOST_PROCESS or LAUNCHED not in os.environ:
+                print(ending.text, file=sys.stderr, flush=True)
+            end_process(ending.status)
+
+
+def end_process(status):
+    """Ends this process, as `sys.exit` does; at once where it has joined others.
+
+    PyTorch's group of processes must not be taken apart while it still exchanges: its destructor
+    holds the interpreter and waits for a thread that waits for the interpreter.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        for child in multiprocessing.active_children():  # those that read clips
+            child.terminate()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def let_others_tell(status):
@@ -132,30 +160,44 @@ def let_others_tell(status):
 
 
 def ending_of(command):
-    """Runs `command()`; (exit status, line) where a known error ends it, else None."""
+    """Runs `command()`; the `Ending` where an error ends it, else None.
+
+    Raises:
+        RuntimeError, Exception: one that is not known, where the process has joined no others.
+    """
     try:
         command()
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT, "interrupted"
+    except KeyboardInterrupt as error:
+        return Ending(128 + signal.SIGINT, "interrupted", error)
     except (ValueError, OSError, FloatingPointError) as error:
-        return USER_ERROR, f"error: {one_line(error)}"
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in OWN_PACKAGES:
+        return Ending(USER_ERROR, f"error: {one_line(error)}", error)
+    except Exception as error:
+        status, text = explained(error)
+        if text is not None:
+            return Ending(status, f"error: {text}", error)
+        if not (distributed.is_available() and distributed.is_initialized()):
             raise
-        return USER_ERROR, (
-            f"error: the package {package} is not installed; expected all of requirements.txt: "
-            "pip install -r requirements.txt"
-        )
-    except (MemoryError, RuntimeError) as error:
+        return Ending(UNKNOWN_ERROR, traceback.format_exc().rstrip(), error)
+    return None
+
+
+def explained(error):
+    """(exit status, what to say) of an error that its text explains; (1, None) of any other."""
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package not in OWN_PACKAGES:
+            return USER_ERROR, (
+                f"the package {package} is not installed; expected all of requirements.txt: "
+                "pip install -r requirements.txt"
+            )
+    if isinstance(error, MemoryError | RuntimeError):
         lost = lost_process(error)
         if lost is not None:
-            return LOST_PROCESS, f"error: {lost}"
+            return LOST_PROCESS, lost
         advice = resource_advice(error)
-        if advice is None:
-            raise
-        return USER_ERROR, f"error: {one_line(error)}; {advice}"
-    return None
+        if advice is not None:
+            return USER_ERROR, f"{one_line(error)}; {advice}"
+    return UNKNOWN_ERROR, None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import distributed
 
+SETTLING = 0.05  # seconds
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # that a launcher sets
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
@@ -110,6 +112,9 @@ def join_group(use_cuda):
 def leave_group():
     """Takes leave of the other processes; does nothing for a process alone."""
     if distributed.is_available() and distributed.is_initialized():
+        # What a thread of the group still holds it drops now: it needs the interpreter for that,
+        # which the next call keeps while it waits for the thread.
+        time.sleep(SETTLING)
         distributed.destroy_process_group()
 
 
@@ -120,17 +125,16 @@ def joined_group(gpu, group=None):
     Args:
         gpu: the value of `--gpu`.
         group: they, where this process has joined them already and will leave them later; None:
-            it joins them here and leaves them at the end.
+            it joins them here and leaves them at the end. After an error it does not: that ends
+            the process (`utils.command_line.end_process`).
     """
     if group is not None:
         yield group
         return
     group = join_group(gpu != "cpu" and torch.cuda.is_available())
-    try:
-        yield group
-        group.barrier()  # none ends while another still talks to it
-    finally:
-        leave_group()
+    yield group
+    group.barrier()  # none ends while another still talks to it
+    leave_group()
 
 
 def choose_device(gpu, group=None):

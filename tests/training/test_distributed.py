@@ -25,9 +25,9 @@ from tests.training import two_ranks
 from tests.training.runs import TRAINING, evaluate, rows, run_folder
 from utils import launcher
 from utils.checkpoint import load, load_weights
-from utils.command_line import USER_ERROR
+from utils.command_line import USER_ERROR, run_command
 from utils.evaluation import validate
-from utils.process import Group
+from utils.process import Group, joined_group
 from utils.run_dir import RunDir
 
 
@@ -106,6 +106,27 @@ def test_the_end_of_one_process_ends_the_other_in_one_line(dataset, tmp_path, ra
         assert struck.returncode == -number
     assert other.returncode == 3, other.stderr
     assert other.stderr == "error: another process of this job has ended; see its message\n"
+
+
+def stumble(rank):
+    """Joins the other process and, of this rank, makes an error that nobody foresaw."""
+
+    def command():
+        with joined_group("cpu") as group:
+            group.barrier()
+            if group.rank == rank:
+                raise KeyError("unforeseen")
+            group.barrier()
+
+    run_command(command)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_that_nobody_foresaw_ends_both_processes_with_its_trace(tmp_path, rank):
+    ends = run_ranks(tmp_path, stumble, rank)
+    assert ends[rank].returncode == 1
+    assert ends[rank].stderr.startswith("Traceback") and "unforeseen" in ends[rank].stderr
+    assert ends[1 - rank].returncode == 3 and "another process" in ends[1 - rank].stderr
 
 
 LOST = "sys.exit(3)"  # what `run_command` does where another process has ended
