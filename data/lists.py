@@ -1,6 +1,7 @@
 """Which sequences a labelled data set has: split lists, and the files of each sequence."""
 
 import csv
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from data.pairing import list_images, pair
 from data.remarks import Remarks
+from data.synthetic.plans import GENERATED, GENERATION
 
 LOW_SNR_LIMIT = 3.0
 
@@ -40,11 +42,15 @@ class SequenceFiles:
 def prepare(spec, root):
     """Makes sure that a data set's folder exists; writes it if the data set can be generated.
 
+    Remarks on one that an earlier generator wrote.
+
     Raises:
         FileNotFoundError: the folder is missing and has to be obtained elsewhere.
     """
     root = Path(root)
     if root.is_dir() and (spec.generate is None or any(root.iterdir())):
+        if spec.generate is not None:
+            _check_generation(spec, root)
         return
     if spec.generate is None:
         raise FileNotFoundError(
@@ -56,6 +62,23 @@ def prepare(spec, root):
         spec.generate(root)
     except RuntimeError as error:  # a process that writes was ended
         raise OSError(f"{root}: {spec.name} could not be generated ({error})") from error
+
+
+def _check_generation(spec, root):
+    """Remarks on generated sequences, or the clean set of noisy ones, of an earlier generator."""
+    for marker in (root / part / GENERATED for part in spec.mask_roots):
+        if marker.is_file():
+            try:
+                found = json.loads(marker.read_text("utf-8"))["generation"]
+            except (ValueError, KeyError, TypeError):
+                found = "unknown"
+            if found != GENERATION:
+                Remarks().make(
+                    "generation",
+                    f"{marker}: generation {found} of the generated data; expected {GENERATION}, "
+                    "for which figures are stated; to have it written anew, remove the folder"
+                    f" {root}" + ("" if marker.parent == root else " and the marker's"),
+                )
 
 
 def list_sequences(spec, split, root):

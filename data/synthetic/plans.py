@@ -6,6 +6,8 @@ import numpy as np
 
 from data.synthetic.scenes import BACKGROUNDS
 
+GENERATED = "synthetic.json"  # in a finished folder: what it was generated from
+GENERATION = 2  # raise it when the same seed no longer gives the same bytes
 LOW_SNR_RANGE = (0.9, 2.8)  # wanted; what is measured scatters by a few percent
 HIGH_SNR_RANGE = (3.4, 9.4)
 LEVEL_RANGE = (80.0, 130.0)  # mean grey level of a sequence; NUDT-MIRSDT's mean is 105.4

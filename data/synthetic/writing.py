@@ -14,10 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.cores import usable_cores
-from data.synthetic.plans import PRESETS, plan_sequences
+from data.synthetic.plans import GENERATED, GENERATION, PRESETS, plan_sequences
 from data.synthetic.rendering import render_sequence
-
-GENERATION = 2  # raise it when the same seed no longer gives the same bytes
 
 
 def write_sequence(plan, folder):
@@ -80,7 +78,7 @@ def write_synthetic(output, preset="small", seed=46, workers=None, progress=True
         plans = plan_sequences(preset, seed)
         rows = write_sequences(plans, partial, workers, progress)
         write_lists(plans, rows, partial)
-        (partial / "synthetic.json").write_text(identity)
+        (partial / GENERATED).write_text(identity)
         partial.rename(output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,7 +93,7 @@ def holds(output, identity):
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
-    marker = output / "synthetic.json"
+    marker = output / GENERATED
     if marker.is_file() and marker.read_text(errors="replace") == identity:
         listed = "".join((output / f"{split}.txt").read_text() for split in ("train", "test"))
         if (output / "snr.csv").is_file() and all(

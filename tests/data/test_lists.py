@@ -1,5 +1,6 @@
 """Reading the six layouts, and what is refused."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from data.frames import read_window
 from data.lists import find_sequence, find_sequences, list_sequences, prepare, read_snr
 from data.sequences import open_sequences, open_test_list
 from data.specs import DATASETS, LOW_SNR, TEST_SEQUENCES, TRAIN_SEQUENCES, get_spec
+from data.synthetic.plans import GENERATED, GENERATION
 from tests.builders import random_sequence, write_image, write_list, write_nudt_sequence
 
 NOISE = "NUDT-MIRSDT-Noise8.0_FJY(g0.15-o1.3)"
@@ -195,6 +197,28 @@ def test_a_data_set_that_can_be_generated_is(tmp_path, exists):
     (root / "train.txt").touch()
     prepare(spec, root)
     assert written == [root]
+
+
+@pytest.mark.parametrize(
+    "name, text, told",
+    [
+        ("Synthetic", '{"generation": 1}', "generation 1 "),
+        ("Synthetic", "{", "generation unknown "),
+        ("Synthetic-HiNo", '{"generation": 1}', "and the marker's"),
+        ("Synthetic", f'{{"generation": {GENERATION}}}', None),
+        ("Synthetic-HiNo", f'{{"generation": {GENERATION}}}', None),
+    ],
+)
+def test_data_of_an_earlier_generator_are_told(tmp_path, name, text, told):
+    for folder in ("Synthetic", name):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "train.txt").touch()
+    (tmp_path / "Synthetic" / GENERATED).write_text(text)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        prepare(get_spec(name), tmp_path / name)
+    assert len(said) == (told is not None)
+    assert told is None or told in str(said[0].message)
 
 
 def test_a_missing_data_set_says_where_it_comes_from_and_what_needs_none(tmp_path):
