@@ -24,7 +24,7 @@ from data.training.mixing import open_training_sets
 from losses import LOSSES, build_loss
 from losses.options import WithEmptyClips, WithoutPadding
 from models import MODELS, build_model
-from models.engine.training import FastTraining
+from models.engine.training.network import FastTraining
 from models.fused import fuse
 from utils.checkpoint import load_last, load_weights
 from utils.command_line import (

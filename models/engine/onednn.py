@@ -1,4 +1,4 @@
-"""Operators that torch has but does not document: oneDNN's layers, and gradients of two layers.
+"""Operators that torch has but does not document: oneDNN's layers, and the gradient of ReLU.
 
 Only this file calls them. A layer of oneDNN is used only where a check has computed a small example
 with it: this torch has the operator, and this processor runs it. What computes the same elsewhere:
@@ -7,7 +7,7 @@ with it: this torch has the operator, and this processor runs it. What computes 
     convolve_relu       one after the other, in `models.engine.rows`
     packed layers       matrix products over pixels, in `models.engine.temporal`
 
-The gradients, for `models.engine.training`, have their formulas beside them.
+The gradient, for `models.engine.training`, has its formula beside it.
 """
 
 import functools
@@ -132,47 +132,9 @@ def has_operator(name):
     return hasattr(torch.ops.aten, name)
 
 
-def convolution_gradients(grad, image, kernel, padding, dilation):
-    """The gradients of conv2d(image, kernel, bias) for kernel and bias.
-
-    Args:
-        grad: of its output.
-        padding, dilation: (rows, columns).
-    """
-    if has_operator("convolution_backward"):
-        geometry = (1, 1), padding, dilation, False, (0, 0), 1
-        return torch.ops.aten.convolution_backward(
-            grad, image, kernel, [len(kernel)], *geometry, (False, True, True)
-        )[1:]
-    of_kernel = torch.nn.grad.conv2d_weight(
-        image, kernel.shape, grad, padding=padding, dilation=dilation
-    )
-    return of_kernel, grad.sum((0, 2, 3))
-
-
-def batch_norm_gradients(grad, image, weight, mean, deviation, eps):
-    """The gradients of a BatchNorm in training for its input, weight and bias.
-
-    Args:
-        grad: of its output, (B, C, R, W) as the input, `image`.
-        weight: (C,).
-        mean, deviation: (C,) of the input; deviation is 1 / sqrt(variance + eps).
-    """
-    if has_operator("native_batch_norm_backward"):
-        statistics = None, None, mean, deviation, True, eps
-        return torch.ops.aten.native_batch_norm_backward(
-            grad, image, weight, *statistics, (True, True, True)
-        )
-    mean, deviation, scale = (a[:, None, None] for a in (mean, deviation, weight * deviation))
-    normal = (image - mean) * deviation
-    of_weight, of_bias = (grad * normal).sum((0, 2, 3)), grad.sum((0, 2, 3))
-    count = grad.numel() // grad.shape[1]
-    shared = (of_bias[:, None, None] + normal * of_weight[:, None, None]) / count
-    return scale * (grad - shared), of_weight, of_bias
-
-
-def column_moments(matrix):
-    """(means, biased variances) of the columns of a float32 matrix."""
-    if has_operator("batch_norm_update_stats"):
-        return torch.ops.aten.batch_norm_update_stats(matrix, None, None, 0.0)
-    return torch.var_mean(matrix, 0, correction=0)[::-1]
+def relu_gradient(grad, of, out=None):
+    """The gradient for a ReLU's input, from that for its output; `of` is the output."""
+    out = torch.empty_like(grad) if out is None else out
+    if has_operator("threshold_backward"):
+        return torch.ops.aten.threshold_backward.grad_input(grad, of, 0, grad_input=out)
+    return out.copy_(grad).masked_fill_(of <= 0, 0)

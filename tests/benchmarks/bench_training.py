@@ -25,7 +25,7 @@ from data.lists import find_sequences
 from data.specs import get_spec
 from losses import build_loss
 from models import build_model
-from models.engine.training import FastTraining
+from models.engine.training.network import FastTraining
 from tests.builders import STAGED, random_sequence, write_list, write_nudt_sequence
 from utils.process import keep_freed_memory
 

@@ -9,7 +9,7 @@ import torch
 
 from models import MODELS, build_model
 from models.detector import PROMISES, Detector
-from models.engine.training import FastTraining
+from models.engine.training.network import FastTraining
 from models.fused import FusedDetector, fuse
 from tests.builders import perturb
 from utils.scan import run_clip
@@ -135,10 +135,10 @@ def test_without_an_engine_it_says_once_what_it_cannot_honour(detector):
         fuse(detector, memory="much")
 
 
-def test_training_takes_the_fast_pass_where_kernels_are_temporal(detector, clip):
+def test_training_takes_the_fast_pass_where_stages_describe_the_network(detector, clip):
     model = copy.deepcopy(detector).train()
     inputs = (clip[:, :, 0], None) if model.recurrent else (clip,)
-    is_fast = model.stages() is not None and model.stages().is_temporal()
+    is_fast = model.stages() is not None
     assert FastTraining(model).is_fast(inputs[0]) == is_fast
     if not is_fast:  # then it is the network
         plain = copy.deepcopy(model)

@@ -13,7 +13,7 @@ from models.difference_conv import (
     spatial_difference_kernel,
     temporal_difference_kernel,
 )
-from models.engine.training import FastTraining
+from models.engine.training.network import FastTraining
 from models.tpro import TPro
 from tests.builders import NUDT_NORMALISATION, STAGED
 from utils.checkpoint import load_weights

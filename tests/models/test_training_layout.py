@@ -10,7 +10,10 @@ from torch import nn
 
 from models import build_model
 from models.blocks import STDResBlock
-from models.engine.training import FastTraining, moments
+from models.engine.training.maps import Pieces, PixelTiles, Volumes
+from models.engine.training.moments import ChannelMoments
+from models.engine.training.network import FastTraining
+from tests.builders import STAGED
 from tests.models.test_models import biases_before_batchnorm
 
 
@@ -28,10 +31,11 @@ def assert_same_training(plain, other, expected, logits):
         torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", STAGED)
 @pytest.mark.parametrize("shape", [(2, 5, 6), (1, 13, 9)])
-def test_output_gradients_and_statistics_are_those_of_the_plain_pass(shape):
+def test_output_gradients_and_statistics_are_those_of_the_plain_pass(name, shape):
     batch, height, width = shape
-    plain = build_model("DeepPro", 10).train()
+    plain = build_model(name, 10).train()
     fast = copy.deepcopy(plain)
     clip = torch.randn(batch, 1, 10, height, width)
     assert FastTraining(fast).is_fast(clip)
@@ -68,11 +72,21 @@ def test_a_compiled_block_is_the_plain_one_within_rounding(monkeypatch):
     assert_same_training(plain, compiled, plain(clip), torch.compile(compiled)(clip))
 
 
-@pytest.mark.parametrize("size", [(40, 1000), (41, 127 * 127), (3, 5)])
-def test_moments_are_exact_over_many_positions(size):
-    x = torch.randn(1, 8, *size).add(3).contiguous(memory_format=torch.channels_last)
-    mean, variance = moments(x)
-    exact = x.double()
-    torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=1e-6, atol=1e-6)
-    variances = exact.var((0, 2, 3), correction=0)
-    torch.testing.assert_close(variance.double(), variances, rtol=1e-6, atol=1e-6)
+def test_moments_are_exact_over_many_positions():
+    rows = torch.randn(7, 5000, 8) + 100
+    moments = ChannelMoments(Pieces(7, 5000), 8)
+    for piece in range(7):
+        moments.note(piece, rows[piece])
+    mean, variance = moments.join()
+    exact = rows.double().flatten(0, 1)
+    torch.testing.assert_close(mean, exact.mean(0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(variance, exact.var(0, correction=0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 6), (13, 9), (127, 127), (128, 128), (1, 2053)])
+def test_pieces_take_maps_of_every_size_there_and_back(size):
+    x = torch.randn(2, 3, 4, *size)
+    for pieces in (PixelTiles(2, 4, size), Volumes(2, 4, size)):
+        rows = pieces.cut(x)
+        assert rows.shape == (pieces.pieces, pieces.positions, 3)
+        assert torch.equal(pieces.join(rows), x)

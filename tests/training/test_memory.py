@@ -5,7 +5,7 @@ import torch
 
 import train as train_script
 from models import build_model
-from models.engine.training import FastTraining
+from models.engine.training.network import FastTraining
 from tests.builders import call
 from tests.training.runs import TRAINING, refused
 from utils.memory import kept_bytes, memory_left

@@ -1,0 +1,223 @@
+"""A residual block of `models.blocks` and its gradients, in passes over pieces of its maps.
+
+A BatchNorm needs its input's moments before it normalises: there a pass ends. Between two, a piece
+stays in cache. What is kept for the gradients is the input of each BatchNorm after a convolution;
+ReLUs, 1x1x1 convolutions and the BatchNorms after these are computed again: see `Mixture`.
+"""
+
+import torch
+from torch.autograd import Function
+
+from models.difference_conv import kernel_of
+from models.engine.onednn import relu_gradient
+from models.engine.training.maps import TimeKernel
+from models.engine.training.moments import (
+    ChannelMoments,
+    ChannelProducts,
+    GradientSums,
+    Mixture,
+    Normalisation,
+    update_running,
+)
+
+
+def run_block(block, rows, pieces):
+    """A residual block in training: rows (pieces, N, C_in) to (pieces, N, C_out).
+
+    Args:
+        block: a `models.blocks.ResBlock`.
+        pieces: `PixelTiles`, whose convolutions act along time, or `Volumes`, for all others.
+    """
+    convs, shortcut = (block.conv1, block.conv2), block.shortcut[0]
+    norms = block.bn1, block.bn2, block.bn3, block.shortcut[1]
+    affine = [(norm.weight, norm.bias) for norm in norms]
+    moments = ChannelMoments(pieces, block.conv1.out_channels)
+    if pieces.act_along_time:
+        kernels, biases = ([*a] for a in zip(*((kernel_of(c), c.bias) for c in convs), strict=True))
+        parts = pieces, convs, moments, norms[0]
+        y = TwoConvolutions.apply(rows, parts, *kernels, biases[0], *affine[0])
+    else:
+        y = pieces.convolve(convs[0], rows)
+        y = pieces.convolve(convs[1], normalise(norms[0], y, pieces, convs[0].bias))
+    return BlockEnd.apply(
+        y,
+        rows,
+        (pieces, moments, norms[1:]),
+        block.conv3.weight.flatten(1),
+        shortcut.weight.flatten(1),
+        *(conv.bias for conv in (block.conv2, block.conv3, shortcut)),
+        *(parameter for pair in affine[1:] for parameter in pair),
+    )
+
+
+class TwoConvolutions(Function):
+    """conv2(relu(bn1(conv1(x)))), without conv2's bias; takes the result's moments."""
+
+    @staticmethod
+    def forward(ctx, x, parts, *parameters):
+        (tiles, modules, after, norm), (*kernels, bias, weight, shift) = parts, parameters
+        convs = [
+            TimeKernel(kernel.flatten(2), conv.padding[0], conv.dilation[0], tiles)
+            for kernel, conv in zip(kernels, modules, strict=True)
+        ]
+        channels, xs = len(kernels[0]), x.unbind()
+        (y1, y1s), (y2, y2s) = tiles.new(channels), tiles.new(channels)
+        moments = ChannelMoments(tiles, channels)
+
+        def convolve_first(i):
+            convs[0].convolve(xs[i], y1s[i])
+            moments.note(i, y1s[i])
+
+        tiles.run(convolve_first)
+        norm1 = Normalisation(*moments.join(), weight, shift, norm.eps, tiles.count)
+        update_running(norm, norm1, bias)
+
+        def convolve_second(i):
+            convs[1].convolve(norm1.relu(y1s[i]), y2s[i])
+            after.note(i, y2s[i])
+
+        tiles.run(convolve_second)
+        ctx.save_for_backward(x, y1, bias)
+        ctx.parts = tiles, convs, norm1
+        return y2
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, y, bias = ctx.saved_tensors
+        tiles, convs, norm = ctx.parts
+        channels = y.shape[2]
+        grads, xs, ys = (a.contiguous().unbind() for a in (grad, x, y))
+        kernels1, kernels2 = (
+            x.new_empty(tiles.pieces, len(conv.taps), *conv.taps[0].shape) for conv in convs
+        )
+        (grad_x, grad_xs), (_, inner) = tiles.new(x.shape[2]), tiles.new(channels)
+        sums = GradientSums(tiles, channels)
+
+        def leave_second(i):
+            r = norm.relu(ys[i])
+            convs[1].note_gradient(grads[i], r, kernels2[i])
+            g = convs[1].gradient(grads[i])
+            sums.note(i, relu_gradient(g, r, out=inner[i]), ys[i])
+
+        tiles.run(leave_second)
+        learned, gradient = norm.gradients(*sums.join())
+
+        def leave_first(i):
+            g = gradient(inner[i], ys[i])
+            convs[0].note_gradient(g, xs[i], kernels1[i])
+            convs[0].gradient(g, out=grad_xs[i])
+
+        tiles.run(leave_first)
+        kernels = convs[0].joined(kernels1), convs[1].joined(kernels2)
+        return grad_x, None, *kernels, *zeros_like([bias]), *learned
+
+
+class BlockEnd(Function):
+    """relu(bn3(conv3(relu(bn2(y)))) + shortcut of x), both convolutions 1x1x1."""
+
+    @staticmethod
+    def forward(ctx, y, x, parts, kernel, beside_kernel, *parameters):
+        (pieces, moments, norms), biases, affine = parts, parameters[:3], parameters[3:]
+        affine = [(*affine[2 * i : 2 * i + 2], norm.eps) for i, norm in enumerate(norms)]
+        channels, count = y.shape[2], pieces.count
+        (out, outs), ys, xs = pieces.new(channels), y.unbind(), x.unbind()
+        if not moments.are_noted:
+            pieces.run(lambda i: moments.note(i, ys[i]))
+        norm = Normalisation(*moments.join(), *affine[0], count)
+        of_r = ChannelProducts(pieces, channels, channels)
+        of_x = ChannelProducts(pieces, x.shape[2], x.shape[2])
+
+        def take_products(i):
+            r = norm.relu(ys[i])
+            of_r.note(i, r, r)
+            of_x.note(i, xs[i], xs[i])
+
+        pieces.run(take_products)
+        main = Mixture(kernel, *of_r.join(), *affine[1], count)
+        beside = Mixture(beside_kernel, *of_x.join(), *affine[2], count)
+        shift = main.shift + beside.shift
+
+        def add(i):
+            torch.addmm(shift, norm.relu(ys[i]), main.matrix, out=outs[i])
+            outs[i].addmm_(xs[i], beside.matrix).relu_()
+
+        pieces.run(add)
+        found = norm, main.norm, beside.norm
+        for module, statistics, bias in zip(norms, found, biases, strict=True):
+            update_running(module, statistics, bias)
+        ctx.save_for_backward(y, x, out, *biases)
+        ctx.parts = pieces, norm, main, beside
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        y, x, out, *biases = ctx.saved_tensors
+        pieces, norm, main, beside = ctx.parts
+        channels = y.shape[2]
+        grads, ys, xs, outs = (a.contiguous().unbind() for a in (grad, y, x, out))
+        with_r = ChannelProducts(pieces, channels, channels)
+        with_x = ChannelProducts(pieces, channels, x.shape[2])
+
+        def take_products(i):
+            g = relu_gradient(grads[i], outs[i])
+            with_r.note(i, g, norm.relu(ys[i]))
+            torch.mm(g.T, xs[i], out=with_x.products[i])
+
+        pieces.run(take_products)
+        with_x.sums = with_r.sums
+        learned_main, main_parts = main.gradients(*with_r.join())
+        learned_beside, beside_parts = beside.gradients(*with_x.join())
+        (grad_x, grad_xs), (grad_y, grad_ys) = pieces.new(x.shape[2]), pieces.new(channels)
+        sums = GradientSums(pieces, channels)
+
+        def leave_sum(i):
+            g, r = relu_gradient(grads[i], outs[i]), norm.relu(ys[i])
+            beside.gradient(beside_parts, g, xs[i], out=grad_xs[i])
+            g = main.gradient(main_parts, g, r)
+            sums.note(i, relu_gradient(g, r, out=grad_ys[i]), ys[i])
+
+        pieces.run(leave_sum)
+        learned, gradient = norm.gradients(*sums.join())
+        pieces.run(lambda i: gradient(grad_ys[i], ys[i], out=grad_ys[i]))
+        kernels = learned_main[0], learned_beside[0]
+        affine = *learned, *learned_main[1:], *learned_beside[1:]
+        return grad_y, grad_x, None, *kernels, *zeros_like(biases), *affine
+
+
+def normalise(norm, rows, pieces, bias):
+    """relu(norm(rows + bias)) in training; as every bias before a norm, it changes nothing."""
+    return NormaliseAndRelu.apply(rows, pieces, norm, bias, norm.weight, norm.bias)
+
+
+class NormaliseAndRelu(Function):
+    @staticmethod
+    def forward(ctx, y, pieces, module, bias, *affine):
+        channels, ys = y.shape[2], y.unbind()
+        (out, outs), moments = pieces.new(channels), ChannelMoments(pieces, channels)
+        pieces.run(lambda i: moments.note(i, ys[i]))
+        norm = Normalisation(*moments.join(), *affine, module.eps, pieces.count)
+        pieces.run(lambda i: norm.relu(ys[i], out=outs[i]))
+        update_running(module, norm, bias)
+        ctx.save_for_backward(y, out, bias)
+        ctx.parts = pieces, norm
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        y, out, bias = ctx.saved_tensors
+        grads, ys, outs = (a.contiguous().unbind() for a in (grad, y, out))
+        pieces, norm = ctx.parts
+        (grad_y, grad_ys), sums = pieces.new(y.shape[2]), GradientSums(pieces, y.shape[2])
+
+        def take_sums(i):
+            sums.note(i, relu_gradient(grads[i], outs[i], out=grad_ys[i]), ys[i])
+
+        pieces.run(take_sums)
+        learned, gradient = norm.gradients(*sums.join())
+        pieces.run(lambda i: gradient(grad_ys[i], ys[i], out=grad_ys[i]))
+        return grad_y, None, None, *zeros_like([bias]), *learned
+
+
+def zeros_like(biases):
+    """The gradients of biases before a BatchNorm, which takes them away again."""
+    return [None if bias is None else torch.zeros_like(bias) for bias in biases]

@@ -1,0 +1,161 @@
+"""Maps cut into pieces that stay in cache, and convolutions of them.
+
+A map (B, C, T, H, W) becomes rows (pieces, N, C): N positions a piece, channels innermost.
+"""
+
+import functools
+import math
+
+import torch
+from torch.nn import functional
+
+from models.difference_conv import kernel_of
+
+PIXELS = 512  # wanted of a piece of `PixelTiles`
+POSITIONS = 16384  # wanted of a piece of `Volumes`
+
+
+@functools.cache
+def divisor_near(wanted, total):
+    """The divisor of `total`, up to four times `wanted`, of the smallest ratio to it."""
+    divisors = [n for n in range(1, min(4 * wanted, total) + 1) if total % n == 0]
+    return min(divisors, key=lambda n: max(n, wanted) / min(n, wanted))
+
+
+class Pieces:
+    """How a map is divided: into `pieces` of N `positions` each, (pieces, N, C).
+
+    Attributes:
+        act_along_time: whether convolutions act along time only, piece by piece.
+        count: positions in all.
+    """
+
+    act_along_time = True
+
+    def __init__(self, pieces, positions):
+        self.pieces, self.positions, self.count = pieces, positions, pieces * positions
+
+    def new(self, channels):
+        """A map, and the list of its pieces."""
+        rows = torch.empty(self.pieces, self.positions, channels)
+        return rows, rows.unbind(0)
+
+    def run(self, task):
+        """Calls task(i) for every piece; what it computes is divided among torch's threads."""
+        for piece in range(self.pieces):
+            task(piece)
+
+
+class PixelTiles(Pieces):
+    """A piece holds all frames of some pixels, frame by frame.
+
+    Args:
+        batch, frames, size: B, T and (H, W) of the map.
+    """
+
+    def __init__(self, batch, frames, size):
+        total = math.prod(size)
+        self.pixels = divisor_near(PIXELS, total)
+        self.batch, self.frames, self.size = batch, frames, size
+        super().__init__(batch * total // self.pixels, frames * self.pixels)
+
+    def cut(self, x):
+        """(B, C, T, H, W) to (pieces, N, C)."""
+        x = x.permute(0, 2, 3, 4, 1).reshape(self.batch, self.frames, -1, self.pixels, x.shape[1])
+        return x.transpose(1, 2).reshape(self.pieces, self.positions, -1)
+
+    def join(self, rows):
+        """The way back."""
+        x = rows.view(self.batch, -1, self.frames, self.pixels, rows.shape[2])
+        x = x.transpose(1, 2).reshape(self.batch, self.frames, *self.size, -1)
+        return x.permute(0, 4, 1, 2, 3)
+
+
+class Volumes(Pieces):
+    """A map as its rows lie in memory, channels innermost, for convolutions of whole volumes.
+
+    Args:
+        batch, frames, size: B, T and (H, W) of the map.
+    """
+
+    act_along_time = False
+
+    def __init__(self, batch, frames, size):
+        self.shape = batch, frames, *size
+        count = math.prod(self.shape)
+        positions = divisor_near(POSITIONS, count)
+        super().__init__(count // positions, positions)
+
+    def cut(self, x):
+        """(B, C, T, H, W) to (pieces, N, C); a view where channels are innermost."""
+        return x.permute(0, 2, 3, 4, 1).reshape(self.pieces, self.positions, -1)
+
+    def join(self, rows):
+        """The way back, a view."""
+        return rows.view(*self.shape, -1).permute(0, 4, 1, 2, 3)
+
+    def convolve(self, conv, rows):
+        """A convolution of rows without its bias."""
+        geometry = conv.stride, conv.padding, conv.dilation
+        return self.cut(functional.conv3d(self.join(rows), kernel_of(conv), None, *geometry))
+
+
+class TimeKernel:
+    """A (K,1,1) convolution of pieces, zero-padded to the same size, as K products of matrices.
+
+    Args:
+        kernel: (C_out, C_in, K).
+        padding, dilation: in frames.
+        tiles: `PixelTiles`.
+    """
+
+    def __init__(self, kernel, padding, dilation, tiles):
+        self.taps = [tap.contiguous() for tap in kernel.unbind(2)]  # (C_out, C_in)
+        shifts = [(index * dilation - padding) * tiles.pixels for index in range(len(self.taps))]
+        # What is not shifted is first: it writes, the others add.
+        order = sorted(range(len(shifts)), key=lambda index: abs(shifts[index]))
+        self.order = [(index, shifts[index]) for index in order]
+
+    def convolve(self, x, out):
+        """Writes the convolution of x (N, C_in) to `out` (N, C_out)."""
+        if self.order[0][1] != 0:
+            out.zero_()
+        for index, shift in self.order:
+            if shift == 0:
+                torch.mm(x, self.taps[index].T, out=out)
+            else:
+                to, of = shifted_slices(len(x), shift)
+                out[to].addmm_(x[of], self.taps[index].T)
+
+    def gradient(self, grad, out=None):
+        """The gradient for the input (N, C_in), from that for the output."""
+        out = grad.new_empty(len(grad), self.taps[0].shape[1]) if out is None else out
+        if self.order[0][1] != 0:
+            out.zero_()
+        for index, shift in self.order:
+            if shift == 0:
+                torch.mm(grad, self.taps[index], out=out)
+            else:
+                of, to = shifted_slices(len(grad), shift)
+                out[to].addmm_(grad[of], self.taps[index])
+        return out
+
+    def note_gradient(self, grad, x, out):
+        """Writes the gradient for the kernel to `out` (K, C_out, C_in)."""
+        for index, shift in self.order:
+            to, of = shifted_slices(len(x), shift)
+            torch.mm(grad[to].T, x[of], out=out[index])
+
+    @staticmethod
+    def joined(kernels):
+        """(C_out, C_in, K, 1, 1), the gradient, from the pieces' (pieces, K, C_out, C_in)."""
+        return kernels.sum(0, dtype=torch.float64).float().permute(1, 2, 0)[..., None, None]
+
+
+def shifted_slices(positions, shift):
+    """Slices (of the output, of the input) where position p of one meets p + shift of the other."""
+    size = max(positions - abs(shift), 0)
+    return (
+        slice(max(-shift, 0), max(-shift, 0) + size),
+        slice(max(shift, 0), max(shift, 0) + size),
+    )

@@ -1,0 +1,119 @@
+"""The training pass on a CPU of networks that convolve along time only, in pieces of their maps.
+
+Everything in such a network but pooling and upsampling acts along time, pixel by pixel. So its maps
+are cut into pieces of all frames of some pixels, which go from one BatchNorm to the next while they
+are in the cache of a core; see `models.engine.training.block`. Learned tensors are the network's
+own: its state dict, gradients and running statistics are those of the plain pass up to rounding.
+"""
+
+from itertools import groupby
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models.blocks import ConvBNReLU, ResBlock
+from models.engine.training.block import run_block
+from models.engine.training.ends import run_merge, run_stem
+from models.engine.training.maps import PixelTiles, Volumes
+from models.engine.training.probe import run_probe
+from models.stages import is_pool
+
+
+class FastTraining(nn.Module):
+    """A detector whose training pass on a CPU takes the fast way; shares the network's tensors.
+
+    Called as the network is. In evaluation mode, on other devices, in lower precision and for
+    networks without a fast way it is the network.
+
+    Args:
+        network: any detector.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs):
+        if not self.is_fast(inputs[0]):
+            return self.network(*inputs)
+        self.network.check_clip(*inputs)
+        return run(self.network.stages(), *inputs)
+
+    def is_fast(self, clip):
+        """Whether a call with this clip takes the fast way."""
+        stages = self.network.stages()
+        return (
+            stages is not None
+            and takes(stages)
+            and self.network.training
+            and clip.device.type == "cpu"
+            and clip.dtype == torch.float32
+            and not clip.requires_grad
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+
+def takes(stages):
+    """Whether `run` knows all layers of a detector, in the form that they have here."""
+    layers = [*stages.trunk[1:], *(layer for level in stages.levels for layer in level.layers)]
+    norms = [module for module in stages.modules() if isinstance(module, nn.BatchNorm3d)]
+    return (
+        isinstance(stages.trunk[0], ConvBNReLU)
+        and all(is_pool(layer) or isinstance(layer, ResBlock) for layer in layers)
+        and all(norm.training and norm.affine and norm.momentum is not None for norm in norms)
+        and all(norm.running_mean is not None for norm in norms)
+    )
+
+
+def run(stages, clip):
+    """The pass through a detector's stages: (B, 1, T, H, W) to logits (B, T, H, W)."""
+    stages.check()
+    cut = PixelTiles if stages.is_temporal() else Volumes
+    trunk = run_layers_cut(stages.trunk[1:], run_stem(stages.trunk[0], clip), cut)
+    maps = [run_level(level, trunk, cut) for level in stages.levels]
+    size = clip.shape[3:]
+    maps = [
+        upsample_frames(x, size) if pooled else x
+        for x, pooled in zip(maps, stages.are_pooled(), strict=True)
+    ]
+    return run_merge(stages.merge, stages.final, maps).squeeze(1)
+
+
+def run_level(level, x, cut):
+    """A `models.stages.Level` of a map (B, C, T, H, W)."""
+    x = run_layers_cut(level.layers, x, cut)
+    tiles = PixelTiles(len(x), x.shape[2], x.shape[3:])
+    return tiles.join(run_probe(level.probe, level.projection, tiles.cut(x), tiles))
+
+
+def run_layers_cut(layers, x, cut):
+    """Pools and residual blocks of a map (B, C, T, H, W); those without a pool between stay cut."""
+    for pools, group in groupby(layers, is_pool):
+        if pools:
+            for _ in group:
+                x = as_clips(functional.max_pool2d(as_frames(x), 2), len(x))
+            continue
+        pieces = cut(len(x), x.shape[2], x.shape[3:])
+        rows = pieces.cut(x)
+        for block in group:
+            rows = run_block(block, rows, pieces)
+        x = pieces.join(rows)
+    return x
+
+
+def upsample_frames(x, size):
+    """Bilinear upsampling, corners aligned."""
+    frames = functional.interpolate(as_frames(x), size=size, mode="bilinear", align_corners=True)
+    return as_clips(frames, len(x))
+
+
+def as_frames(x):
+    """(B, C, T, H, W), channels innermost, as (B T, C, H, W); a view."""
+    return x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def as_clips(frames, batch):
+    """The way back from `as_frames`."""
+    frames = frames.permute(0, 2, 3, 1).contiguous()
+    return frames.unflatten(0, (batch, -1)).permute(0, 4, 1, 2, 3)
