@@ -296,7 +296,8 @@ def tell_memory(args, trainer):
     """What a step takes of the memory, in words; refuses a step for which there is not enough."""
     each = args.batch_size // trainer.group.size
     detector, side = trainer.detector, args.patch_size
-    kept = step_bytes(detector, FastTraining(detector), each, side, args.precision)
+    network = detector if args.compile else FastTraining(detector)  # compiled it keeps as much
+    kept = step_bytes(detector, network, each, side, args.precision)
     return memory_line(kept, trainer.device, (each, args.seqlen, side, side))
 
 

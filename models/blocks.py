@@ -1,17 +1,9 @@
-"""Residual blocks and the small stacks that the detectors are made of.
-
-Their `forward` takes, beside the map, how a layer is computed: `compute(layer, x)` is `layer(x)`
-unless code such as `models.engine.training` has a faster way. So their arithmetic is written once.
-"""
+"""Residual blocks and the small stacks that the detectors are made of."""
 
 from torch import nn
 
 from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceConv3d, kernel_to_fold
 from models.folding import ChannelAffine, conv_like, fold_norm, scale_and_shift
-
-
-def call_layer(layer, x):
-    return layer(x)
 
 
 class ConvBNReLU(nn.Sequential):
@@ -20,9 +12,9 @@ class ConvBNReLU(nn.Sequential):
     def __init__(self, conv):
         super().__init__(conv, nn.BatchNorm3d(conv.out_channels), nn.ReLU(inplace=True))
 
-    def forward(self, x, compute=call_layer):
+    def forward(self, x):
         conv, norm, relu = self
-        return relu(compute(norm, compute(conv, x)))
+        return relu(norm(conv(x)))
 
     def fold_norms(self):
         self[0], self[1] = fold_norm(self[0], self[1]), nn.Identity()
@@ -68,12 +60,11 @@ class ResBlock(nn.Module):
         )
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x, compute=call_layer):
-        y = self.relu(compute(self.bn1, compute(self.conv1, x)))
-        y = self.relu(compute(self.bn2, compute(self.conv2, y)))
-        y = compute(self.bn3, compute(self.conv3, y))
-        conv, norm = self.shortcut
-        return self.relu(y.add_(compute(norm, compute(conv, x))))
+    def forward(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y.add_(self.shortcut(x)))
 
     def fold_norms(self):
         """Leaves four plain convolutions, the shortcut's bias inside conv3's."""

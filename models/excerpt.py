@@ -67,14 +67,14 @@ class ExcerptNetwork(nn.Module):
     def forward(self, clip):
         return self.stages.run(clip, merge=self._merge_levels).squeeze(1)
 
-    def _merge_levels(self, stages, maps, size, compute):
+    def _merge_levels(self, stages, maps, size):
         """As `models.stages.merge_levels`, with the levels' maps where they are in whole frames."""
         for i, level in enumerate(stages.levels):
             pooling = _pooling([*stages.trunk, *level.layers])
             for axis in (0, 1) if pooling > 1 else ():
                 maps[i] = self._enlarge(maps[i], axis, size[axis], pooling)
         merged = torch.cat(maps, dim=1)
-        return merged if stages.merge is None else stages.merge(merged, compute)
+        return merged if stages.merge is None else stages.merge(merged)
 
     def _enlarge(self, x, axis, size, pooling):
         """A level's map upsampled along rows (axis 0) or columns (1) to `size` of them."""

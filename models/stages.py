@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from models.blocks import call_layer
 from models.detector import Detector
 from models.excerpt import make_excerpt
 from models.tpro import TPro, probed_frames
@@ -33,24 +32,22 @@ class Stages(NamedTuple):
     merge: nn.Module | None
     final: nn.Conv3d
 
-    def run(self, clip, compute=call_layer, merge=None):
+    def run(self, clip, merge=None):
         """The forward pass: (B, 1, T, H, W) to logits of the same shape.
 
         Args:
-            compute: (layer, map) to map; how a layer is computed, as in `models.blocks`.
             merge: as `merge_levels`, in its place.
 
         Raises:
             ValueError: see `check`.
         """
         self.check()
-        trunk = run_layers(self.trunk, clip, compute)
+        trunk = run_layers(self.trunk, clip)
         maps = []
         for level in self.levels:
-            x = level.probe(run_layers(level.layers, trunk, compute), compute)
-            maps.append(level.projection(x, compute))
-        merged = (merge or merge_levels)(self, maps, clip.shape[-2:], compute)
-        return compute(self.final, merged)
+            maps.append(level.projection(level.probe(run_layers(level.layers, trunk))))
+        merged = (merge or merge_levels)(self, maps, clip.shape[-2:])
+        return self.final(merged)
 
     def check(self):
         """Refuses a description that a forward pass and an engine would read differently.
@@ -106,19 +103,19 @@ def is_two_by_two(pool):
     return plain and pool.kernel_size == pool.stride == (1, 2, 2) and not pool.ceil_mode
 
 
-def run_layers(layers, x, compute):
+def run_layers(layers, x):
     for layer in layers:
-        x = compute(layer, x) if is_pool(layer) else layer(x, compute)
+        x = layer(x)
     return x
 
 
-def merge_levels(stages, maps, size, compute):
+def merge_levels(stages, maps, size):
     """The levels' maps (B, C, T, h, w) to one of frames of `size`, mixed where there is a merge."""
     maps = [
         upsample(x, size) if pooled else x
         for x, pooled in zip(maps, stages.are_pooled(), strict=True)
     ]
-    return maps[0] if stages.merge is None else stages.merge(torch.cat(maps, dim=1), compute)
+    return maps[0] if stages.merge is None else stages.merge(torch.cat(maps, dim=1))
 
 
 def upsample(x, size):

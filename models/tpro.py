@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from models.blocks import call_layer, projection
+from models.blocks import projection
 from models.folding import scale_and_shift
 
 
@@ -40,9 +40,9 @@ class TPro(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.conv = projection(channels, channels)
 
-    def forward(self, x, compute=call_layer):
-        x = self.relu(compute(self.norm1, compute(self.QK_heads, x)))
-        return self.conv(x, compute)
+    def forward(self, x):
+        x = self.relu(self.norm1(self.QK_heads(x)))
+        return self.conv(x)
 
     def fold_norms(self):
         """Leaves `ChannelHeads`; the convolution folds its own norm."""

@@ -69,6 +69,8 @@ class Augmentation:
         grow: pixels. Each target's mask grows by this many along rows and columns. Boxes that
             people draw are a few pixels off: a network that marks more than the target's own
             pixels meets their centres, and few of them count as false alarms.
+        still: share of the clips that jitter and drift leave alone. Where every clip moves, a
+            network learns to pass over targets that hardly do.
     """
 
     contrast: float = 0.0
@@ -80,6 +82,7 @@ class Augmentation:
     noise: float = 0.0
     pattern: float = 0.0
     grow: int = 0
+    still: float = 0.0
 
     def draw_stride(self, start, stop, frames, seqlen, rng):
         """(start, stop, k) of a window of a sequence of `frames` frames, stretched to stride k.
@@ -99,7 +102,8 @@ class Augmentation:
         mirrored = bool(rng.random() < self.dark)
         noise, pattern = (rng.random(2) * (self.noise, self.pattern)).tolist()
         offsets = None
-        if self.jitter or self.drift:
+        moves = not self.still or rng.random() >= self.still
+        if (self.jitter or self.drift) and moves:
             times = np.arange(frames)[:, None] - placing
             offsets = times * rng.uniform(-self.drift, self.drift, 2)
             offsets = offsets + self.jitter * rng.standard_normal((frames, 2))
@@ -112,10 +116,10 @@ CHANGES = {field.name: field for field in fields(Augmentation)}
 CHANGES_HELP = (
     "contrast=C (by a factor of up to 1 + C either way), dark=P (this share is made negative), "
     "stride=K (every k-th frame, k up to K), jitter=J and drift=D (the view shakes by J pixels, "
-    "moves by up to D a frame), level=S, noise=S and pattern=S (up to S of the data's standard "
-    "deviations), grow=G (masks grow by G pixels)"
+    "moves by up to D a frame; still=P: not in this share of the clips), level=S, noise=S and "
+    "pattern=S (up to S of the data's standard deviations), grow=G (masks grow by G pixels)"
 )
-AT_MOST = {"dark": 1.0}  # the others may be any number
+AT_MOST = {"dark": 1.0, "still": 1.0}  # the others may be any number
 
 
 def parse_augmentation(text):

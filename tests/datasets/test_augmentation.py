@@ -171,6 +171,14 @@ def test_the_view_stops_at_the_border_of_the_image(rng):
     assert np.array_equal(move_masks(frames, slice(0, 30), slice(0, 30), offsets), frames)
 
 
+def test_a_share_of_the_clips_is_left_unmoved():
+    rng = np.random.default_rng(1)
+    moving = parse_augmentation("jitter=0.3,drift=0.4,still=0.25")
+    drawn = [moving.draw(9, 4, rng).offsets is None for _ in range(2000)]
+    assert abs(np.mean(drawn) - 0.25) < 0.03
+    assert parse_augmentation("jitter=0.3,still=1").draw(9, 4, rng).offsets is None
+
+
 def test_drift_is_a_steady_speed_and_leaves_the_frame_that_placed_the_crop():
     rng = np.random.default_rng(0)
     speeds = []

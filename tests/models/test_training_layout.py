@@ -10,9 +10,11 @@ from torch import nn
 
 from models import build_model
 from models.blocks import STDResBlock
+from models.difference_conv import TemporalDifferenceConv3d
 from models.engine.training.maps import Pieces, PixelTiles, Volumes
 from models.engine.training.moments import ChannelMoments
 from models.engine.training.network import FastTraining
+from models.tpro import ProbeHeads
 from tests.builders import STAGED
 from tests.models.test_models import biases_before_batchnorm
 
@@ -90,3 +92,81 @@ def test_pieces_take_maps_of_every_size_there_and_back(size):
         rows = pieces.cut(x)
         assert rows.shape == (pieces.pieces, pieces.positions, 3)
         assert torch.equal(pieces.join(rows), x)
+
+
+def altered(change):
+    """A network of one level, 2 x 1 x 6 x 9 x 10 pixels, to which `change` was applied."""
+    model = build_model("DeepPro", 6).train()
+    change(model)
+    return model
+
+
+def replace_first(**options):
+    """Gives the first convolution of a block other options."""
+
+    def change(model):
+        block = model.layer1[0]
+        kept = {"padding": (2, 0, 0), "dilation": (2, 1, 1)} | options
+        block.conv1 = TemporalDifferenceConv3d(8, 16, (3, 1, 1), **kept)
+
+    return change
+
+
+UNKNOWN = {
+    "replicated borders": replace_first(padding_mode="replicate"),
+    "groups": replace_first(groups=2),
+    "a hook": lambda model: model.layer2[1].register_forward_hook(lambda *_: None),
+    "a hook before": lambda model: model.layer2[1].register_forward_pre_hook(lambda *_: None),
+    "no last bias": lambda model: setattr(model, "final", nn.Conv3d(8, 1, 1, bias=False)),
+    "a norm without momentum": lambda model: setattr(model.layer1[0].bn1, "momentum", None),
+    "a norm that is kept": lambda model: model.layer1[0].bn1.eval(),
+    "a norm of many processes": lambda model: setattr(
+        model.layer1[0], "bn1", nn.SyncBatchNorm(16, momentum=0.2)
+    ),
+    "heads without bias": lambda model: setattr(
+        model.TPro1, "QK_heads", ProbeHeads(nn.Linear(6, 6, bias=False) for _ in range(4))
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_a_network_of_other_layers_is_trained_as_it_is(case):
+    assert FastTraining(altered(lambda model: None)).is_fast(torch.randn(2, 1, 6, 9, 10))
+    assert not FastTraining(altered(UNKNOWN[case])).is_fast(torch.randn(2, 1, 6, 9, 10))
+
+
+@pytest.mark.parametrize("weight, bias", [(0.0, 1.0), (1e-3, 10.0), (-0.02, 1.0)])
+def test_channels_that_hardly_vary_have_the_gradients_of_the_plain_pass(weight, bias):
+    plain = build_model("DeepPro", 6).train()
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.constant_(module.weight, weight)
+            nn.init.constant_(module.bias, bias)
+    fast, exact = copy.deepcopy(plain), copy.deepcopy(plain).double()
+    clip = torch.randn(2, 1, 6, 32, 24)
+    for model, x in ((plain, clip), (FastTraining(fast), clip), (exact, clip.double())):
+        model(x).square().sum().backward()
+    before_norm = biases_before_batchnorm(plain)
+    rounding = 3e-6 * max(parameter.grad.norm() for parameter in exact.parameters())
+    for (key, one), two, true in zip(
+        plain.named_parameters(), fast.parameters(), exact.parameters(), strict=True
+    ):
+        if key not in before_norm:
+            allowed = 3 * (one.grad - true.grad).norm() + 1e-3 * true.grad.norm() + rounding
+            assert (two.grad - true.grad).norm() <= allowed, key
+
+
+def test_one_value_per_channel_is_refused_as_the_plain_pass_refuses_it():
+    for name in ("DeepPro", "DeepPro-Plus_forMovingScenes"):
+        model, clip = build_model(name, 1).train(), torch.randn(1, 1, 1, 4, 4)
+        for network in (FastTraining(model), model):
+            with pytest.raises(ValueError, match="when training"):
+                network(clip)
+
+
+def test_second_derivatives_are_refused():
+    model = build_model("DeepPro", 5).train()
+    logits = FastTraining(model)(torch.randn(1, 1, 5, 8, 8)).sum()
+    weight = model.conv_out2[0].weight
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(logits, weight, create_graph=True)

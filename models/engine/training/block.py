@@ -1,8 +1,8 @@
 """A residual block of `models.blocks` and its gradients, in passes over pieces of its maps.
 
-A BatchNorm needs its input's moments before it normalises: there a pass ends. Between two, a piece
-stays in cache. What is kept for the gradients is the input of each BatchNorm after a convolution;
-ReLUs, 1x1x1 convolutions and the BatchNorms after these are computed again: see `Mixture`.
+A BatchNorm needs its input's moments before it normalises: there a pass ends. Within one, a piece
+stays in cache. Kept for the gradients are a block's input and output and what its two convolutions
+put out; the rest is computed again, and 1x1x1 convolutions never need to be: see `Mixture`.
 """
 
 import torch
@@ -10,10 +10,12 @@ from torch.autograd import Function
 
 from models.difference_conv import kernel_of
 from models.engine.onednn import relu_gradient
+from models.engine.training.backward import differentiable_once, zero_gradients
 from models.engine.training.maps import TimeKernel
 from models.engine.training.moments import (
+    ChannelCovariance,
     ChannelMoments,
-    ChannelProducts,
+    GradientProducts,
     GradientSums,
     Mixture,
     Normalisation,
@@ -82,6 +84,7 @@ class TwoConvolutions(Function):
         return y2
 
     @staticmethod
+    @differentiable_once
     def backward(ctx, grad):
         x, y, bias = ctx.saved_tensors
         tiles, convs, norm = ctx.parts
@@ -91,7 +94,7 @@ class TwoConvolutions(Function):
             x.new_empty(tiles.pieces, len(conv.taps), *conv.taps[0].shape) for conv in convs
         )
         (grad_x, grad_xs), (_, inner) = tiles.new(x.shape[2]), tiles.new(channels)
-        sums = GradientSums(tiles, channels)
+        sums = GradientSums(tiles, norm)
 
         def leave_second(i):
             r = norm.relu(ys[i])
@@ -100,7 +103,7 @@ class TwoConvolutions(Function):
             sums.note(i, relu_gradient(g, r, out=inner[i]), ys[i])
 
         tiles.run(leave_second)
-        learned, gradient = norm.gradients(*sums.join())
+        learned, gradient = norm.gradients(sums)
 
         def leave_first(i):
             g = gradient(inner[i], ys[i])
@@ -109,7 +112,7 @@ class TwoConvolutions(Function):
 
         tiles.run(leave_first)
         kernels = convs[0].joined(kernels1), convs[1].joined(kernels2)
-        return grad_x, None, *kernels, *zeros_like([bias]), *learned
+        return grad_x, None, *kernels, *zero_gradients([bias]), *learned
 
 
 class BlockEnd(Function):
@@ -124,13 +127,11 @@ class BlockEnd(Function):
         if not moments.are_noted:
             pieces.run(lambda i: moments.note(i, ys[i]))
         norm = Normalisation(*moments.join(), *affine[0], count)
-        of_r = ChannelProducts(pieces, channels, channels)
-        of_x = ChannelProducts(pieces, x.shape[2], x.shape[2])
+        of_r, of_x = (ChannelCovariance(pieces, a.shape[2]) for a in (y, x))
 
         def take_products(i):
-            r = norm.relu(ys[i])
-            of_r.note(i, r, r)
-            of_x.note(i, xs[i], xs[i])
+            of_r.note(i, norm.relu(ys[i]))
+            of_x.note(i, xs[i])
 
         pieces.run(take_products)
         main = Mixture(kernel, *of_r.join(), *affine[1], count)
@@ -150,25 +151,24 @@ class BlockEnd(Function):
         return out
 
     @staticmethod
+    @differentiable_once
     def backward(ctx, grad):
         y, x, out, *biases = ctx.saved_tensors
         pieces, norm, main, beside = ctx.parts
         channels = y.shape[2]
         grads, ys, xs, outs = (a.contiguous().unbind() for a in (grad, y, x, out))
-        with_r = ChannelProducts(pieces, channels, channels)
-        with_x = ChannelProducts(pieces, channels, x.shape[2])
+        with_r, with_x = (GradientProducts(pieces, mixture) for mixture in (main, beside))
 
         def take_products(i):
             g = relu_gradient(grads[i], outs[i])
             with_r.note(i, g, norm.relu(ys[i]))
-            torch.mm(g.T, xs[i], out=with_x.products[i])
+            with_x.note(i, g, xs[i])
 
         pieces.run(take_products)
-        with_x.sums = with_r.sums
-        learned_main, main_parts = main.gradients(*with_r.join())
-        learned_beside, beside_parts = beside.gradients(*with_x.join())
+        learned_main, main_parts = main.gradients(with_r)
+        learned_beside, beside_parts = beside.gradients(with_x)
         (grad_x, grad_xs), (grad_y, grad_ys) = pieces.new(x.shape[2]), pieces.new(channels)
-        sums = GradientSums(pieces, channels)
+        sums = GradientSums(pieces, norm)
 
         def leave_sum(i):
             g, r = relu_gradient(grads[i], outs[i]), norm.relu(ys[i])
@@ -177,11 +177,11 @@ class BlockEnd(Function):
             sums.note(i, relu_gradient(g, r, out=grad_ys[i]), ys[i])
 
         pieces.run(leave_sum)
-        learned, gradient = norm.gradients(*sums.join())
+        learned, gradient = norm.gradients(sums)
         pieces.run(lambda i: gradient(grad_ys[i], ys[i], out=grad_ys[i]))
         kernels = learned_main[0], learned_beside[0]
         affine = *learned, *learned_main[1:], *learned_beside[1:]
-        return grad_y, grad_x, None, *kernels, *zeros_like(biases), *affine
+        return grad_y, grad_x, None, *kernels, *zero_gradients(biases), *affine
 
 
 def normalise(norm, rows, pieces, bias):
@@ -203,21 +203,17 @@ class NormaliseAndRelu(Function):
         return out
 
     @staticmethod
+    @differentiable_once
     def backward(ctx, grad):
         y, out, bias = ctx.saved_tensors
         grads, ys, outs = (a.contiguous().unbind() for a in (grad, y, out))
         pieces, norm = ctx.parts
-        (grad_y, grad_ys), sums = pieces.new(y.shape[2]), GradientSums(pieces, y.shape[2])
+        (grad_y, grad_ys), sums = pieces.new(y.shape[2]), GradientSums(pieces, norm)
 
         def take_sums(i):
             sums.note(i, relu_gradient(grads[i], outs[i], out=grad_ys[i]), ys[i])
 
         pieces.run(take_sums)
-        learned, gradient = norm.gradients(*sums.join())
+        learned, gradient = norm.gradients(sums)
         pieces.run(lambda i: gradient(grad_ys[i], ys[i], out=grad_ys[i]))
-        return grad_y, None, None, *zeros_like([bias]), *learned
-
-
-def zeros_like(biases):
-    """The gradients of biases before a BatchNorm, which takes them away again."""
-    return [None if bias is None else torch.zeros_like(bias) for bias in biases]
+        return grad_y, None, None, *zero_gradients([bias]), *learned

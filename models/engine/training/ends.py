@@ -4,9 +4,16 @@ import torch
 from torch.autograd import Function
 
 from models.engine.onednn import relu_gradient
-from models.engine.training.block import normalise, zeros_like
+from models.engine.training.backward import differentiable_once, zero_gradients
+from models.engine.training.block import normalise
 from models.engine.training.maps import Volumes
-from models.engine.training.moments import ChannelProducts, Mixture, update_running
+from models.engine.training.moments import (
+    ChannelCovariance,
+    GradientProducts,
+    Mixture,
+    new_rows,
+    update_running,
+)
 
 
 def run_stem(stem, clip):
@@ -33,52 +40,47 @@ class Merge(Function):
 
     @staticmethod
     def forward(ctx, parts, *tensors):
-        (tiles, norm), (kernel, bias, weight, shift, last, last_bias, *maps) = parts, tensors
-        pieces = list(zip(*(rows.unbind() for rows in maps), strict=True))
-        products = ChannelProducts(tiles, kernel.shape[1], kernel.shape[1])
-
-        def take_products(i):
-            x = torch.cat(pieces[i], 1)
-            products.note(i, x, x)
-
-        tiles.run(take_products)
-        mix = Mixture(kernel, *products.join(), weight, shift, norm.eps, tiles.count)
-        logits, outs = tiles.new(len(last))
+        (pieces, norm), (kernel, bias, weight, shift, last, last_bias, *maps) = parts, tensors
+        parts = list(zip(*(rows.unbind() for rows in maps), strict=True))
+        covariance = ChannelCovariance(pieces, kernel.shape[1])
+        pieces.run(lambda i: covariance.note(i, torch.cat(parts[i], 1)))
+        mix = Mixture(kernel, *covariance.join(), weight, shift, norm.eps, pieces.count)
+        logits, outs = pieces.new(len(last))
 
         def project(i):
-            torch.addmm(last_bias, mix.relu(torch.cat(pieces[i], 1)), last.T, out=outs[i])
+            torch.addmm(last_bias, mix.relu(torch.cat(parts[i], 1)), last.T, out=outs[i])
 
-        tiles.run(project)
+        pieces.run(project)
         update_running(norm, mix.norm, bias)
-        ctx.save_for_backward(last, *maps)
-        ctx.parts, ctx.bias = (tiles, mix), bias
+        ctx.save_for_backward(last, bias, *maps)
+        ctx.parts = pieces, mix
         return logits
 
     @staticmethod
+    @differentiable_once
     def backward(ctx, grad):
-        (last, *maps), (tiles, mix) = ctx.saved_tensors, ctx.parts
-        pieces = list(zip(*(rows.unbind() for rows in maps), strict=True))
+        (last, bias, *maps), (pieces, mix) = ctx.saved_tensors, ctx.parts
+        parts = list(zip(*(rows.unbind() for rows in maps), strict=True))
         grads, widths = grad.contiguous().unbind(), [rows.shape[2] for rows in maps]
-        middle, channels = last.shape[1], sum(widths)
-        of_last = ChannelProducts(tiles, len(last), middle)
-        products, (_, inner) = ChannelProducts(tiles, middle, channels), tiles.new(middle)
+        kernels, sums = new_rows(pieces.pieces, *last.shape), new_rows(pieces.pieces, len(last))
+        products, (_, inner) = GradientProducts(pieces, mix), pieces.new(last.shape[1])
 
         def leave_last(i):
-            x = torch.cat(pieces[i], 1)
+            x = torch.cat(parts[i], 1)
             m = mix.relu(x)
-            of_last.note(i, grads[i], m)
+            torch.mm(grads[i].T, m, out=kernels[i])
+            torch.sum(grads[i], 0, out=sums[i])
             products.note(i, relu_gradient(grads[i] @ last, m, out=inner[i]), x)
 
-        tiles.run(leave_last)
-        learned, parts = mix.gradients(*products.join())
-        of_maps, wholes = zip(*(reversed(tiles.new(width)) for width in widths), strict=True)
+        pieces.run(leave_last)
+        learned, linear = mix.gradients(products)
+        of_maps, wholes = zip(*(reversed(pieces.new(width)) for width in widths), strict=True)
 
         def leave_mixture(i):
-            found = mix.gradient(parts, inner[i], torch.cat(pieces[i], 1))
+            found = mix.gradient(linear, inner[i], torch.cat(parts[i], 1))
             for out, of_map in zip(of_maps, found.split(widths, 1), strict=True):
                 out[i].copy_(of_map)
 
-        tiles.run(leave_mixture)
-        sums, products = (a.float() for a in of_last.join())
-        bias = zeros_like([ctx.bias])
-        return None, learned[0], *bias, *learned[1:], products, sums, *wholes
+        pieces.run(leave_mixture)
+        of_last = (a.sum(0, dtype=torch.float64).float() for a in (kernels, sums))
+        return None, learned[0], *zero_gradients([bias]), *learned[1:], *of_last, *wholes

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from models.difference_conv import kernel_of
+from models.engine.training.moments import new_rows
 
 PIXELS = 512  # wanted of a piece of `PixelTiles`
 POSITIONS = 16384  # wanted of a piece of `Volumes`
@@ -17,9 +18,13 @@ POSITIONS = 16384  # wanted of a piece of `Volumes`
 
 @functools.cache
 def divisor_near(wanted, total):
-    """The divisor of `total`, up to four times `wanted`, of the smallest ratio to it."""
+    """The divisor of `total` nearest to `wanted` by ratio, at most four times as large.
+
+    Where all such are small, `total`.
+    """
     divisors = [n for n in range(1, min(4 * wanted, total) + 1) if total % n == 0]
-    return min(divisors, key=lambda n: max(n, wanted) / min(n, wanted))
+    nearest = min(divisors, key=lambda n: max(n, wanted) / min(n, wanted))
+    return nearest if 16 * nearest > wanted else total
 
 
 class Pieces:
@@ -34,14 +39,16 @@ class Pieces:
 
     def __init__(self, pieces, positions):
         self.pieces, self.positions, self.count = pieces, positions, pieces * positions
+        if self.count < 2:
+            raise ValueError("one value per channel in a map: expected more when training")
 
     def new(self, channels):
         """A map, and the list of its pieces."""
-        rows = torch.empty(self.pieces, self.positions, channels)
+        rows = new_rows(self.pieces, self.positions, channels)
         return rows, rows.unbind(0)
 
     def run(self, task):
-        """Calls task(i) for every piece; what it computes is divided among torch's threads."""
+        """Calls task(i) for every piece, one after the other."""
         for piece in range(self.pieces):
             task(piece)
 
@@ -101,7 +108,7 @@ class Volumes(Pieces):
 
 
 class TimeKernel:
-    """A (K,1,1) convolution of pieces, zero-padded to the same size, as K products of matrices.
+    """A (K,1,1) convolution of pieces that keeps their size, as K products of matrices.
 
     Args:
         kernel: (C_out, C_in, K).

@@ -1,9 +1,9 @@
-"""The training pass on a CPU of networks that convolve along time only, in pieces of their maps.
+"""The training pass on a CPU of a detector that `models.stages` describes.
 
-Everything in such a network but pooling and upsampling acts along time, pixel by pixel. So its maps
-are cut into pieces of all frames of some pixels, which go from one BatchNorm to the next while they
-are in the cache of a core; see `models.engine.training.block`. Learned tensors are the network's
-own: its state dict, gradients and running statistics are those of the plain pass up to rounding.
+Maps are cut into pieces, which go from one BatchNorm to the next while they are in cache; see
+`models.engine.training.block`. Learned tensors are the network's own: its state dict, gradients and
+running statistics are those of the plain pass up to rounding, but that a bias before a BatchNorm
+has a gradient of exactly 0, where the plain pass has what rounding left.
 """
 
 from itertools import groupby
@@ -13,11 +13,13 @@ from torch import nn
 from torch.nn import functional
 
 from models.blocks import ConvBNReLU, ResBlock
+from models.difference_conv import DifferenceConv3d
 from models.engine.training.block import run_block
 from models.engine.training.ends import run_merge, run_stem
 from models.engine.training.maps import PixelTiles, Volumes
 from models.engine.training.probe import run_probe
 from models.stages import is_pool
+from models.tpro import ProbeHeads, TPro
 
 
 class FastTraining(nn.Module):
@@ -49,21 +51,56 @@ class FastTraining(nn.Module):
             and self.network.training
             and clip.device.type == "cpu"
             and clip.dtype == torch.float32
+            and clip.numel() > 0
             and not clip.requires_grad
             and not torch.is_autocast_enabled("cpu")
         )
 
 
+KNOWN = (
+    nn.Sequential,
+    nn.ModuleList,
+    nn.MaxPool3d,
+    nn.ReLU,
+    nn.Linear,
+    nn.BatchNorm3d,
+    nn.Conv3d,
+) + (DifferenceConv3d, ConvBNReLU, ResBlock, TPro, ProbeHeads)
+
+
 def takes(stages):
     """Whether `run` knows all layers of a detector, in the form that they have here."""
     layers = [*stages.trunk[1:], *(layer for level in stages.levels for layer in level.layers)]
-    norms = [module for module in stages.modules() if isinstance(module, nn.BatchNorm3d)]
+    mixing = [stages.final, *([] if stages.merge is None else [stages.merge[0]])]
+    for level in stages.levels:
+        mixing += [level.probe.conv[0], level.projection[0]]
     return (
-        isinstance(stages.trunk[0], ConvBNReLU)
+        len(stages.trunk) > 0
+        and isinstance(stages.trunk[0], ConvBNReLU)
         and all(is_pool(layer) or isinstance(layer, ResBlock) for layer in layers)
-        and all(norm.training and norm.affine and norm.momentum is not None for norm in norms)
-        and all(norm.running_mean is not None for norm in norms)
+        and all(conv.kernel_size == (1, 1, 1) for conv in mixing)
+        and stages.final.bias is not None
+        and all(is_known(module) for module in stages.modules())
     )
+
+
+def is_known(module):
+    """Whether a module computes what its class says, in the way that it does here."""
+    if not isinstance(module, KNOWN) or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    if isinstance(module, nn.BatchNorm3d):
+        has_statistics = module.affine and module.running_mean is not None
+        return module.training and has_statistics and module.momentum is not None
+    if isinstance(module, nn.Conv3d):
+        sizes = zip(module.kernel_size, module.padding, module.dilation, strict=False)
+        return (
+            module.groups == 1
+            and module.stride == (1, 1, 1)
+            and module.padding_mode == "zeros"
+            and not isinstance(module.padding, str)
+            and all(2 * padding == dilation * (size - 1) for size, padding, dilation in sizes)
+        )
+    return not isinstance(module, nn.Linear) or module.bias is not None
 
 
 def run(stages, clip):

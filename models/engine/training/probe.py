@@ -6,10 +6,11 @@ import torch
 from torch.autograd import Function
 
 from models.engine.onednn import relu_gradient
-from models.engine.training.block import zeros_like
+from models.engine.training.backward import differentiable_once, zero_gradients
 from models.engine.training.moments import (
+    ChannelCovariance,
     ChannelMoments,
-    ChannelProducts,
+    GradientProducts,
     GradientSums,
     Mixture,
     Normalisation,
@@ -53,22 +54,11 @@ class Probe(Function):
 
         tiles.run(correlate)
         norm = Normalisation(*moments.join(), *affine[0], count)
-        products = ChannelProducts(tiles, channels, channels)
-
-        def take_products(i):
-            r = norm.relu(ys[i])
-            products.note(i, r, r)
-
-        tiles.run(take_products)
-        mix = Mixture(kernels[0], *products.join(), *affine[1], count)
-        products = ChannelProducts(tiles, middle, middle)
-
-        def take_mixed_products(i):
-            r = mix.relu(norm.relu(ys[i]))
-            products.note(i, r, r)
-
-        tiles.run(take_mixed_products)
-        last = Mixture(kernels[1], *products.join(), *affine[2], count)
+        first, second = (ChannelCovariance(tiles, number) for number in (channels, middle))
+        tiles.run(lambda i: first.note(i, norm.relu(ys[i])))
+        mix = Mixture(kernels[0], *first.join(), *affine[1], count)
+        tiles.run(lambda i: second.note(i, mix.relu(norm.relu(ys[i]))))
+        last = Mixture(kernels[1], *second.join(), *affine[2], count)
 
         def project(i):
             last.relu(mix.relu(norm.relu(ys[i])), out=outs[i])
@@ -82,21 +72,22 @@ class Probe(Function):
         return out
 
     @staticmethod
+    @differentiable_once
     def backward(ctx, grad):
         x, y, out, *biases = ctx.saved_tensors
         tiles, heads, norm, mix, last = ctx.parts
         channels = y.shape[2]
         grads, xs, ys, outs = (a.contiguous().unbind() for a in (grad, x, y, out))
         middle = last.kernel.shape[1]
-        products = ChannelProducts(tiles, out.shape[2], middle)
+        products = GradientProducts(tiles, last)
 
         def take_products(i):
             g = relu_gradient(grads[i], outs[i])
             products.note(i, g, mix.relu(norm.relu(ys[i])))
 
         tiles.run(take_products)
-        learned_last, parts_last = last.gradients(*products.join())
-        (_, inner), mixed_products = tiles.new(middle), ChannelProducts(tiles, middle, channels)
+        learned_last, parts_last = last.gradients(products)
+        (_, inner), mixed_products = tiles.new(middle), GradientProducts(tiles, mix)
 
         def leave_projection(i):
             r = norm.relu(ys[i])
@@ -106,8 +97,8 @@ class Probe(Function):
             mixed_products.note(i, inner[i], r)
 
         tiles.run(leave_projection)
-        learned_mix, parts_mix = mix.gradients(*mixed_products.join())
-        sums, (grad_x, grad_xs) = GradientSums(tiles, channels), tiles.new(channels)
+        learned_mix, parts_mix = mix.gradients(mixed_products)
+        sums, (grad_x, grad_xs) = GradientSums(tiles, norm), tiles.new(channels)
 
         def leave_mixture(i):
             r = norm.relu(ys[i])
@@ -115,7 +106,7 @@ class Probe(Function):
             sums.note(i, relu_gradient(g, r, out=grad_xs[i]), ys[i])
 
         tiles.run(leave_mixture)
-        learned_norm, gradient = norm.gradients(*sums.join())
+        learned_norm, gradient = norm.gradients(sums)
         matrices, offsets = heads.new_gradients()
 
         def leave_heads(i):
@@ -128,7 +119,7 @@ class Probe(Function):
             None,
             *(a.sum(0, dtype=torch.float64).float() for a in (matrices, offsets)),
             *(learned[0] for learned in (learned_mix, learned_last)),
-            *zeros_like(biases),
+            *zero_gradients(biases),
             *(*learned_norm, *learned_mix[1:], *learned_last[1:]),
         )
 
