@@ -1,4 +1,4 @@
-"""Training steps per second on the CPU: ours, and the plain network with plain loading.
+"""Training steps per second on the CPU and their peak memory: ours, and the plain network's.
 
 python -m tests.benchmarks.bench_training [--model DeepPro] [--rounds 1] [--steps 3] [--batch 4]
 
@@ -9,6 +9,7 @@ is; "plain, kept memory" also has `utils.process.keep_freed_memory`; "ours" is w
 
 import argparse
 import os
+import resource  # of Unix
 import subprocess
 import sys
 import tempfile
@@ -35,18 +36,22 @@ VARIANTS = ("plain", "plain, kept memory", "ours")
 def main():
     args = parse_args()
     if args.variant:
-        return print(*time_steps(args))
+        print(*time_steps(args))
+        return print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
     with tempfile.TemporaryDirectory() as args.data:
         write_data(Path(args.data))
-        seconds = {variant: [] for variant in VARIANTS}
+        seconds, peaks = {variant: [] for variant in VARIANTS}, dict.fromkeys(VARIANTS, 0.0)
         for _ in range(args.rounds):
             for variant in VARIANTS:
-                seconds[variant] += run_variant(args, variant)
+                times, peak = run_variant(args, variant)
+                seconds[variant] += times
+                peaks[variant] = max(peaks[variant], peak)
                 print(variant, *(f"{s:.1f} s" for s in seconds[variant]), file=sys.stderr)
     print(f"{args.model}, {args.batch} x 40 x 128 x 128, {torch.get_num_threads()} threads")
     for variant, values in seconds.items():
         ratio = median(values) / median(seconds["ours"])
-        print(f"  {variant}: {1 / median(values):.4f} steps/s, ours is {ratio:.2f}x as fast")
+        rate = f"{1 / median(values):.4f} steps/s, peak {peaks[variant]:.1f} GB"
+        print(f"  {variant}: {rate}, ours is {ratio:.2f}x as fast")
 
 
 def parse_args():
@@ -73,7 +78,8 @@ def run_variant(args, variant):
     for name in ("model", "steps", "batch", "data"):
         command += [f"--{name}", str(getattr(args, name))]
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    return [float(word) for word in output.stdout.split()]
+    times, peak = ([float(word) for word in line.split()] for line in output.stdout.splitlines())
+    return times, *peak
 
 
 def time_steps(args):

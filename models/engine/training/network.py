@@ -65,7 +65,12 @@ KNOWN = (
     nn.Linear,
     nn.BatchNorm3d,
     nn.Conv3d,
-) + (DifferenceConv3d, ConvBNReLU, ResBlock, TPro, ProbeHeads)
+    DifferenceConv3d,
+    ConvBNReLU,
+    ResBlock,
+    TPro,
+    ProbeHeads,
+)
 
 
 def takes(stages):
