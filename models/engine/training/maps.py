@@ -12,7 +12,7 @@ from torch.nn import functional
 from models.difference_conv import kernel_of
 from models.engine.training.moments import new_rows
 
-PIXELS = 512  # wanted of a piece of `PixelTiles`
+PIXELS = 1024  # wanted of a piece of `PixelTiles`
 POSITIONS = 16384  # wanted of a piece of `Volumes`
 
 

@@ -11,6 +11,14 @@ def new_rows(*shape):
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
+def pivot(mean, variance):
+    """What sums of products are taken from: the mean in float32, or None where 0 is near enough.
+
+    Where a mean is far from 0, sums of products lose digits when the mean's share is subtracted.
+    """
+    return mean.float() if (mean.square() > 9 * variance).any() else None
+
+
 class ChannelMoments:
     """Mean and biased variance of every channel of a map, noted piece by piece."""
 
@@ -107,19 +115,20 @@ class GradientSums:
     """
 
     def __init__(self, pieces, norm):
-        self.mean, self.exact_mean = norm.mean.float(), norm.mean
+        self.mean, self.pivot = norm.mean, pivot(norm.mean, norm.variance)
         self.parts = new_rows(pieces.pieces, 2, len(self.mean))
 
     def note(self, piece, grad, y):
         """Takes the sums of a piece (N, C)."""
         sums, products = self.parts[piece]
         torch.sum(grad, 0, out=sums)
-        torch.sum(y.sub(self.mean).mul_(grad), 0, out=products)
+        of_y = y * grad if self.pivot is None else y.sub(self.pivot).mul_(grad)
+        torch.sum(of_y, 0, out=products)
 
     def join(self):
         """(sums of g, sums of g (y - mean)), (C,) float64."""
         sums, products = self.parts.double().sum(0)
-        return sums, products + sums * (self.mean - self.exact_mean)
+        return sums, products + sums * ((0 if self.pivot is None else self.pivot) - self.mean)
 
 
 class Mixture:
@@ -182,19 +191,21 @@ class GradientProducts:
     """
 
     def __init__(self, pieces, mixture):
-        self.mean, self.exact_mean = mixture.of_input.float(), mixture.of_input
+        self.mean = mixture.of_input
+        self.pivot = pivot(self.mean, mixture.covariance.diagonal())
         self.sums = new_rows(pieces.pieces, len(mixture.kernel))
         self.products = new_rows(pieces.pieces, *mixture.kernel.shape)
 
     def note(self, piece, grad, r):
         """Takes the products of a piece, (N, C_out) with (N, C_in)."""
         torch.sum(grad, 0, out=self.sums[piece])
-        torch.mm(grad.T, r.sub(self.mean), out=self.products[piece])
+        torch.mm(grad.T, r if self.pivot is None else r - self.pivot, out=self.products[piece])
 
     def join(self):
         """(sums of g (C_out,), of products of g and r - mean (C_out, C_in)), float64."""
         sums, products = self.sums.double().sum(0), self.products.double().sum(0)
-        return sums, products + torch.outer(sums, self.mean - self.exact_mean)
+        shift = (0 if self.pivot is None else self.pivot) - self.mean
+        return sums, products + torch.outer(sums, shift)
 
 
 def update_running(module, norm, bias=None):
