@@ -9,7 +9,7 @@ from utils.scan import ClipNetwork, padded_size
 
 SAMPLE_SIDE = 32  # pixels of the frames that are measured
 # A step's peak over what it keeps for its gradients, which for DeepPro and DeepPro-Plus measures
-# 1.5, in bf16 or compiled up to 1.9: the rest is gradients of maps and memory between tensors.
+# 1.4 to 1.6, in bf16 or compiled up to 1.9: the rest is gradients of maps and memory in between.
 PEAK_RATIO = 1.7
 
 

@@ -62,7 +62,8 @@ class PixelTiles(Pieces):
 
     def __init__(self, batch, frames, size):
         total = math.prod(size)
-        self.pixels = divisor_near(PIXELS, total)
+        # Two or more a clip, so that small clips keep as much for each pixel as large ones.
+        self.pixels = divisor_near(min(PIXELS, max(total // 2, 1)), total)
         self.batch, self.frames, self.size = batch, frames, size
         super().__init__(batch * total // self.pixels, frames * self.pixels)
 
