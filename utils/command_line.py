@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import distributed
 
+from utils.process import has_joined
+
 UNKNOWN_ERROR, USER_ERROR, LOST_PROCESS = 1, 2, 3  # exit statuses; a signal's is 128 + its number
 LAUNCHED = "DETECTOR_LAUNCHED"  # set where `utils.launcher` tells what ended which process
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # set where torchrun started this process
@@ -135,7 +137,7 @@ def end_process(status):
     PyTorch's group of processes must not be taken apart while it still exchanges: its destructor
     holds the interpreter and waits for a thread that waits for the interpreter.
     """
-    if distributed.is_available() and distributed.is_initialized():
+    if has_joined():
         for child in multiprocessing.active_children():  # those that read clips
             child.terminate()
         sys.stdout.flush()
@@ -175,7 +177,7 @@ def ending_of(command):
         status, text = explained(error)
         if text is not None:
             return Ending(status, f"error: {text}", error)
-        if not (distributed.is_available() and distributed.is_initialized()):
+        if not has_joined():
             raise
         return Ending(UNKNOWN_ERROR, traceback.format_exc().rstrip(), error)
     return None

@@ -93,6 +93,11 @@ def is_launched():
     return all(name in os.environ for name in RANK_VARIABLES)
 
 
+def has_joined():
+    """Whether this process is in a group of several now."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def join_group(use_cuda):
     """The job that torchrun started, joined unless this process is in it; else a group of one.
 
@@ -102,7 +107,7 @@ def join_group(use_cuda):
     if not is_launched():
         return Group()
     group = Group(*(int(os.environ[name]) for name in RANK_VARIABLES))
-    if group.size > 1 and not distributed.is_initialized():
+    if group.size > 1 and not has_joined():
         if use_cuda:
             torch.cuda.set_device(group.local_rank)
         distributed.init_process_group("nccl" if use_cuda else "gloo")
@@ -111,7 +116,7 @@ def join_group(use_cuda):
 
 def leave_group():
     """Takes leave of the other processes; does nothing for a process alone."""
-    if distributed.is_available() and distributed.is_initialized():
+    if has_joined():
         # What a thread of the group still holds it drops now: it needs the interpreter for that,
         # which the next call keeps while it waits for the thread.
         time.sleep(SETTLING)

@@ -41,6 +41,7 @@ def run_block(block, rows, pieces):
     else:
         y = pieces.convolve(convs[0], rows)
         y = pieces.convolve(convs[1], normalise(norms[0], y, pieces, convs[0].bias))
+        moments.note_all(y)
     return BlockEnd.apply(
         y,
         rows,
@@ -124,8 +125,6 @@ class BlockEnd(Function):
         affine = [(*affine[2 * i : 2 * i + 2], norm.eps) for i, norm in enumerate(norms)]
         channels, count = y.shape[2], pieces.count
         (out, outs), ys, xs = pieces.new(channels), y.unbind(), x.unbind()
-        if not moments.are_noted:
-            pieces.run(lambda i: moments.note(i, ys[i]))
         norm = Normalisation(*moments.join(), *affine[0], count)
         of_r, of_x = (ChannelCovariance(pieces, a.shape[2]) for a in (y, x))
 
@@ -190,11 +189,13 @@ def normalise(norm, rows, pieces, bias):
 
 
 class NormaliseAndRelu(Function):
+    """See `normalise`."""
+
     @staticmethod
     def forward(ctx, y, pieces, module, bias, *affine):
         channels, ys = y.shape[2], y.unbind()
         (out, outs), moments = pieces.new(channels), ChannelMoments(pieces, channels)
-        pieces.run(lambda i: moments.note(i, ys[i]))
+        moments.note_all(y)
         norm = Normalisation(*moments.join(), *affine, module.eps, pieces.count)
         pieces.run(lambda i: norm.relu(ys[i], out=outs[i]))
         update_running(module, norm, bias)

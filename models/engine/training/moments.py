@@ -23,15 +23,18 @@ class ChannelMoments:
     """Mean and biased variance of every channel of a map, noted piece by piece."""
 
     def __init__(self, pieces, channels):
-        self.are_noted = False
         self.parts = new_rows(pieces.pieces, 2, channels)
 
     def note(self, piece, rows):
         """Takes the moments of a piece (N, C)."""
-        self.are_noted = True
         mean, variance = self.parts[piece]
         torch.mean(rows, 0, out=mean)
         torch.mean(rows.sub(mean).square_(), 0, out=variance)
+
+    def note_all(self, rows):
+        """Takes the moments of a whole map (pieces, N, C)."""
+        for piece, part in enumerate(rows.detach()):
+            self.note(piece, part)
 
     def join(self):
         """(mean, variance), (C,) float64."""

@@ -44,17 +44,17 @@ class FastTraining(nn.Module):
 
     def is_fast(self, clip):
         """Whether a call with this clip takes the fast way."""
+        if (
+            not self.network.training
+            or clip.device.type != "cpu"
+            or clip.dtype != torch.float32
+            or clip.numel() == 0
+            or clip.requires_grad
+            or torch.is_autocast_enabled("cpu")
+        ):
+            return False
         stages = self.network.stages()
-        return (
-            stages is not None
-            and takes(stages)
-            and self.network.training
-            and clip.device.type == "cpu"
-            and clip.dtype == torch.float32
-            and clip.numel() > 0
-            and not clip.requires_grad
-            and not torch.is_autocast_enabled("cpu")
-        )
+        return stages is not None and takes(stages)
 
 
 KNOWN = (
