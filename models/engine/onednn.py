@@ -17,6 +17,16 @@ import torch
 from torch.nn import functional
 
 
+def channels_last(kernel):
+    """(C_out, C, ..., columns) with channels innermost in memory, even if there is one.
+
+    oneDNN gives its output in the order of the kernel; torch takes a kernel of one channel for
+    either order, unless its strides say which.
+    """
+    order = torch.channels_last if kernel.dim() == 4 else torch.channels_last_3d
+    return torch.empty_like(kernel, memory_format=order).copy_(kernel)
+
+
 def convolve(image, kernel, bias, padding, dilation):
     """conv3d; by oneDNN where it can, for torch's conv3d leaves it aside for images of few rows.
 
@@ -72,32 +82,47 @@ def has_fused_convolution(dtype):
 
 
 def pack_kernel(kernel, padding, dilation, rows, width):
-    """A bfloat16 kernel (C_out, C, K, 1) as `convolve_packed` takes it.
+    """A bfloat16 kernel (C_out, C, K, 1) for `convolve_plane`, packed once.
 
     Args:
-        padding, dilation: of the K rows.
+        padding, dilation: a number for each axis.
         rows, width: of the images that it will mostly meet.
     """
-    geometry = (padding, 0), (1, 1), (dilation, 1), 1
     return torch._C._nn.mkldnn_reorder_conv2d_weight(
-        kernel.to_mkldnn(), *geometry, [1, kernel.shape[1], rows, width]
+        kernel.to_mkldnn(), padding, (1, 1), dilation, 1, [1, kernel.shape[1], rows, width]
     )
 
 
-def convolve_packed(image, packed, bias, padding, dilation, activation="relu"):
-    """conv2d and "relu" or "none", of (1, C, R, W) bfloat16, channels last in memory."""
-    geometry = (padding, 0), (1, 1), (dilation, 1), 1
+def convolve_plane(image, kernel, bias, padding, dilation, activation="none"):
+    """conv2d and "relu" or "none", of (1, C, R, W), channels last in memory.
+
+    Args:
+        kernel: as `pack_kernel` gives it, or channels last.
+        padding, dilation: a number for each axis.
+    """
     return torch.ops.mkldnn._convolution_pointwise(
-        image, packed, bias, *geometry, activation, [], ""
+        image, kernel, bias, padding, (1, 1), dilation, 1, activation, [], ""
     )
 
 
-def convolve_packed_onto(other, image, packed, bias, padding, dilation):
-    """relu(conv2d(image) + other), each as in `convolve_packed`."""
-    geometry = (padding, 0), (1, 1), (dilation, 1), 1
+def convolve_onto(other, image, kernel, bias, padding, dilation):
+    """relu(conv2d(image) + other), each as in `convolve_plane`."""
     return torch.ops.mkldnn._convolution_pointwise.binary(
-        image, other, packed, bias, *geometry, "add", 1.0, "relu", [], ""
+        image, other, kernel, bias, padding, (1, 1), dilation, 1, "add", 1.0, "relu", [], ""
     )
+
+
+@functools.cache
+def has_fused_sum(dtype):
+    """Whether `convolve_onto` and `convolve_plane` compute in this type, with any kernel."""
+    image, kernel = (torch.ones(size, dtype=dtype) for size in ((1, 2, 3, 3), (4, 2, 2, 1)))
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+
+    def example():
+        y = convolve_plane(image, kernel, None, (0, 0), (1, 1))  # 4
+        return convolve_onto(y, image, kernel, None, (0, 0), (1, 1))
+
+    return _gives(8, example)
 
 
 def pack_matrix(weight, rows):
@@ -118,9 +143,10 @@ def has_packed_layers():
         sizes = (1, 8, 3, 16), (8, 8, 1, 1), (8,)
         image, kernel, bias = (torch.ones(size, dtype=torch.bfloat16) for size in sizes)
         image = image.contiguous(memory_format=torch.channels_last)
-        packed = pack_kernel(kernel, 0, 1, 3, 16)
-        y = convolve_packed(image, packed, bias, 0, 1)  # 9
-        y = convolve_packed_onto(y, image, packed, bias, 0, 1)  # 18
+        packed = pack_kernel(kernel, (0, 0), (1, 1), 3, 16)
+        geometry = (0, 0), (1, 1)
+        y = convolve_plane(image, packed, bias, *geometry, "relu")  # 9
+        y = convolve_onto(y, image, packed, bias, *geometry)  # 18
         matrix = torch.ones(8, 8, dtype=torch.bfloat16)
         return linear_packed(y[0].permute(1, 2, 0).flatten(0, 1), pack_matrix(matrix, 48), bias)
 

@@ -23,21 +23,22 @@ class PackedConv:
 
     def __init__(self, weight, bias, padding, dilation, frames):
         kernel = weight.detach().bfloat16().reshape(*weight.shape[:3], 1)
-        packed = onednn.pack_kernel(kernel, padding, dilation, frames, TILE_PIXELS)
+        geometry = (padding, 0), (dilation, 1)
+        packed = onednn.pack_kernel(kernel, *geometry, frames, TILE_PIXELS)
         bias = None if bias is None else bias.detach().bfloat16()
-        self.layer = packed, bias, padding, dilation
+        self.layer = packed, bias, *geometry
 
     @classmethod
     def of(cls, conv, frames):
         return cls(conv.weight, conv.bias, conv.padding[0], conv.dilation[0], frames)
 
     def __call__(self, x, activation="relu"):
-        return as_map(onednn.convolve_packed(as_channels_last(x), *self.layer, activation))
+        return as_map(onednn.convolve_plane(as_channels_last(x), *self.layer, activation))
 
     def add(self, x, other):
         """relu(self(x) + other)."""
         image, other = as_channels_last(x), as_channels_last(other)
-        return as_map(onednn.convolve_packed_onto(other, image, *self.layer))
+        return as_map(onednn.convolve_onto(other, image, *self.layer))
 
 
 def as_channels_last(x):

@@ -1,38 +1,46 @@
-"""Runs networks with spatial kernels over a clip that arrives in bands of rows, top to bottom.
+"""Networks with spatial kernels, over a clip that arrives in bands of rows, top to bottom.
 
-Every layer keeps the few rows of its input that later rows still need, so nothing is computed twice
-and no halo is cut: the result does not depend on the bands. Rows are (R, T, W, C), channels last
-and rows outermost: a band is one piece of memory, and a channels-last (1, C, R, T, W) image for
-kernels whose axes are (row, time, column).
+A network is cut where a layer looks at neighbouring rows. Before a cut rows wait for those below
+them; between two cuts a thread takes a few rows through all layers while they are in its cache.
+Nothing is computed twice and no halo is cut: the result does not depend on the bands.
+
+Rows are (R, T, W, C), channels last and rows outermost: a band is one piece of memory, and a
+channels-last (1, C, R, T, W) image for kernels whose axes are (row, time, column).
 
 A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
 
     k0 x(t-2) + k1 x(t) + k2 x(t+2) = k2 d(t) - k0 d(t-2),    d(t) = x(t+2) - x(t),
 
 two taps on first differences instead of three, which saves a third of its products.
-
-Where oneDNN computes a layer and its ReLU at once, rows are divided among threads, each computing
-its own alone while they are in its cache: to meet in every product costs milliseconds where other
-programs want the cores too.
 """
 
 import torch
-from torch.nn import functional
 
-from models.engine import onednn
-from models.engine.heads import channel_matrix
+from models.engine.heads import LevelHead, channel_matrix
 from models.engine.precision import Arithmetic
-from models.stages import is_pool
+from models.engine.row_conv import RowConv, StemConv, WinogradConv, works_by_rows
+from models.engine.tape import Tape, shaped
 
-CONVOLVED_PIXELS = 512  # that a thread takes at a time
+TASK_PIXELS = 512  # that a thread takes from cut to cut
 
 
 class RowQueue:
-    """Rows in one piece of memory: `append` at the bottom, `drop` from the top."""
+    """Rows in one piece of memory: `append` at the bottom, `drop` from the top.
 
-    def __init__(self, arithmetic, *shape):
-        self.data = torch.empty(0, *shape, dtype=arithmetic.dtype, device=arithmetic.device)
+    Args:
+        waiting: how many rows may be there before a band comes; room for them is made early.
+    """
+
+    def __init__(self, arithmetic, waiting):
+        self.waiting = waiting
+        self.data = torch.empty(0, dtype=arithmetic.dtype, device=arithmetic.device)
         self.count = 0
+
+    def clear(self, *shape):
+        """No rows, of this shape. Memory of such rows is used again: mapping it takes time."""
+        self.count = 0
+        if self.data.shape[1:] != shape:
+            self.data = self.data.new_empty(0, *shape)
 
     def __len__(self):
         return self.count
@@ -44,7 +52,8 @@ class RowQueue:
     def append(self, rows):
         """Makes room for `rows` rows and returns them, to be written."""
         if self.count + rows > len(self.data):
-            data = self.data.new_empty(self.count + rows, *self.data.shape[1:])
+            size = self.count + rows + self.waiting
+            data = self.data.new_empty(size, *self.data.shape[1:])
             data[: self.count] = self.rows
             self.data = data
         self.count += rows
@@ -58,196 +67,197 @@ class RowQueue:
         self.count = kept
 
 
-class RowConv:
-    """A folded convolution and ReLU, fed with rows; owns the rows of its input that it still needs.
+class Segment:
+    """What is between two cuts: `append` and `write` take rows, `run` computes what they allow.
 
-    Its rows (R, T', W, C) hold the frames of zeros with which it is padded in time, so T' > T. The
-    rows of zeros above and below the image are added here, as are the columns beside it.
-
-    Args:
-        conv: the convolution.
-        kernel: (C_out, C, T, K, K) in place of the convolution's.
+    Attributes:
+        after: the segments that get its rows.
+        lag: rows by which its output is behind its input.
+        shrinks: pixels of its input, a side, that one of its output stands for.
+        out_channels: of its rows.
+        made_values: numbers that a task makes for a pixel and frame of output.
     """
 
-    def __init__(self, conv, arithmetic, kernel=None):
-        kernel = conv.weight if kernel is None else kernel
-        self.reach, self.beside = conv.padding[1:]
-        kernel = arithmetic.cast(kernel.transpose(2, 3))  # (C_out, C, row, time, column)
-        self.kernel = kernel.contiguous(memory_format=torch.channels_last_3d)
-        self.bias = arithmetic.cast(conv.bias)
-        self.dilation = tuple(conv.dilation[i] for i in (1, 0, 2))
-        self.channels = kernel.shape[1]
-        self.shorter = self.dilation[1] * (kernel.shape[3] - 1)  # frames that the output lacks
-        self.fused = fuses_layers(arithmetic)
+    shrinks = 1
 
-    def start(self, frames, width, arithmetic):
-        self.input = RowQueue(arithmetic, frames, width, self.channels)
-        self.input.append(self.reach).zero_()
+    def __init__(self, arithmetic, waiting, input_type=None):
+        self.arithmetic = arithmetic  # of its output
+        self.input_type = input_type or arithmetic
+        self.queue = RowQueue(self.input_type, waiting)
+        self.by_rows = works_by_rows(arithmetic)
+        self.after = []
+
+    def start(self, frames, width):
+        """For frames of this width; returns that of the output."""
+        self.width = width // self.shrinks
+        return self.width
+
+    def append(self, rows):
+        """Makes room for `rows` more rows."""
+        self.new = self.queue.append(rows)
+
+    def write(self, top, rows):
+        """Stores rows (R, T, W, C): of those that were appended the ones from `top` on.
+
+        Calls may come from several threads.
+        """
+        self.new[top : top + len(rows)] = rows
+
+    def finish(self):
+        """No more rows come."""
+
+    def run(self, workers):
+        """Computes what the input allows, and drops what is no longer needed of it."""
+        ready = self.ready
+        if ready == 0:
+            return
+        self.make_room(ready)
+        step = self.rows_of_a_task(ready, self.width, workers.threads)
+        workers.run(self.run_piece, self.pieces(ready, step))
+        self.drop(ready)
+
+    def pieces(self, rows, step):
+        """Ranges of rows of output, one for a task, of about `step` rows each."""
+        return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
+
+    def run_piece(self, piece, scratch):
+        """Computes rows of output and hands them on."""
+        raise NotImplementedError
+
+    def make_room(self, rows):
+        for segment in self.after:
+            segment.append(rows)
+
+    def hand_on(self, top, rows, scratch):
+        for segment in self.after:
+            segment.write(top, rows)
+
+    def rows_of_a_task(self, rows, width, threads):
+        """How many of its `rows` rows of output a thread makes at a time."""
+        if not self.by_rows:
+            return rows
+        return max(1, min(TASK_PIXELS // max(1, width), -(-rows // threads)))
+
+    def kept_values(self, rows):
+        """Numbers per frame and column of input that wait, with `rows` more rows of it."""
+        raise NotImplementedError
+
+
+class ConvSegment(Segment):
+    """A convolution and what follows it."""
+
+    def __init__(self, conv, arithmetic, input_type=None):
+        waiting = 2 * conv.reach + conv.rows_at_once - 1
+        super().__init__(arithmetic, waiting + conv.reach, input_type)  # and those at the end
+        self.conv = conv
+        self.lag = conv.reach + conv.rows_at_once - 1
+        self.out_channels = len(conv.bias)
+        self.made_values = conv.made_values
+
+    def start(self, frames, width):
+        self.queue.clear(frames, width, self.conv.channels)
+        self._append_zeros()
+        self.ended = False
+        return super().start(frames, width)
+
+    def _append_zeros(self):
+        """The rows above or below the image."""
+        self.queue.append(self.conv.reach).zero_()
+
+    def finish(self):
+        self._append_zeros()
+        self.ended = True
 
     @property
     def ready(self):
-        """How many rows of output the input allows."""
-        return max(0, len(self.input) - 2 * self.reach)
+        rows = max(0, len(self.queue) - 2 * self.conv.reach)
+        # Always the same rows are made together, wherever the bands end.
+        return rows if self.ended else rows - rows % self.conv.rows_at_once
 
-    def run(self, workers, receive):
-        """Calls receive(top, rows top ... of the output (r, T, W, C_out)); drops used input.
+    def pieces(self, rows, step):
+        return self.conv.pieces(super().pieces(rows, step))
 
-        Calls may come from several threads; the rows are theirs until they return.
-        """
-        stored, ready = self.input.rows, self.ready
-        if ready == 0:
-            return
-        step = rows_of_a_task(ready, stored.shape[2], workers) if self.fused else ready
-        padding = 0, 0, self.beside
+    def run_piece(self, piece, scratch):
+        for top, out in self.conv(self.queue.rows, piece):
+            self.hand_on(top, out, scratch)
 
-        def run(top, _):
-            stop = min(ready, top + step)
-            image = stored[top : stop + 2 * self.reach].permute(3, 0, 1, 2).unsqueeze(0)
-            layer = image, self.kernel, self.bias, padding, self.dilation
-            if self.fused:
-                out = onednn.convolve_relu(*layer)
-            else:
-                out = onednn.convolve(*layer).clamp_min_(0)
-            receive(top, out.squeeze(0).permute(1, 2, 3, 0))
+    def rows_of_a_task(self, rows, width, threads):
+        return max(self.conv.rows_at_once, super().rows_of_a_task(rows, width, threads))
 
-        workers.run(run, range(0, ready, step))
-        self.input.drop(ready)
+    def drop(self, rows):
+        self.queue.drop(rows)
 
-    def finish(self):
-        self.input.append(self.reach).zero_()
+    def kept_values(self, rows):
+        size = self.input_type.dtype.itemsize / self.arithmetic.dtype.itemsize
+        return size * self.conv.channels * (rows + self.conv.reach + self.queue.waiting)
 
 
-def fuses_layers(arithmetic):
-    """Whether threads take a few rows each through a layer and its ReLU: by oneDNN, on a CPU."""
-    on_cpu = arithmetic.device.type == "cpu"
-    return on_cpu and onednn.has_fused_convolution(arithmetic.dtype)
+class StemSegment(ConvSegment):
+    """The first convolution and its ReLU, in float32, from rows (R, T, W, 1) of the clip."""
+
+    def __init__(self, stem, arithmetic):
+        single = Arithmetic(torch.float32, arithmetic.device)
+        super().__init__(StemConv(stem, single), arithmetic, single)
 
 
-def rows_of_a_task(rows, width, workers):
-    """How many of these rows a thread takes at a time."""
-    return max(1, min(CONVOLVED_PIXELS // width, -(-rows // workers.threads)))
-
-
-class RowStem:
-    """The first convolution and its ReLU: (R, T, W) intensities to rows (R, T, W, C).
-
-    Computed in float32 as the network as trained computes it, see `models.blocks.Stem`.
-    """
-
-    def __init__(self, layer, arithmetic):
-        conv, affine, _ = layer
-        self.arithmetic, self.out = Arithmetic(torch.float32, arithmetic.device), arithmetic
-        self.kernel, self.bias = self.arithmetic.cast(conv.weight), self.arithmetic.cast(conv.bias)
-        self.scale, self.shift = (
-            self.arithmetic.cast(a.flatten()) for a in (affine.scale, affine.shift)
-        )
-        self.padding = conv.padding
-        self.lag = self.padding[1]  # rows by which the output is behind the input
-
-    def start(self, frames, width, arithmetic):
-        self.input = RowQueue(self.arithmetic, frames, width)
-        self.input.append(self.lag).zero_()
-        return width
-
-    def push(self, band, workers):
-        self.input.append(len(band)).copy_(band)
-        return self._outputs()
-
-    def finish(self, workers):
-        self.input.append(self.lag).zero_()
-        return self._outputs()
-
-    def _outputs(self):
-        stored = self.input.rows
-        count = max(0, len(stored) - 2 * self.lag)
-        size = count, *stored.shape[1:], len(self.bias)
-        out = torch.empty(size, dtype=self.out.dtype, device=self.out.device)
-        if count:
-            clip = stored.transpose(0, 1)[None, None]  # (1, 1, T, R, W)
-            time, _, columns = self.padding
-            y = functional.conv3d(clip, self.kernel, self.bias, padding=(time, 0, columns))
-            # scale y + shift, rounded once as in the norm that it was.
-            zero, one = torch.zeros_like(self.shift), torch.ones_like(self.scale)
-            y = functional.batch_norm(y, zero, one, self.scale, self.shift, eps=0)
-            out.copy_(y.clamp_min_(0)[0].permute(2, 1, 3, 0))
-            self.input.drop(count)
-        return out
-
-    def memory_values(self, rows):
-        """What a band of `rows` rows needs, in values per frame and column of the engine's type.
-
-        Returns:
-            (kept until the next band, needed besides while this one is computed).
-        """
-        size = self.arithmetic.dtype.itemsize / self.out.dtype.itemsize
-        stored = rows + 2 * self.lag
-        return size * stored, size * (stored + 2 * len(self.bias) * rows) + len(self.bias) * rows
-
-
-class RowPool:
+class PoolSegment(Segment):
     """Maximum over 2x2 pixels; an odd last row or column is left out."""
 
     lag = 1
+    shrinks = 2
 
-    def start(self, frames, width, arithmetic):
-        self.left = None  # an odd row that waits for its partner
-        return width // 2
+    def __init__(self, channels, arithmetic):
+        super().__init__(arithmetic, 1)
+        self.out_channels = channels
+        self.made_values = 3 * channels
 
-    def push(self, rows, workers):
-        if self.left is not None:
-            rows = torch.cat([self.left, rows])
-        even = len(rows) // 2 * 2
-        self.left = rows[even:].clone() if even < len(rows) else None
-        side = rows.shape[2] // 2 * 2
-        tall = torch.maximum(rows[0:even:2], rows[1:even:2])
-        return torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2])
+    def start(self, frames, width):
+        self.queue.clear(frames, width, self.out_channels)
+        return super().start(frames, width)
 
-    def finish(self, workers):
-        return None
+    @property
+    def ready(self):
+        return len(self.queue) // 2
 
-    def memory_values(self, rows):
-        """As `RowStem.memory_values`, per column of the output; for up to 32 channels."""
-        return 32, 32 * (2 * rows + 2)
+    def run_piece(self, piece, scratch):
+        rows = self.queue.rows[2 * piece.start : 2 * piece.stop]
+        side = 2 * self.width
+        tall = torch.maximum(rows[0::2], rows[1::2])
+        self.hand_on(
+            piece.start, torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2]), scratch
+        )
+
+    def drop(self, rows):
+        self.queue.drop(2 * rows)
+
+    def kept_values(self, rows):
+        return self.out_channels * (rows + 1)
 
 
-class RowBlock:
-    """A folded residual block: rows (R, T, W, C) after the ReLU to such rows."""
+class FirstHalf(ConvSegment):
+    """The first convolution of a folded residual block, over differences in time.
 
-    def __init__(self, block, arithmetic):
+    Args:
+        second: the `SecondHalf`, which keeps the block's input for its shortcut.
+    """
+
+    def __init__(self, block, second, arithmetic):
         kernel = block.conv1.weight
         kernel = torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2)
-        self.conv1 = RowConv(block.conv1, arithmetic, kernel)
-        self.conv2 = RowConv(block.conv2, arithmetic)
-        self.lag = self.conv1.reach + self.conv2.reach
-        self.mix = arithmetic.cast(channel_matrix(block.conv3))
-        self.shortcut = arithmetic.cast(channel_matrix(block.shortcut[0]))
-        self.bias = arithmetic.cast(block.conv3.bias)
-        self.fused = self.conv1.fused
+        super().__init__(RowConv(block.conv1, arithmetic, kernel), arithmetic)
+        self.second = second
+        self.after = [second]
 
-    def start(self, frames, width, arithmetic):
-        self.x = RowQueue(arithmetic, frames, width, self.shortcut.shape[1])
-        self.made = self.x.data.new_empty(0, frames, width, len(self.mix))
-        self.conv1.start(frames + 2, width, arithmetic)
-        self.conv2.start(frames + 2, width, arithmetic)
-        return width
+    def start(self, frames, width):
+        return super().start(frames + 2, width)
 
-    def push(self, rows, workers):
-        x, differences = self.x.append(len(rows)), self.conv1.input.append(len(rows))
-        step = rows_of_a_task(len(rows), rows.shape[2], workers) if self.fused else len(rows)
+    def append(self, rows):
+        super().append(rows)
+        self.new_inputs = self.second.inputs.append(rows)
 
-        def begin(top, _):
-            taken = slice(top, top + step)
-            self._begin(rows[taken], x[taken], differences[taken])
-
-        workers.run(begin, range(0, len(rows), step))
-        return self._second_half(workers)
-
-    def finish(self, workers):
-        self.conv1.finish()
-        return self._second_half(workers, last=True)
-
-    def _begin(self, rows, x, differences):
-        """Keeps rows (R, T, W, C) in `x`, and their differences for t = -2 ... T-1."""
+    def write(self, top, rows):
+        taken = slice(top, top + len(rows))
+        x, differences = self.new_inputs[taken], self.new[taken]  # the latter for t = -2 ... T-1
         x.copy_(rows)
         frames = x.shape[1]
         if frames < 2:
@@ -259,54 +269,102 @@ class RowBlock:
             torch.sub(x[:, 2:], x[:, :-2], out=differences[:, 2:frames])
             torch.neg(x[:, -2:], out=differences[:, frames:])
 
-    def _second_half(self, workers, last=False):
-        padded = self.conv2.input.append(self.conv1.ready)
 
-        def keep(top, y):
-            rows = padded[top : top + len(y)]
-            rows[:, 0] = rows[:, -1] = 0
-            rows[:, 1:-1] = y
+class SecondHalf(ConvSegment):
+    """The second convolution of a block, its projection, the shortcut added, ReLU."""
 
-        self.conv1.run(workers, keep)
-        if last:
-            self.conv2.finish()
-        ready, x = self.conv2.ready, self.x.rows
-        out = self._room(ready, last)
+    def __init__(self, block, arithmetic):
+        suits = WinogradConv.suits(block.conv2, arithmetic)
+        conv = (WinogradConv if suits else RowConv)(block.conv2, arithmetic)
+        super().__init__(conv, arithmetic)
+        self.mix = arithmetic.cast(channel_matrix(block.conv3))
+        self.shortcut = arithmetic.cast(channel_matrix(block.shortcut[0]))
+        self.bias = arithmetic.cast(block.conv3.bias)
+        self.inputs = RowQueue(arithmetic, self.queue.waiting + block.conv1.padding[1])
+        self.made_values += len(self.bias)
 
-        def mix(top, y):
-            rows = slice(top, top + len(y))
-            self._mix(y, x[rows], out[rows])
+    def start(self, frames, width):
+        self.inputs.clear(frames, width, self.shortcut.shape[1])
+        return super().start(frames, width)
 
-        self.conv2.run(workers, mix)
-        self.x.drop(ready)
+    def hand_on(self, top, rows, scratch):
+        x = self.inputs.rows[top : top + len(rows)]
+        y, x = rows.flatten(1, 2), x.flatten(1, 2)
+        mix, shortcut = (m.mT.expand(len(y), -1, -1) for m in (self.mix, self.shortcut))
+        y = torch.baddbmm(self.bias, y, mix).baddbmm_(x, shortcut).clamp_min_(0)
+        super().hand_on(top, y.view_as(rows), scratch)
+
+    def drop(self, rows):
+        super().drop(rows)
+        self.inputs.drop(rows)
+
+    def kept_values(self, rows):
+        kept = super().kept_values(rows)
+        return kept + self.shortcut.shape[1] * (rows + self.inputs.waiting)
+
+
+class LastHalf(SecondHalf):
+    """The last `SecondHalf` of a level and the level's head, to rows of the level's map.
+
+    Attributes:
+        tile: pixels that go through the head at a time.
+    """
+
+    def __init__(self, level, merge_matrix, seqlen, arithmetic):
+        block = level.layers[-1]
+        super().__init__(block, arithmetic)
+        self.floor = -self.bias[:, None]  # of the shifted ReLU, see `models.engine.heads`
+        self.head = LevelHead(level, merge_matrix, block.conv3.bias.double(), arithmetic)
+        self.offset = self.head.offset
+        self.seqlen = seqlen
+
+    def start(self, frames, width):
+        self.map = None
+        return super().start(frames, width)
+
+    def make_room(self, rows):
+        size = self.head.out_channels, self.seqlen, rows, self.width
+        self.map = self.queue.data.new_empty(size)
+
+    def take_map(self):
+        """(8, T, R, W): the map's rows since the last call; None if there are none."""
+        out, self.map = self.map, None
         return out
 
-    def _room(self, rows, last):
-        """Rows to be written. They are the caller's until the next call; the last ones for good.
+    def hand_on(self, top, rows, scratch):
+        x = self.inputs.rows[top : top + len(rows)]
+        step = max(1, self.tile // self.width)
+        out = self.map[:, :, top : top + len(rows)]
+        for part in zip(rows.split(step), x.split(step), out.split(step, 2), strict=True):
+            self._run_head(*part, scratch)
 
-        Memory that is mapped anew for every band costs a tenth of the time.
+    def _run_head(self, y, x, out, scratch):
+        """Rows (R, T, W, C) to the map's, (8, T, R, W)."""
+        rows = len(y)
+        tape, mixed, features, small = scratch.recorded(
+            (self, rows, self.width), lambda: self._record_head(rows, scratch)
+        )
+        # Channels first from here on, so that a channel's profiles are a matrix.
+        y, x = (a.flatten(1, 2).mT for a in (y, x))
+        mix, shortcut = (m.expand(rows, -1, -1) for m in (self.mix, self.shortcut))
+        torch.bmm(mix, y, out=mixed).baddbmm_(shortcut, x)
+        torch.maximum(mixed, self.floor, out=mixed)
+        if rows > 1:
+            by_row = mixed.view(rows, -1, self.seqlen, self.width)
+            features.copy_(by_row.permute(1, 2, 0, 3))
+        tape.run()
+        out.copy_(small)
+
+    def _record_head(self, rows, scratch):
+        """(tape, (R, C, T W) mixed rows, the same as (C, T, R, W) features, (8, T, R, W) map).
+
+        Of a single row the features are the mixed row.
         """
-        if last or len(self.made) < rows:
-            made = self.made.new_empty(rows, *self.made.shape[1:])
-            if last:
-                return made
-            self.made = made
-        return self.made[:rows]
-
-    def _mix(self, y, x, out):
-        """ReLU of projection and shortcut, added: (R, T, W, C) of all three."""
-        y, x, out = (a.flatten(1, 2) for a in (y, x, out))
-        mix, shortcut = (m.mT.expand(len(y), -1, -1) for m in (self.mix, self.shortcut))
-        torch.baddbmm(self.bias, y, mix, out=out).baddbmm_(x, shortcut).clamp_min_(0)
-
-    def memory_values(self, rows):
-        """As `RowStem.memory_values`."""
-        first, second = self.conv1.channels, self.conv2.channels
-        context = self.conv1.reach + self.conv2.reach
-        kept = 2 * first * (rows + context) + second * (2 * rows + 2 * self.conv2.reach)
-        return kept, 2 * second * (rows + context)
-
-
-def row_layers(layers, arithmetic):
-    """A `RowPool` or `RowBlock` of each pool or folded block."""
-    return [RowPool() if is_pool(layer) else RowBlock(layer, arithmetic) for layer in layers]
+        tape = Tape()
+        channels, pixels = len(self.bias), rows * self.width
+        buffers = scratch.take("head", 2, channels * self.seqlen * pixels)
+        features = shaped(buffers[1], channels, self.seqlen, pixels)
+        small = self.head.record(tape, features, buffers)
+        mixed = shaped(buffers[1 if rows == 1 else 0], rows, channels, self.seqlen * self.width)
+        size = rows, self.width
+        return tape, mixed, features.unflatten(2, size), small.unflatten(2, size)
