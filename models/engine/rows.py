@@ -21,7 +21,7 @@ from models.engine.precision import Arithmetic
 from models.engine.row_conv import RowConv, StemConv, WinogradConv, works_by_rows
 from models.engine.tape import Tape, shaped
 
-TASK_PIXELS = 512  # that a thread takes from cut to cut
+PIECE_PIXELS = 512  # that a thread takes from cut to cut
 
 
 class RowQueue:
@@ -136,7 +136,7 @@ class Segment:
         """How many of its `rows` rows of output a thread makes at a time."""
         if not self.by_rows:
             return rows
-        return max(1, min(TASK_PIXELS // max(1, width), -(-rows // threads)))
+        return max(1, min(PIECE_PIXELS // max(1, width), -(-rows // threads)))
 
     def kept_values(self, rows):
         """Numbers per frame and column of input that wait, with `rows` more rows of it."""
