@@ -1,4 +1,4 @@
-"""The detectors run by OpenVINO, an optional package: for comparison, and where it is faster.
+"""The detectors run by OpenVINO, an optional package.
 
 `models.fused` needs no further package and the least memory. This engine holds all maps of a band
 of rows at once, so it wants a large budget: what bands share is computed twice.

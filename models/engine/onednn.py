@@ -27,6 +27,11 @@ def channels_last(kernel):
     return torch.empty_like(kernel, memory_format=order).copy_(kernel)
 
 
+def as_image(x):
+    """(T, P, C) as an image (1, C, T, P), channels last in memory; a view."""
+    return x.permute(2, 0, 1)[None]
+
+
 def convolve(image, kernel, bias, padding, dilation):
     """conv3d; by oneDNN where it can, for torch's conv3d leaves it aside for images of few rows.
 

@@ -33,21 +33,16 @@ class PackedConv:
         return cls(conv.weight, conv.bias, conv.padding[0], conv.dilation[0], frames)
 
     def __call__(self, x, activation="relu"):
-        return as_map(onednn.convolve_plane(as_channels_last(x), *self.layer, activation))
+        return as_map(onednn.convolve_plane(onednn.as_image(x), *self.layer, activation))
 
     def add(self, x, other):
         """relu(self(x) + other)."""
-        image, other = as_channels_last(x), as_channels_last(other)
+        image, other = onednn.as_image(x), onednn.as_image(other)
         return as_map(onednn.convolve_onto(other, image, *self.layer))
 
 
-def as_channels_last(x):
-    """(T, P, C) as an image (1, C, T, P), channels last in memory; a view."""
-    return x.permute(2, 0, 1)[None]
-
-
 def as_map(image):
-    """The way back from `as_channels_last`."""
+    """The way back from `onednn.as_image`."""
     x = image[0].permute(1, 2, 0)
     # Of a single pixel and frame torch cannot tell the order of the axes.
     return x if x.stride(2) == 1 else x.reshape(-1).view(x.shape)

@@ -133,15 +133,10 @@ class WinogradConv(RowConv):
         """Two rows (1, T, W, C_out) of four (T, W, C)."""
         g0, plus, minus, g2 = self.kernels
         geometry = self.padding, self.dilation[1:]
-        m1 = onednn.convolve_plane(as_image(d1 + d2), plus, self.bias, *geometry)
-        m2 = onednn.convolve_plane(as_image(d2 - d1), minus, None, *geometry)
+        m1 = onednn.convolve_plane(onednn.as_image(d1 + d2), plus, self.bias, *geometry)
+        m2 = onednn.convolve_plane(onednn.as_image(d2 - d1), minus, None, *geometry)
         sums = m1 + m2, m1.sub_(m2)
         return [
-            onednn.convolve_onto(m, as_image(d), g, None, *geometry).permute(0, 2, 3, 1)
+            onednn.convolve_onto(m, onednn.as_image(d), g, None, *geometry).permute(0, 2, 3, 1)
             for m, d, g in zip(sums, (d0 - d2, d3 - d1), (g0, g2), strict=True)
         ]
-
-
-def as_image(row):
-    """(T, W, C) as an image (1, C, T, W), channels last in memory; a view."""
-    return row.permute(2, 0, 1)[None]

@@ -119,5 +119,6 @@ class RowNetwork:
         add(self.stem, rows, width)
         heads = 80 * (threads * max(tile, width) + width)
         maps = 56 * (rows + 8) * width
-        values = sum(kept) + max(made) + heads + maps
+        # A queue that grows is there twice.
+        values = sum(kept) + max(kept) + max(made) + heads + maps
         return int(self.arithmetic.dtype.itemsize * (self.seqlen + 4) * values)

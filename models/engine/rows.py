@@ -80,7 +80,8 @@ class Segment:
 
     shrinks = 1
 
-    def __init__(self, arithmetic, waiting, input_type=None):
+    def __init__(self, channels, waiting, arithmetic, input_type=None):
+        self.channels = channels  # of its input
         self.arithmetic = arithmetic  # of its output
         self.input_type = input_type or arithmetic
         self.queue = RowQueue(self.input_type, waiting)
@@ -89,6 +90,7 @@ class Segment:
 
     def start(self, frames, width):
         """For frames of this width; returns that of the output."""
+        self.queue.clear(frames, width, self.channels)
         self.width = width // self.shrinks
         return self.width
 
@@ -138,27 +140,32 @@ class Segment:
             return rows
         return max(1, min(PIECE_PIXELS // max(1, width), -(-rows // threads)))
 
+    def drop(self, rows):
+        """Drops the input that only these rows of output needed."""
+        self.queue.drop(self.shrinks * rows)
+
     def kept_values(self, rows):
         """Numbers per frame and column of input that wait, with `rows` more rows of it."""
-        raise NotImplementedError
+        size = self.input_type.dtype.itemsize / self.arithmetic.dtype.itemsize
+        return size * self.channels * (rows + self.queue.waiting)
 
 
 class ConvSegment(Segment):
     """A convolution and what follows it."""
 
     def __init__(self, conv, arithmetic, input_type=None):
-        waiting = 2 * conv.reach + conv.rows_at_once - 1
-        super().__init__(arithmetic, waiting + conv.reach, input_type)  # and those at the end
+        waiting = 3 * conv.reach + conv.rows_at_once - 1  # with those below the image
+        super().__init__(conv.channels, waiting, arithmetic, input_type)
         self.conv = conv
         self.lag = conv.reach + conv.rows_at_once - 1
         self.out_channels = len(conv.bias)
         self.made_values = conv.made_values
 
     def start(self, frames, width):
-        self.queue.clear(frames, width, self.conv.channels)
+        width = super().start(frames, width)
         self._append_zeros()
         self.ended = False
-        return super().start(frames, width)
+        return width
 
     def _append_zeros(self):
         """The rows above or below the image."""
@@ -184,13 +191,6 @@ class ConvSegment(Segment):
     def rows_of_a_task(self, rows, width, threads):
         return max(self.conv.rows_at_once, super().rows_of_a_task(rows, width, threads))
 
-    def drop(self, rows):
-        self.queue.drop(rows)
-
-    def kept_values(self, rows):
-        size = self.input_type.dtype.itemsize / self.arithmetic.dtype.itemsize
-        return size * self.conv.channels * (rows + self.conv.reach + self.queue.waiting)
-
 
 class StemSegment(ConvSegment):
     """The first convolution and its ReLU, in float32, from rows (R, T, W, 1) of the clip."""
@@ -207,13 +207,9 @@ class PoolSegment(Segment):
     shrinks = 2
 
     def __init__(self, channels, arithmetic):
-        super().__init__(arithmetic, 1)
+        super().__init__(channels, 1, arithmetic)
         self.out_channels = channels
         self.made_values = 3 * channels
-
-    def start(self, frames, width):
-        self.queue.clear(frames, width, self.out_channels)
-        return super().start(frames, width)
 
     @property
     def ready(self):
@@ -226,12 +222,6 @@ class PoolSegment(Segment):
         self.hand_on(
             piece.start, torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2]), scratch
         )
-
-    def drop(self, rows):
-        self.queue.drop(2 * rows)
-
-    def kept_values(self, rows):
-        return self.out_channels * (rows + 1)
 
 
 class FirstHalf(ConvSegment):
