@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import time
+from contextlib import suppress
 from threading import Lock
 
 import numpy as np
@@ -39,11 +40,13 @@ def make_cache_folder(folder):
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(".*.part"):
-            if left_behind(path):
-                path.unlink(missing_ok=True)
+        parts = list(folder.glob(".*.part"))
     except OSError as error:
         raise cache_error(folder, error) from error
+    for path in parts:
+        with suppress(OSError):  # another process was faster, or it is another user's
+            if left_behind(path):
+                path.unlink()
 
 
 def left_behind(path):

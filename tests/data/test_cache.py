@@ -293,3 +293,14 @@ def test_what_an_ended_process_left_is_removed_and_what_a_running_one_writes_is_
         path.touch()
     make_cache_folder(folder)
     assert own.exists() and other.exists() and not left.exists()
+
+
+def test_a_file_that_goes_while_its_folder_is_read_is_passed_over(tmp_path):
+    # As where another process finishes its file between the listing and the look at it.
+    gone = tmp_path / ".x.cache.elsewhere-1-0.part"
+    gone.symlink_to(tmp_path / "renamed")
+    old = tmp_path / ".y.cache.elsewhere-1-0.part"
+    old.touch()
+    os.utime(old, (0, 0))
+    make_cache_folder(tmp_path)
+    assert not old.exists()
