@@ -26,7 +26,7 @@ from losses.options import WithEmptyClips, WithoutPadding
 from models import MODELS, build_model
 from models.engine.training.network import FastTraining
 from models.fused import fuse
-from utils.checkpoint import load_last, load_weights
+from utils.checkpoint import load, load_last, load_weights
 from utils.command_line import (
     CommandParser,
     add_normalisation,
@@ -65,6 +65,7 @@ def parse_args(argv=None):
     add("--log_dir", help="continue this run, a folder's name under SAVEPATH/sem_seg")
     parser = CommandParser(description=__doc__, parents=[first])
     add = parser.add_argument
+    add("--weights", type=Path, help="start from those of this checkpoint, such as to fine-tune")
     several = {"nargs": "+", "action": OneOrMore}
     words = "name of the data set; several are mixed, and the first one is tested at the end"
     add("--dataset", **several, default="NUDT-MIRSDT", help=words)
@@ -117,6 +118,8 @@ def parse_args(argv=None):
     switch = {"action": BooleanOptionalAction, "default": False}
     add("--flips", **switch, help="mirror clips at random")
     add("--turns", **switch, help="play clips backwards and swap rows and columns at random")
+    words = "of so many places for a crop off the targets, take the hardest"
+    add("--hard_crops", type=positive(int), default=1, help=words)
     add("--augment", metavar="NAME=VALUE,...", help=f"change clips at random: {CHANGES_HELP}")
     add("--exclude_padding", action="store_true", help="no loss on the padding of short clips")
     words = "weight of a loss on clips without target, whose soft IoU has no gradient; 0: none"
@@ -138,8 +141,18 @@ def parse_args(argv=None):
     for option, default in DATASET_DEFAULTS.items():
         given = one_for_each(f"--{option}", getattr(args, option), args.dataset, default)
         setattr(args, option, given)
+    if isinstance(args.dataset, list) and recorded:
+        parser.set_defaults(mean=None, std=None, normalise_as=None)  # those of one set before
+        given = parser.parse_args(argv)
+        args.mean, args.std, args.normalise_as = given.mean, given.std, given.normalise_as
     if isinstance(args.dataset, list) and (args.mean, args.std, args.normalise_as) != (None,) * 3:
         raise ValueError("--mean, --std, --normalise-as with several data sets; each has its own")
+    own = args.log_dir is None or args.weights is None
+    if not own and str(args.weights) != recorded.get("weights"):
+        raise ValueError(
+            f"--weights {args.weights} with --log_dir: a run goes on from its own weights; "
+            "expected one of the two"
+        )
     parse_augmentation(args.augment)  # what is wrong with it is said first
     return args
 
@@ -176,7 +189,7 @@ def train(args, group):
     log.cut(state.log_size)
     log_start(log, args, trainer, clips, sequences)
     log(memory)
-    log(state.describe_start(run.name))
+    log(state.describe_start(run.name, args.weights))
     recorder = Recorder(run, state, log)
     if checkpoint is None:
         recorder.save_last()  # so that a run can be continued whenever it is interrupted
@@ -225,6 +238,7 @@ def open_data(args, specs, group):
         args.turns,
         args.crops,
         parse_augmentation(args.augment),
+        args.hard_crops,
     )
     sets = list(zip(specs, roots, as_list(args.sample_rate), strict=True))
     calls = partial(normalise, args, group), partial(open_cache, args, group)
@@ -273,7 +287,10 @@ def bar(sequences, group, title, total=None):
 
 def build_trainer(args, clips, device, group):
     """A fresh network with what trains it."""
-    detector = build_model(args.model, args.seqlen).to(device)
+    detector = build_model(args.model, args.seqlen)
+    if args.weights is not None and args.log_dir is None:
+        load_weights(detector, load(args.weights), args.model, args.weights)
+    detector = detector.to(device)
     network = torch.compile(detector) if args.compile else FastTraining(detector)
     rates = args.learning_rate, args.decay_rate, args.beta2
     criterion = build_loss(args.loss)

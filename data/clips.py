@@ -20,6 +20,7 @@ from data.training.augmentation import (
     move_view,
 )
 
+HARDEST = 9  # pixels of a crop that tell how hard it is
 CHECKED = 8  # sequences whose grey levels are looked at before a training
 NEIGHBOURS = np.ones((3, 3), dtype=int)
 
@@ -82,6 +83,8 @@ class ClipOptions:
         predicts: "all" frames of a clip, or the "last" alone: then a short window is padded at the
             start, and the last frame's mask places the crop.
         augmentation: how clips are changed at random; None: not at all.
+        hard_crops: K, of so many random places the hardest is taken for a crop that is not placed
+            at a target; 1: the first.
     """
 
     seqlen: int
@@ -94,6 +97,7 @@ class ClipOptions:
     turns: bool = False
     crops: str = "near"
     augmentation: Augmentation | None = None
+    hard_crops: int = 1
 
 
 @dataclass(frozen=True)
@@ -260,8 +264,11 @@ class TrainClips(Dataset):
         else:
             pad_end = index % 2 == 1
             placing = middle_frame(count, self.seqlen, pad_end)
-        targets = self._targets(window.sequence, start, stop, start + placing * step)
-        top, left = draw_crop(*targets, self.patch_size, rng, CROPS[self.options.crops])
+        size, targets = self._targets(window.sequence, start, stop, start + placing * step)
+        top, left = draw_crop(size, targets, self.patch_size, rng, CROPS[self.options.crops])
+        if self.options.hard_crops > 1 and not self._shows(targets, top, left):
+            moments = window.sequence, start, stop, step
+            top, left = self._hardest(moments, size, (top, left), rng)
         flips = rng.random(2) < 0.5 if self.options.flips else (False, False)
         turns = rng.random(2) < 0.5 if self.options.turns else (False, False)
         if augmentation is not None:
@@ -277,6 +284,26 @@ class TrainClips(Dataset):
             step=step,
             change=change,
         )
+
+    def _shows(self, targets, top, left):
+        """Whether a crop with this corner has the centre of one of the targets in it."""
+        side = self.patch_size
+        return any(0 <= row - top < side and 0 <= col - left < side for row, col in targets)
+
+    def _hardest(self, moments, size, corner, rng):
+        """Of the corner and other random ones that of the crop with the largest `hardness`."""
+        sequence, start, stop, step = moments
+        others = [
+            draw_crop(size, [], self.patch_size, rng) for _ in range(self.options.hard_crops - 1)
+        ]
+        frames = self.frames.read(sequence, start, stop)[0][::step]
+        moving, side = bool(rng.random() < 0.5), self.patch_size
+
+        def how_hard(place):
+            top, left = place
+            return hardness(frames[:, top : top + side, left : left + side], moving)
+
+        return max([corner, *others], key=how_hard)
 
     def _targets(self, sequence, start, stop, frame):
         """(size of the mask of a frame of [start, stop), centres of its targets)."""
@@ -301,6 +328,19 @@ def middle_frame(frames, seqlen, pad_end):
     if pad_end:
         return frames // 2
     return seqlen - math.ceil(frames / 2) - (seqlen - frames)
+
+
+def hardness(frames, moving):
+    """How much the nine pixels of a crop's frames (n, h, w) that stand out most do so.
+
+    That is the root of a pixel's mean squared distance over the frames from its own mean, where
+    `moving` (what moves or flickers stands out), else from the crop's median (what is hot or cold).
+    """
+    frames = frames.astype(np.float32)
+    usual = frames.mean(axis=0) if moving else np.median(frames[:: max(len(frames) // 4, 1)])
+    spread = np.square(frames - usual).mean(axis=0).ravel()
+    most = np.partition(spread, -min(HARDEST, spread.size))[-HARDEST:]
+    return float(np.sqrt(most.mean()))
 
 
 def normalise_into(frames, mean, std, out=None):

@@ -111,9 +111,11 @@ class TrainingState:
         self.epoch, self.best_iou = -1, -math.inf
         self.history, self.position, self.log_size = [], None, 0
 
-    def describe_start(self, name):
-        """Where the training of the run of this name starts, in words."""
+    def describe_start(self, name, weights=None):
+        """Where the training of the run of this name starts, or that it does from weights."""
         if not self.restored:
+            if weights is not None:
+                return f"Starting from the weights of {weights}"
             return "No existing model, starting training from scratch..."
         step = f", step {self.position['step']} of the next" if self.position else ""
         best = f"best IoU {self.best_iou:f}"

@@ -15,6 +15,7 @@ from data.clips import (
     candidate_windows,
     centres,
     draw_crop,
+    hardness,
     middle_frame,
 )
 from data.lists import find_sequences
@@ -151,6 +152,55 @@ def test_centred_crops_lie_half_of_the_time_right_on_a_target():
     corners = [draw_crop((300, 400), targets, 48, rng, CROPS["centred"]) for _ in range(4000)]
     exact = [corner == (151 - 24, 201 - 24) for corner in corners]
     assert np.mean(exact) == pytest.approx(0.5, abs=0.025)
+
+
+def make_hard(images, masks, hard_crops):
+    frames = Frames([range(len(images))], None, "memory", [(images, masks)])
+    options = ClipOptions(10, 6, 1.0, 3, hard_crops=hard_crops)
+    return TrainClips([range(len(images))], 100.0, 20.0, options, None, frames)
+
+
+@pytest.mark.parametrize("kind", ["moves", "stands out"])
+def test_crops_off_the_targets_lie_where_most_is_hard_and_the_others_as_before(rng, kind):
+    images = rng.integers(99, 102, (15, 60, 60), dtype=np.uint8)
+    if kind == "moves":
+        images[::2, 40:43, 40:43] = 140
+    else:
+        images[:, 40:43, 40:43] = 140
+    masks = np.zeros_like(images)
+    masks[:, 10, 10] = 1
+    plain, hard = make_hard(images, masks, 1), make_hard(images, masks, 300)
+    met = {plain: [], hard: []}
+    for epoch in range(15):
+        plain.set_epoch(epoch)
+        hard.set_epoch(epoch)
+        for index in range(len(plain)):
+            first, second = plain.draw(index), hard.draw(index)
+            if shows(first, 10, 10):
+                assert first == second
+                continue
+            for clips, crop in ((plain, first), (hard, second)):
+                met[clips].append(any(shows(crop, r, c) for r in (40, 42) for c in (40, 42)))
+    # One place in 47 shows some of it, so of 300 nearly always one does. In every second draw it is
+    # looked for what moves, of which a window of one frame has nothing.
+    assert np.mean(met[plain]) < 0.1
+    assert np.mean(met[hard]) == pytest.approx(0.95 if kind == "moves" else 0.5, abs=0.1)
+
+
+def shows(crop, row, column):
+    return crop.rows.start <= row < crop.rows.stop and (
+        crop.columns.start <= column < crop.columns.stop
+    )
+
+
+def test_hardness_is_the_root_of_the_mean_square_of_the_nine_pixels_that_stand_out_most(rng):
+    frames = rng.integers(0, 256, (8, 7, 5), dtype=np.uint8)
+    values = frames.astype(float)
+    for moving, usual in ((True, values.mean(axis=0)), (False, np.median(values[::2]))):
+        squares = ((values - usual) ** 2).mean(axis=0)
+        expected = np.sqrt(np.mean(sorted(squares.ravel())[-9:]))
+        assert hardness(frames, moving) == pytest.approx(expected, rel=1e-6)
+    assert hardness(frames[:, :2, :2], True) > 0  # fewer pixels than nine
 
 
 def test_turned_clips_are_the_same_clips_backwards_and_transposed(make_clips):

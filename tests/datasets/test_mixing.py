@@ -105,3 +105,25 @@ def test_a_mixed_training_stops_and_goes_on_as_if_it_had_not(two_sets, tmp_path,
 )
 def test_what_does_not_go_together_is_one_line(options, words, capsys):
     refused(capsys, call(train_script, "--dataset NUDT-MIRSDT Synthetic", options), words)
+
+
+def test_a_run_of_one_set_goes_on_with_several_each_with_its_own_mean_and_std(
+    two_sets, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("test.main", lambda args, group: None)
+    given = f"--model DeepPro --datapath {two_sets}/A --mean 90 --std 20 --savepath {tmp_path}"
+    assert call(train_script, given, TRAINING, "--sample_rate 0.5 --epoch 1") == 0
+    folder = run_folder(tmp_path)
+    sets = f"--dataset NUDT-MIRSDT Synthetic --datapath {two_sets}/A {two_sets}/B"
+    assert proceed(folder, "--epoch 2 --sample_rate 0.5 0.25", sets) == 0
+    kept = load(folder / "checkpoints/last_model.pth")["args"]
+    assert kept["mean"] is kept["std"] is None and len(rows(folder)) == 2
+
+
+def test_what_is_given_for_several_sets_is_refused_in_a_run_that_goes_on_too(
+    two_sets, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("test.main", lambda args, group: None)
+    assert call(train_script, arguments(two_sets, tmp_path), "1") == 0
+    status = proceed(run_folder(tmp_path), "--epoch 2 --mean 90 --std 20")
+    refused(capsys, status, "--mean, --std, --normalise-as with several data sets")
