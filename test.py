@@ -1,5 +1,7 @@
 """Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
+from argparse import BooleanOptionalAction
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -120,7 +122,8 @@ def parse_args(argv=None):
         help="fast; reference: the network as trained; openvino: by that package, on a CPU",
     )
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network; scores are fp32")
-    add("--stabilise", action="store_true", help="of a moving camera: lay a clip's frames together")
+    words = "of a moving camera: lay a clip's frames together; the included run for footage does"
+    add("--stabilise", action=BooleanOptionalAction, help=words)
     add("--memory", help="the network's working memory, such as 1GiB; chosen if not given")
     add(
         "--output",
@@ -175,6 +178,7 @@ def parse_args(argv=None):
     return args
 
 
+STABILISED = "; frames are laid on each other first (--no-stabilise: they are not)"
 ENGINES = {"fast": fuse, "reference": run_as_trained, "openvino": compile_openvino}
 
 
@@ -223,7 +227,7 @@ def main(args, group=None):
 
 def open_tested(args, quiet=False):
     """Yields what the arguments name, each a `Tested`, opened when it is its turn."""
-    tests = Path(args.logpath) / "tests"
+    tests, stabilise = Path(args.logpath) / "tests", False
     if args.weights is not None:
         folder = args.output or tests / f"{args.dataset}_{args.weights.stem}"
         yield open_checkpoint(args, args.weights, args.weights.stem, args.model, folder)
@@ -234,10 +238,12 @@ def open_tested(args, quiet=False):
         yield Tested(args.model, args.model, model.eval(), folder)
         return
     if args.log_dir is None:
-        run, learned = included_run(args.dataset)
-        runs, results = [run], tests / args.dataset
+        run, included = included_run(args.dataset)
+        runs, results, stabilise = [run], tests / args.dataset, included.stabilise
         if not quiet:
-            print(f"No --log_dir: {run.name}, which comes with this code, trained on {learned}")
+            learned = f"{run.name}, which comes with this code, trained on {included.trained_on}"
+            used = stabilise and args.stabilise is None
+            print(f"No --log_dir: {learned}{STABILISED if used else ''}")
     else:
         runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
         names = [run.name for run in runs]
@@ -252,7 +258,8 @@ def open_tested(args, quiet=False):
             output = output / run.name
         path = run.checkpoint("best" if args.epoch is None else args.epoch)
         folder = output or results
-        yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
+        opened = open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
+        yield replace(opened, stabilise=stabilise)
 
 
 def without_run(args):
@@ -295,7 +302,8 @@ def run_test(args, spec, tested, sequences, device, group, files):
     if device.type == "cpu" and as_trained:
         keep_freed_memory()
     network = ENGINES[args.engine](detector, args.precision, args.memory)
-    stabiliser = Stabiliser(find_shift) if args.stabilise else None
+    stabilise = tested.stabilise if args.stabilise is None else args.stabilise
+    stabiliser = Stabiliser(find_shift) if stabilise else None
     scan = open_scan(detector, network, device, args.batch_size, stabiliser)
     labelled = [sequence.name for sequence in sequences if sequence.labelled]
     subsets = read_snr(spec, args.datapath, labelled)

@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -19,14 +20,31 @@ RESULTS = ("eval.txt", "metrics.json", "report.html")
 RUN_NAME = re.compile(
     r"(?P<dataset>.+?)__[-\d]+_[-\d]+__(?P<tag>[^_]+)_(?P<model>.+)_DataL(?P<seqlen>\d+)(_\d+)?"
 )
-_FOR_FOOTAGE = (
+
+
+class Included(NamedTuple):
+    """A run that is part of this repository.
+
+    Attributes:
+        name: of its folder.
+        trained_on: in words.
+        stabilise: whether the frames it is used on are laid on each other first.
+    """
+
+    name: str
+    trained_on: str
+    stabilise: bool = False
+
+
+_FOR_FOOTAGE = Included(
     "Converted__2026-11-26_03-04__SoftLoUloss_DeepPro-Plus_DataL40",
     "93 infrared videos of drones, aircraft, helicopters and birds, of 256x320 pixels and 8 bits, "
     "and the generated data set",
+    stabilise=True,
 )
-# By data set, the run that is part of this repository, and what it was trained on.
+# By data set.
 INCLUDED = {
-    "Synthetic": (
+    "Synthetic": Included(
         "Synthetic__2026-11-22_20-49__SoftLoUloss_DeepPro-Plus_DataL40",
         "the generated data set",
     ),
@@ -161,7 +179,7 @@ def find_run(logpath, log_dir):
 
 
 def included_run(dataset):
-    """The run that comes with this code for a data set, and what it was trained on, in words.
+    """The run that comes with this code for a data set: its `RunDir` and `Included`.
 
     Raises:
         ValueError: there is none, so that the run has to be named.
@@ -171,8 +189,8 @@ def included_run(dataset):
             f"--log_dir is missing: expected the run to test, or --weights FILE; a run comes "
             f"with this code for --dataset {' or '.join(INCLUDED)} only"
         )
-    name, trained_on = INCLUDED[dataset]
-    return find_run(Path(__file__).resolve().parent.parent / "log", name), trained_on
+    included = INCLUDED[dataset]
+    return find_run(Path(__file__).resolve().parent.parent / "log", included.name), included
 
 
 def find_model_name(run, recorded, names):

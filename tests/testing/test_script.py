@@ -78,7 +78,7 @@ def test_without_a_run_the_included_one_is_tested(tmp_path):
     written = {path.name for path in (logs / "tests/Synthetic").iterdir()}
     assert written >= {"eval.txt", "metrics.json", "report.html"}
     metrics = json.loads((logs / "tests/Synthetic/metrics.json").read_text())
-    assert metrics["run"] == INCLUDED["Synthetic"][0]
+    assert metrics["run"] == INCLUDED["Synthetic"].name
 
 
 def test_own_footage_needs_no_run(tmp_path, capsys):
@@ -87,9 +87,14 @@ def test_own_footage_needs_no_run(tmp_path, capsys):
     given = f"--dataset Frames --datapath {tmp_path / 'frames.npy'} --logpath {tmp_path} --gpu cpu"
     assert call(test_script, given) == 0
     assert (tmp_path / "tests/Frames/detections.csv").is_file()
-    run, learned = INCLUDED["Frames"]
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first == f"No --log_dir: {run}, which comes with this code, trained on {learned}"
+    said = capsys.readouterr().out
+    run, learned, _ = INCLUDED["Frames"]
+    words = f"No --log_dir: {run}, which comes with this code, trained on {learned}"
+    laid = "; frames are laid on each other first (--no-stabilise: they are not)"
+    assert said.splitlines()[0] == words + laid and "stabilised: frames moved by" in said
+    assert call(test_script, given, "--no-stabilise") == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == words and "stabilised" not in said
 
 
 def test_visual_writes_a_score_map_for_each_frame(run, dataset, tmp_path):

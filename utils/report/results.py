@@ -33,6 +33,7 @@ class Tested:
         folder: where its results go.
         normalisation: (mean, std) that its run was trained with on this data set in place of the
             data set's own, or None.
+        stabilise: whether frames are laid on each other first, unless that is asked or not.
     """
 
     run: str
@@ -40,6 +41,7 @@ class Tested:
     detector: object
     folder: Path
     normalisation: tuple | None = None
+    stabilise: bool = False
 
 
 def header(tested, dataset, threshold_eval):
