@@ -1,6 +1,7 @@
 """Clips of a moving camera: frames are laid on each other, scored, and the scores moved back."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -68,9 +69,11 @@ class Stabiliser:
             return shifts
         frames = frames.float().cpu().numpy()
         middle = frames[found[len(found) // 2]]
-        for t in found:
-            if not np.array_equal(frames[t], middle):
-                shifts[t] = self.find_shift(frames[t], middle)
+        moved = [t for t in found if not np.array_equal(frames[t], middle)]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            found_shifts = pool.map(lambda t: self.find_shift(frames[t], middle), moved)
+            for t, shift in zip(moved, found_shifts, strict=True):
+                shifts[t] = shift
         self.largest = np.maximum(self.largest, np.abs(shifts).max(0))
         self.path += float(np.hypot(*(shifts[found[-1]] - shifts[found[0]])))
         self.steps += int(found[-1] - found[0])
