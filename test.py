@@ -1,7 +1,6 @@
 """Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
 from argparse import BooleanOptionalAction
-from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,9 +15,9 @@ from models.engine.precision import PRECISIONS
 from models.export import export_model
 from models.fused import fuse, run_as_trained
 from models.openvino import compile_openvino
-from models.registration import find_shift
+from models.registration import follow_view
 from utils.attribution.figures import draw_influence_of
-from utils.attribution.writer import AttributionOptions, Attributions, add_attribution_options
+from utils.attribution.writer import Attributions, add_attribution_options, attribution_options
 from utils.checkpoint import load, load_weights
 from utils.command_line import (
     CommandParser,
@@ -33,13 +32,7 @@ from utils.compare.published_table import published_table
 from utils.efficiency import efficiency_line, measure_efficiency
 from utils.evaluation import Evaluator
 from utils.launcher import relaunch
-from utils.process import (
-    StopRequest,
-    choose_device,
-    is_launched,
-    joined_group,
-    keep_freed_memory,
-)
+from utils.process import StopRequest, choose_device, is_launched, joined_group, keep_freed_memory
 from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
@@ -171,6 +164,8 @@ def parse_args(argv=None):
         parser.error("--datapath of live frames with --visual, --attribution or several runs")
     if args.size is not None and not args.live:
         parser.error("--size without --dataset Frames --datapath -; other frames have their own")
+    if args.stabilise and args.attribution:
+        parser.error("--attribution with --stabilise: it explains frames as they were filmed")
     if args.overlay_video:
         check_encoder()  # before anything is computed
     if args.datapath is None:
@@ -178,7 +173,6 @@ def parse_args(argv=None):
     return args
 
 
-STABILISED = "; frames are laid on each other first (--no-stabilise: they are not)"
 ENGINES = {"fast": fuse, "reference": run_as_trained, "openvino": compile_openvino}
 
 
@@ -227,7 +221,7 @@ def main(args, group=None):
 
 def open_tested(args, quiet=False):
     """Yields what the arguments name, each a `Tested`, opened when it is its turn."""
-    tests, stabilise = Path(args.logpath) / "tests", False
+    tests = Path(args.logpath) / "tests"
     if args.weights is not None:
         folder = args.output or tests / f"{args.dataset}_{args.weights.stem}"
         yield open_checkpoint(args, args.weights, args.weights.stem, args.model, folder)
@@ -235,15 +229,15 @@ def open_tested(args, quiet=False):
     if without_run(args):
         folder = args.output or tests / f"{args.dataset}_{args.model}"
         model = build_model(args.model, args.seqlen)
-        yield Tested(args.model, args.model, model.eval(), folder)
+        yield Tested(args.model, args.model, model.eval(), folder, stabilise=bool(args.stabilise))
         return
     if args.log_dir is None:
         run, included = included_run(args.dataset)
-        runs, results, stabilise = [run], tests / args.dataset, included.stabilise
+        runs, results = [run], tests / args.dataset
+        if args.stabilise is None:
+            args.stabilise = included.stabilise and not args.attribution
         if not quiet:
-            learned = f"{run.name}, which comes with this code, trained on {included.trained_on}"
-            used = stabilise and args.stabilise is None
-            print(f"No --log_dir: {learned}{STABILISED if used else ''}")
+            print(included.line(args.stabilise))
     else:
         runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
         names = [run.name for run in runs]
@@ -258,8 +252,7 @@ def open_tested(args, quiet=False):
             output = output / run.name
         path = run.checkpoint("best" if args.epoch is None else args.epoch)
         folder = output or results
-        opened = open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
-        yield replace(opened, stabilise=stabilise)
+        yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
 
 
 def without_run(args):
@@ -283,7 +276,7 @@ def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     trained_on = as_list(found.args.get("dataset"))[0]  # of several, the first is the run's own
     normalisation = found.normalisation(path) if trained_on == args.dataset else None
     folder = folder or run.results(args.dataset, trained_on)
-    return Tested(title, name, model.eval(), folder, normalisation)
+    return Tested(title, name, model.eval(), folder, normalisation, bool(args.stabilise))
 
 
 def run_test(args, spec, tested, sequences, device, group, files):
@@ -302,8 +295,7 @@ def run_test(args, spec, tested, sequences, device, group, files):
     if device.type == "cpu" and as_trained:
         keep_freed_memory()
     network = ENGINES[args.engine](detector, args.precision, args.memory)
-    stabilise = tested.stabilise if args.stabilise is None else args.stabilise
-    stabiliser = Stabiliser(find_shift) if stabilise else None
+    stabiliser = Stabiliser(follow_view) if tested.stabilise else None
     scan = open_scan(detector, network, device, args.batch_size, stabiliser)
     labelled = [sequence.name for sequence in sequences if sequence.labelled]
     subsets = read_snr(spec, args.datapath, labelled)
@@ -350,6 +342,7 @@ def run_test(args, spec, tested, sequences, device, group, files):
     print("\n".join(summary), flush=True)
     if args.efficiency:
         setting = f"--engine {args.engine} --precision {args.precision}"
+        setting += " --stabilise" * tested.stabilise
         efficiency = measure_efficiency(detector, scan, args.efficiency, setting)
         print(f"  {efficiency_line(efficiency)}", flush=True)
         if metrics is not None:
@@ -391,10 +384,8 @@ def open_writers(args, spec, tested, device):
         drawn = pictures, threshold, protocol, options, VideoFile
         writers["videos"] = OverlayVideos(*drawn)
     if args.attribution:
-        names = ("of", "frames", "targets", "path", "points", "error")
-        options = AttributionOptions(*(getattr(args, f"attribution_{name}") for name in names))
-        given = output / "attribution", tested.detector, device, threshold, options, protocol
-        writers["attribution"] = Attributions(*given)
+        given = output / "attribution", tested.detector, device, threshold
+        writers["attribution"] = Attributions(*given, attribution_options(args), protocol)
     return writers
 
 

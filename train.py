@@ -49,6 +49,7 @@ from utils.training.trainer import OPTIMIZERS, STEP_PRECISIONS, Schedule, Traine
 from utils.training_state import SELECTIONS, TrainingState, describe, plain
 
 PLACE_OPTIONS = ("log_dir", "savepath", "gpu", "gpu_num", "cache", "cache_dir", "workers")
+LEVELS = ("mean", "std", "normalise_as")  # options that say how grey levels are normalised
 # By name, what options have for each data set that are not given.
 DATASET_DEFAULTS = {
     "datapath": "./datasets/{}".format,
@@ -141,13 +142,14 @@ def parse_args(argv=None):
     for option, default in DATASET_DEFAULTS.items():
         given = one_for_each(f"--{option}", getattr(args, option), args.dataset, default)
         setattr(args, option, given)
-    if isinstance(args.dataset, list) and recorded:
-        parser.set_defaults(mean=None, std=None, normalise_as=None)  # those of one set before
-        given = parser.parse_args(argv)
-        args.mean, args.std, args.normalise_as = given.mean, given.std, given.normalise_as
-    if isinstance(args.dataset, list) and (args.mean, args.std, args.normalise_as) != (None,) * 3:
+    if recorded:
+        parser.set_defaults(**dict.fromkeys(LEVELS))
+        given = {name: vars(parser.parse_args(argv))[name] for name in LEVELS}
+        if isinstance(args.dataset, list) or any(value is not None for value in given.values()):
+            vars(args).update(given)  # what was recorded is of one data set, or replaced
+    if isinstance(args.dataset, list) and any(vars(args)[name] is not None for name in LEVELS):
         raise ValueError("--mean, --std, --normalise-as with several data sets; each has its own")
-    own = args.log_dir is None or args.weights is None
+    own = args.weights is None or not goes_on(args)
     if not own and str(args.weights) != recorded.get("weights"):
         raise ValueError(
             f"--weights {args.weights} with --log_dir: a run goes on from its own weights; "
@@ -184,12 +186,16 @@ def train(args, group):
     memory = tell_memory(args, trainer)
     run = group.share(open_run(args) if group.is_main else None)
     log = RunLog(run.log_file(args.model), group.is_main)
+    if group.is_main:
+        run.sweep()  # now that no other process writes there
     checkpoint = group.share(load_last(run) if group.is_main else None)
     state = build_state(args, trainer, clips, run, checkpoint)
     log.cut(state.log_size)
     log_start(log, args, trainer, clips, sequences)
     log(memory)
     log(state.describe_start(run.name, args.weights))
+    for line in state.kept_levels(checkpoint):
+        log(line)
     recorder = Recorder(run, state, log)
     if checkpoint is None:
         recorder.save_last()  # so that a run can be continued whenever it is interrupted
@@ -285,10 +291,15 @@ def bar(sequences, group, title, total=None):
     return tqdm(sequences, title, total, leave=False, disable=hidden, unit="sequence")
 
 
+def goes_on(args):
+    """Whether the arguments name a run that has a checkpoint to go on from."""
+    return args.log_dir is not None and not find_run(args.savepath, args.log_dir).is_bare()
+
+
 def build_trainer(args, clips, device, group):
     """A fresh network with what trains it."""
     detector = build_model(args.model, args.seqlen)
-    if args.weights is not None and args.log_dir is None:
+    if args.weights is not None and not goes_on(args):
         load_weights(detector, load(args.weights), args.model, args.weights)
     detector = detector.to(device)
     network = torch.compile(detector) if args.compile else FastTraining(detector)
@@ -330,7 +341,6 @@ def open_run(args):
     model = find_model_name(run, checkpoint and describe(checkpoint).args, MODELS)
     if model != args.model:
         raise ValueError(f"{run.path}: is a run of {model}; expected --model {model}")
-    run.sweep()
     return run
 
 

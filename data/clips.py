@@ -83,8 +83,8 @@ class ClipOptions:
         predicts: "all" frames of a clip, or the "last" alone: then a short window is padded at the
             start, and the last frame's mask places the crop.
         augmentation: how clips are changed at random; None: not at all.
-        hard_crops: K, of so many random places the hardest is taken for a crop that is not placed
-            at a target; 1: the first.
+        hard_crops: K, for a crop without target the hardest of so many random places without any
+            is taken; 1: the first.
     """
 
     seqlen: int
@@ -266,7 +266,7 @@ class TrainClips(Dataset):
             placing = middle_frame(count, self.seqlen, pad_end)
         size, targets = self._targets(window.sequence, start, stop, start + placing * step)
         top, left = draw_crop(size, targets, self.patch_size, rng, CROPS[self.options.crops])
-        if self.options.hard_crops > 1 and not self._shows(targets, top, left):
+        if self.options.hard_crops > 1:
             moments = window.sequence, start, stop, step
             top, left = self._hardest(moments, size, (top, left), rng)
         flips = rng.random(2) < 0.5 if self.options.flips else (False, False)
@@ -285,25 +285,25 @@ class TrainClips(Dataset):
             change=change,
         )
 
-    def _shows(self, targets, top, left):
-        """Whether a crop with this corner has the centre of one of the targets in it."""
-        side = self.patch_size
-        return any(0 <= row - top < side and 0 <= col - left < side for row, col in targets)
-
     def _hardest(self, moments, size, corner, rng):
-        """Of the corner and other random ones that of the crop with the largest `hardness`."""
+        """The corner if its crop shows a target in any frame, else the hardest of several.
+
+        Those are it and random others whose crops show none either; see `hardness`.
+        """
         sequence, start, stop, step = moments
-        others = [
-            draw_crop(size, [], self.patch_size, rng) for _ in range(self.options.hard_crops - 1)
-        ]
-        frames = self.frames.read(sequence, start, stop)[0][::step]
-        moving, side = bool(rng.random() < 0.5), self.patch_size
+        frames, masks = (array[::step] for array in self.frames.read(sequence, start, stop))
+        marked, side = masks.any(axis=0), self.patch_size
 
-        def how_hard(place):
+        def view(array, place):
             top, left = place
-            return hardness(frames[:, top : top + side, left : left + side], moving)
+            return array[..., top : top + side, left : left + side]
 
-        return max([corner, *others], key=how_hard)
+        if view(marked, corner).any():
+            return corner
+        count, moving = self.options.hard_crops - 1, bool(rng.random() < 0.5)
+        others = [draw_crop(size, [], side, rng) for _ in range(count)]
+        empty = [place for place in others if not view(marked, place).any()]
+        return max([corner, *empty], key=lambda place: hardness(view(frames, place), moving))
 
     def _targets(self, sequence, start, stop, frame):
         """(size of the mask of a frame of [start, stop), centres of its targets)."""

@@ -1,8 +1,11 @@
 """Writes image files whole or not at all, several at a time."""
 
+import itertools
 import os
+import shutil
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,37 @@ def save_image(path, pixels):
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(output):
+    """A folder beside `output` to write into, which gets its name when all is in it.
+
+    It is called `<output>.partial-<number>`. After an error it is removed.
+
+    Raises:
+        FileExistsError: something else is called so by then.
+    """
+    for number in itertools.count(os.getpid()):
+        folder = output.with_name(f"{output.name}.partial-{number}")
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:  # left by a process of this number, or that of another machine
+            continue
+    try:
+        yield folder
+        try:
+            folder.rename(output)
+        except OSError as error:
+            if not output.exists():
+                raise
+            raise FileExistsError(
+                f"{output}: was written by another process meanwhile; choose another folder"
+            ) from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def in_order(jobs, workers):

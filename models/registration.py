@@ -5,8 +5,12 @@ import math
 import numpy as np
 from skimage.registration import phase_cross_correlation
 
-CHANCE = 4  # standard errors that a shift must bring a frame nearer to the other one
+CHANCE = 4  # standard errors that `find_shift` must bring a frame nearer to the other one
+SURE = 6  # the same for `lay_on`, which is asked for every frame of a video
 SMALLEST_OVERLAP = 0.5  # share of the frame that a shifted frame must still cover
+SMOOTHED = 4  # pixels a side, whose means show more of a smooth scene and less of its noise
+MOST_STEPS = 5  # of a search for the shift, at most
+NEAR = 1.25  # times the difference of a frame and itself a pixel aside: what lies well differs less
 
 
 def find_shift(frame, last):
@@ -19,7 +23,7 @@ def find_shift(frame, last):
     Args:
         frame, last: (H, W) of real numbers.
     """
-    shift = phase_cross_correlation(last, frame)[0].astype(int)
+    shift = _peak(frame, last)
     source, target = overlap(shift, last.shape)
     if frame[source].size < SMALLEST_OVERLAP * frame.size:
         return np.zeros(2, int)
@@ -28,6 +32,109 @@ def find_shift(frame, last):
     chance = CHANCE / math.sqrt(moved.size)
     nearer = moved.mean() < (1 - chance) * np.abs(frame - last).mean()
     return shift if nearer else np.zeros(2, int)
+
+
+def follow_view(frames):
+    """How the frames (T, H, W) of a moving camera lie on the middle one.
+
+    From the middle outwards each frame is laid on the middle one or, where that does not succeed,
+    on the one before it, whose own shift is known. It starts where that one lies; what
+    `lay_on` finds comes before. A view may so leave the middle one's altogether.
+
+    Returns:
+        (T, 2) int, rows and columns to move each frame by; (T,) bool, whether it then lies on a
+        frame whose own shift is known. If not its shift is that of the one before it.
+    """
+    count = len(frames)
+    shifts, known = np.zeros((count, 2), int), np.zeros(count, bool)
+    middle = count // 2
+    known[middle] = True
+    for order in (range(middle + 1, count), range(middle - 1, -1, -1)):
+        before = middle
+        for index in order:
+            shifts[index] = shifts[before]
+            for base in dict.fromkeys((middle, before)):
+                apart = shifts[before] - shifts[base]
+                found, lies = lay_on(frames[index], frames[base], apart)
+                if lies and known[base]:
+                    shifts[index], known[index] = shifts[base] + found, True
+                    break
+            before = index
+    return shifts, known
+
+
+def lay_on(frame, other, start):
+    """The shift that lays a frame on another, from one near which it is expected.
+
+    It is the start, unless the moved frame is nearer by more than chance at the peak of the phase
+    correlation or, in smooth scenes, where noise hides that, at what a linear fit says.
+
+    Args:
+        frame, other: (H, W) of real numbers.
+        start: (2,) int.
+
+    Returns:
+        (2,) int; whether the frame lies well there: apart from their mean levels it differs from
+        the other one hardly more than that does from itself a pixel aside.
+    """
+    if np.array_equal(frame, other):
+        return np.zeros(2, int), True
+    best = np.asarray(start)
+    distance = _distance(frame, other, best)
+    near = NEAR * _one_pixel(other)
+    for find in (_peak, _slide):
+        shift = find(frame, other, best)
+        found = math.inf if np.array_equal(shift, best) else _distance(frame, other, shift)
+        if found <= near and found < (1 - SURE / math.sqrt(frame.size)) * distance:
+            best, distance = shift, found
+    return best, distance <= near
+
+
+def _peak(frame, other, _=None):
+    return phase_cross_correlation(other, frame)[0].astype(int)
+
+
+def _slide(frame, other, start):
+    """The shift near `start` at which the difference, to first order in the shift, is least.
+
+    Steps of Lucas and Kanade (IJCAI 1981) for the whole image, on means of blocks.
+    """
+    shift = start
+    for _ in range(MOST_STEPS):
+        source, target = overlap(shift, other.shape)
+        moved, fixed = _block_means(frame[source]), _block_means(other[target])
+        if min(moved.shape) < 3:
+            return start
+        slopes = np.stack([slope.ravel() for slope in np.gradient(fixed)], 1) / SMOOTHED
+        slopes -= slopes.mean(axis=0)
+        step = np.linalg.lstsq(slopes, (moved - fixed).ravel(), rcond=None)[0]
+        if not np.rint(step).any():
+            break
+        shift = shift + np.rint(step).astype(int)
+    return shift
+
+
+def _block_means(frame):
+    rows, columns = (side // SMOOTHED for side in frame.shape)
+    blocks = frame[: rows * SMOOTHED, : columns * SMOOTHED].reshape(
+        rows, SMOOTHED, columns, SMOOTHED
+    )
+    return blocks.mean(axis=(1, 3))
+
+
+def _one_pixel(frame):
+    """Mean difference of a frame from itself a pixel aside, in the direction with more of it."""
+    sides = (np.abs(np.diff(frame, axis=axis)) for axis in (0, 1))
+    return max((float(side.mean()) for side in sides if side.size), default=0.0)
+
+
+def _distance(frame, other, shift):
+    """Mean difference of the moved frame where it covers the other; inf if it covers too little."""
+    source, target = overlap(shift, other.shape)
+    if frame[source].size < SMALLEST_OVERLAP * frame.size:
+        return math.inf
+    difference = frame[source] - other[target]
+    return float(np.abs(difference - difference.mean()).mean())
 
 
 def overlap(shift, size):

@@ -59,7 +59,7 @@ def load(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; train first, or check --log_dir")
+        raise FileNotFoundError(f"{path}: no such checkpoint; train first, or check the name")
     _check_records(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):

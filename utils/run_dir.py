@@ -35,6 +35,14 @@ class Included(NamedTuple):
     trained_on: str
     stabilise: bool = False
 
+    def line(self, stabilised):
+        """Says that it is used, and how."""
+        laid = "; frames are laid on each other first (--no-stabilise: they are not)"
+        words = (
+            f"No --log_dir: {self.name}, which comes with this code, trained on {self.trained_on}"
+        )
+        return words + laid if stabilised else words
+
 
 _FOR_FOOTAGE = Included(
     "Converted__2026-11-26_03-04__SoftLoUloss_DeepPro-Plus_DataL40",

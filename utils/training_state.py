@@ -30,7 +30,11 @@ SELECTIONS = {"test": "test list, as published", "heldout": "held-out training s
 SELECTION_OPTIONS = ("dataset", "datapath", "select", "threshold_eval")
 NORMALISATION_OPTIONS = ("mean", "std")  # likewise; None where they are the data set's
 # Say which clips a step takes.
-EPOCH_OPTIONS = ("batch_size", "sample_rate", "seed", "seqlen", "augment")
+EPOCH_OPTIONS = (
+    *("batch_size", "sample_rate", "seed", "seqlen", "patch_size"),
+    *("augment", "crops", "hard_crops", "flips", "turns"),
+)
+ONCE_WITHOUT = {"hard_crops": 1}  # options that older checkpoints do not record
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,20 @@ class TrainingState:
             best = f"the best checkpoint is sought anew: {self.anew}"
         return f"Continuing {name} after epoch {self.epoch + 1}{step}, {best}"
 
+    def kept_levels(self, checkpoint):
+        """Says where the run's mean and std are kept for data that it did not have: lines."""
+        before = describe(checkpoint).args if checkpoint else {}
+        levels = [
+            [options.get(name) for name in ("mean", "std")] for options in (before, self.options)
+        ]
+        places = [_resolved(options.get("datapath")) for options in (before, self.options)]
+        if None not in levels[0] and levels[0] == levels[1] and places[0] != places[1]:
+            mean, std = levels[0]
+            yield (
+                f"Other data, but mean {mean:.6g} and std {std:.6g} as the run had; others by "
+                "--mean and --std or --normalise-as"
+            )
+
     def published(self, iou=None):
         """A numbered checkpoint; with the `iou` of its validation, the best one."""
         weights = self.model.state_dict() if self.average is None else self.average.weights
@@ -211,6 +229,7 @@ class TrainingState:
                 )
         if not checkpoint.get("position"):
             return
+        recorded = {**ONCE_WITHOUT, **recorded}
         changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now.get(name)]
         if changed:
             raise ValueError(

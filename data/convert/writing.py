@@ -10,8 +10,6 @@ In the output folder:
 """
 
 import math
-import os
-import shutil
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +25,7 @@ from data.convert.sources import BOX_FOLDER, LabelledFootage
 from data.convert.targets import central_pixels, draw_targets_of
 from data.cores import usable_cores
 from data.record import write_record
-from data.saving import in_order, save_image, suffix_for
+from data.saving import in_order, new_folder, save_image, suffix_for
 
 _READ = 16  # frames that are read at a time
 SPLITS = ("train", "test")
@@ -82,8 +80,7 @@ class Piece:
 def write_converted(footage, output, options, workers=None, progress=True):
     """Writes a data set.
 
-    The folder appears under its name only when everything is in it; until then it is
-    `<output>.partial-<pid>`.
+    The folder appears under its name only when everything is in it: see `data.saving.new_folder`.
 
     Args:
         footage: list of `data.convert.sources.LabelledFootage`.
@@ -103,15 +100,9 @@ def write_converted(footage, output, options, workers=None, progress=True):
     output = Path(output).resolve()  # behind a link, so that the folder can be renamed
     refuse_full(output)
     pieces = plan_pieces(footage, options)
-    partial_folder = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    partial_folder.mkdir(parents=True)
-    try:
-        record = _write_pieces(pieces, partial_folder, options, workers or usable_cores(), progress)
-        _write_split_lists(pieces, partial_folder)
-        partial_folder.rename(output)
-    except BaseException:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        raise
+    with new_folder(output) as folder:
+        record = _write_pieces(pieces, folder, options, workers or usable_cores(), progress)
+        _write_split_lists(pieces, folder)
     return record
 
 

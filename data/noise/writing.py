@@ -111,6 +111,7 @@ def write_noisy(spec, root, output, noise, workers=None, progress=True):
     except OSError:
         if not _finished(output, identity, sequences):  # by another process meanwhile
             raise
+        shutil.rmtree(unfinished, ignore_errors=True)  # what was written after it had its name
     return _recorded_law(output)
 
 

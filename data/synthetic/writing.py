@@ -4,8 +4,6 @@ import csv
 import dataclasses
 import json
 import multiprocessing
-import os
-import shutil
 import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -14,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.cores import usable_cores
+from data.saving import new_folder
 from data.synthetic.plans import GENERATED, GENERATION, PRESETS, plan_sequences
 from data.synthetic.rendering import render_sequence
 
@@ -71,18 +70,15 @@ def write_synthetic(output, preset="small", seed=46, workers=None, progress=True
     identity = json.dumps(identity, indent=1) + "\n"
     if holds(output, identity):
         return
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.mkdir()
     try:
-        plans = plan_sequences(preset, seed)
-        rows = write_sequences(plans, partial, workers, progress)
-        write_lists(plans, rows, partial)
-        (partial / GENERATED).write_text(identity)
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        with new_folder(output) as folder:
+            plans = plan_sequences(preset, seed)
+            rows = write_sequences(plans, folder, workers, progress)
+            write_lists(plans, rows, folder)
+            (folder / GENERATED).write_text(identity)
+    except FileExistsError:
+        if not holds(output, identity):  # another process generated the same
+            raise
 
 
 def holds(output, identity):

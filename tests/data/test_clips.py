@@ -169,6 +169,7 @@ def test_crops_off_the_targets_lie_where_most_is_hard_and_the_others_as_before(r
         images[:, 40:43, 40:43] = 140
     masks = np.zeros_like(images)
     masks[:, 10, 10] = 1
+    images[::3, 10, 10] = 255  # a target is what moves and stands out most
     plain, hard = make_hard(images, masks, 1), make_hard(images, masks, 300)
     met = {plain: [], hard: []}
     for epoch in range(15):
@@ -176,6 +177,7 @@ def test_crops_off_the_targets_lie_where_most_is_hard_and_the_others_as_before(r
         hard.set_epoch(epoch)
         for index in range(len(plain)):
             first, second = plain.draw(index), hard.draw(index)
+            assert shows(first, 10, 10) == shows(second, 10, 10)
             if shows(first, 10, 10):
                 assert first == second
                 continue

@@ -3,6 +3,8 @@
 import csv
 import errno
 import hashlib
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from data.lists import LOW_SNR_LIMIT
+from data.saving import new_folder
 from data.synthetic import scenes, sensor, writing
 from data.synthetic.__main__ import main
 from data.synthetic.plans import PRESETS, Preset, plan_sequences
@@ -296,3 +299,39 @@ def test_a_generation_cut_short_leaves_nothing(error, tmp_path, capsys, monkeypa
             main(argv)
         assert stop.value.code == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_that_generate_the_same_at_once_both_succeed(folder, tmp_path, monkeypatch):
+    output, write_lists = tmp_path / "out", writing.write_lists
+
+    def another_is_faster(*given):
+        write_lists(*given)
+        shutil.copytree(folder, output)
+
+    monkeypatch.setattr(writing, "write_lists", another_is_faster)
+    write_synthetic(output, TINY, seed=SEED, progress=False, workers=1)
+    assert contents(output) == contents(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_another_generation_that_appears_meanwhile_is_told_in_one_line(
+    folder, tmp_path, monkeypatch
+):
+    output, write_lists = tmp_path / "out", writing.write_lists
+
+    def another_is_faster(*given):
+        write_lists(*given)
+        (output / "mine").mkdir(parents=True)
+
+    monkeypatch.setattr(writing, "write_lists", another_is_faster)
+    with pytest.raises(FileExistsError, match="is not a complete generation of this preset"):
+        write_synthetic(output, TINY, seed=SEED, progress=False, workers=1)
+    assert [path.name for path in output.iterdir()] == ["mine"]
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path):
+    left = tmp_path / f"out.partial-{os.getpid()}"
+    left.mkdir()
+    with new_folder(tmp_path / "out") as made:
+        (made / "file").touch()
+    assert (tmp_path / "out/file").is_file() and left.is_dir()

@@ -260,6 +260,21 @@ def test_an_interrupted_call_is_continued_without_writing_again(clean, tmp_path,
     assert contents(output) == contents(tmp_path / "again")
 
 
+def test_of_two_that_write_the_same_at_once_both_succeed_and_leave_nothing(
+    clean, tmp_path, monkeypatch
+):
+    output, copy_lists = tmp_path / "noisy", writing._copy_lists
+    write(clean, tmp_path / "first")
+
+    def another_is_faster(*given):
+        copy_lists(*given)
+        (tmp_path / "first").rename(output)
+
+    monkeypatch.setattr(writing, "_copy_lists", another_is_faster)
+    write(clean, output, workers=1)
+    assert not (tmp_path / "noisy.partial").exists() and output.is_dir()
+
+
 def test_unfinished_work_of_another_noise_is_refused(clean, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "save_image", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -74,7 +74,8 @@ def evaluate_six(limit=2.0, protocols=()):
     scan = open_scan(detector, detector, batch_size=2)
     evaluation = Evaluator(scan, choose(protocols), 0.5, [highlights]).run(sequences)
     subsets = {"low_snr": names[:2], "high_snr": names[2:]}
-    tested = SimpleNamespace(run="bright", name="DeepPro", detector=detector)
+    given = {"run": "bright", "name": "DeepPro", "detector": detector, "stabilise": False}
+    tested = SimpleNamespace(**given)
     metrics = summarise(evaluation, subsets, header(tested, "NUDT-MIRSDT", 0.5))
     return metrics, highlights.strips
 

@@ -94,7 +94,8 @@ def test_an_eval_txt_written_here_is_read_back(tmp_path, rng):
         sequences.append(ArraySequence(name, frames, masks))
     detector = Bright()
     evaluation = Evaluator(open_scan(detector, detector), choose(), 0.5).run(sequences)
-    tested = SimpleNamespace(run="bright", name="DeepPro", detector=detector)
+    given = {"run": "bright", "name": "DeepPro", "detector": detector, "stabilise": False}
+    tested = SimpleNamespace(**given)
     subsets = {"low_snr": ["Sequence47"], "high_snr": ["Sequence85"]}
     metrics = summarise(evaluation, subsets, header(tested, "Mine", 0.5))
     for name, protocol in ALWAYS.items():

@@ -5,6 +5,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -219,6 +221,25 @@ def test_what_a_killed_process_left_of_any_name_is_swept(tmp_path):
         other.touch()
         sweep(tmp_path / name)
         assert not left.exists() and other.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are held otherwise there")
+def test_two_tests_do_not_write_to_one_folder_at_once(tmp_path):
+    program = "import sys; from pathlib import Path; from utils.report.results import results_in\n"
+    program += "with results_in(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, tmp_path / "out"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ValueError, match="out: another test writes its results there"),
+            results_in(tmp_path / "out"),
+        ):
+            pass
+        other.stdin.close()
+    with results_in(tmp_path / "out"):
+        pass
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_results_on_other_data_than_the_runs_own_have_a_folder_there(tmp_path):

@@ -27,7 +27,7 @@ from utils.scan import open_scan
 
 
 class Tested:
-    run, name, detector = "run", "Network", Bright()
+    run, name, detector, stabilise = "run", "Network", Bright(), False
 
 
 @pytest.fixture(scope="module")

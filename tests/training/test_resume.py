@@ -6,12 +6,14 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 
 import pytest
 import torch
 
 import train as train_script
+from data.specs import get_spec
 from tests.builders import call, write_list
 from tests.processes import run_alone
 from tests.training.runs import TRAINING, proceed, refused, rows, run_folder
@@ -304,3 +306,70 @@ def test_a_full_disk_is_said_in_words(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="best_model.pth: .*No space left on device") as error:
         save(tmp_path / "best_model.pth", {})
     assert "enforce" not in str(error.value)
+
+
+@pytest.mark.usefixtures("untested")
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not held there")
+def test_a_refused_second_training_leaves_what_the_first_one_is_writing(
+    dataset, tmp_path, capsys, monkeypatch
+):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
+    assert call(train_script, arguments) == 0
+    run = RunDir(run_folder(tmp_path))
+    half = run.checkpoint("last").with_name(f".last_model.pth.{os.getpid()}")
+    half.write_bytes(b"half")
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.run_dir.hold", lambda _: False)  # as another process holds the log
+        refused(capsys, proceed(run.path, "--epoch 2"), "another process is training")
+    assert half.is_file()
+    assert proceed(run.path, "--epoch 2") == 0 and not half.exists()
+
+
+@pytest.mark.usefixtures("untested")
+@pytest.mark.parametrize("now", ["--hard_crops 4", "--flips", "--crops centred", "--patch_size 12"])
+def test_an_epoch_does_not_go_on_with_other_clips(dataset, tmp_path, monkeypatch, capsys, now):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
+    stop_at(2, monkeypatch)
+    assert call(train_script, arguments, "--epoch 1") == 128 + signal.SIGTERM
+    capsys.readouterr()
+    refused(capsys, proceed(run_folder(tmp_path), now), "stopped within an epoch", now.split()[0])
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_run_goes_on_with_the_levels_it_had_and_says_so_or_with_those_given(
+    dataset, tmp_path, capsys
+):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
+    assert call(train_script, f"{arguments} --mean 90 --std 20") == 0
+    folder, other = run_folder(tmp_path), tmp_path / "other"
+    shutil.copytree(dataset, other)
+    said = "Other data, but mean 90 and std 20 as the run had"
+    for epoch, words, levels in (
+        (2, "--seed 46", (90, 20)),
+        (3, "--normalise-as Synthetic", levels_of("Synthetic")),
+        (4, "--mean 50 --std 30", (50, 30)),
+    ):
+        capsys.readouterr()
+        assert proceed(folder, f"--epoch {epoch} {words} --datapath {other}") == 0
+        kept = load(RunDir(folder).checkpoint("last"))["args"]
+        assert (kept["mean"], kept["std"]) == levels
+        assert (said in capsys.readouterr().out) == (epoch == 2)
+    capsys.readouterr()
+    refused(capsys, proceed(folder, "--epoch 5 --mean 60"), "--mean")
+
+
+def levels_of(name):
+    spec = get_spec(name)
+    return spec.mean, spec.std
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_run_that_has_no_checkpoint_starts_from_weights_when_asked(dataset, tmp_path, capsys):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
+    assert call(train_script, arguments) == 0
+    folder, file = run_folder(tmp_path), tmp_path / "start.pth"
+    RunDir(folder).checkpoint("best").rename(file)
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    status = call(train_script, arguments, f"--log_dir {folder.name} --weights {file}")
+    assert status == 0 and f"Starting from the weights of {file}" in capsys.readouterr().out

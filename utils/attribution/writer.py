@@ -5,7 +5,7 @@ than one in a frame), `attribution.csv` with a line for each, `influence.npz` an
 for all together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -61,6 +61,12 @@ class AttributionOptions:
 
     def quadrature(self):
         return Adaptive(self.tolerance) if self.points is None else Equidistant(self.points)
+
+
+def attribution_options(given):
+    """The `AttributionOptions` of a command's parsed arguments."""
+    names = [field.name for field in fields(AttributionOptions)]
+    return AttributionOptions(**{name: getattr(given, f"attribution_{name}") for name in names})
 
 
 def add_attribution_options(add):

@@ -129,7 +129,8 @@ def _head(metrics):
     frames = sum(sequence["frames"] for sequence in counted["sequences"].values())
     return (
         f"<h1>{escape(model_title(metrics['model']))} on {escape(metrics['dataset'])}</h1>"
-        f'<p class="quiet">Run {escape(metrics["run"])}, clips of {metrics["seqlen"]} frames</p>'
+        f'<p class="quiet">Run {escape(metrics["run"])}, clips of {metrics["seqlen"]} frames'
+        f"{', laid on each other' if metrics.get('stabilised') else ''}</p>"
         f"<p>{len(counted['sequences'])} sequences, {frames} frames, {everything['targets']} "
         f"targets. IoU of positive and mask pixels at threshold {metrics['threshold_eval']}: "
         f"{metrics['iou']:.4f}.</p>"

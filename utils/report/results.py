@@ -2,11 +2,12 @@
 
 import math
 import re
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from utils.files import renewed, write_text
+from utils.files import hold, renewed, write_text
 from utils.protocols import MAIN, PROTOCOLS
 from utils.report.metrics_file import STEPS, SUBSETS, column_texts, shown_at, write_metrics
 from utils.report.page import write_report
@@ -19,6 +20,7 @@ from utils.report.published import (
 )
 from utils.run_dir import make_folder
 
+HELD = ".in_use"  # of a folder: held by the test that writes there
 EVAL_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}  # as published
 
 
@@ -57,6 +59,7 @@ def header(tested, dataset, threshold_eval):
         "dataset": dataset,
         "seqlen": tested.detector.seqlen,
         "threshold_eval": threshold_eval,
+        "stabilised": tested.stabilise,
     }
 
 
@@ -115,9 +118,32 @@ def part_of_results(path):
     return name if page is None else f"results{page[1] or ''}"
 
 
+@contextmanager
 def results_in(folder, active=True):
-    """Within it a test writes its results to a folder: see `utils.files.renewed`."""
-    return renewed(make_folder(folder), part_of_results, active)
+    """Within it a test writes its results to a folder: see `utils.files.renewed`.
+
+    Raises:
+        ValueError: another process does so.
+    """
+    make_folder(folder)
+    held = _held(folder) if active else nullcontext()
+    with held, renewed(folder, part_of_results, active) as paths:
+        yield paths
+
+
+@contextmanager
+def _held(folder):
+    with (folder / HELD).open("a") as file:
+        if not hold(file):
+            raise ValueError(
+                f"{folder}: another test writes its results there; wait for its end, or choose "
+                "another folder with --output"
+            )
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # where open files cannot be removed it stays
+                (folder / HELD).unlink()
 
 
 def write_results(output, suffix, metrics, strips, protocol, more=()):

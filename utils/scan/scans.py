@@ -104,7 +104,7 @@ class Scan:
         frames = self._checked(frames)
         self.count += len(frames)
         self.failed = True  # if the next line raises
-        blocks = self._take(frames)
+        blocks = self._counted(self._take(frames))
         self.failed = False
         return blocks
 
@@ -117,8 +117,14 @@ class Scan:
         """
         self._check_not_failed()
         self.failed = True  # if the next line raises
-        blocks = self._end() if self.count else []
+        blocks = self._counted(self._end() if self.count else [])
         self.begin(self.mean, self.std)
+        return blocks
+
+    def _counted(self, blocks):
+        if self.stabiliser is not None:
+            for block in blocks:
+                self.stabiliser.count(block.scores)
         return blocks
 
     def _check_not_failed(self):

@@ -1,7 +1,6 @@
 """Clips of a moving camera: frames are laid on each other, scored, and the scores moved back."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ import torch
 LARGEST_GROWTH = 0.5  # of the canvas beyond a frame at each side, as a share of that side
 SEEN_SHARE = 0.25  # of a clip's frames in which a pixel must be in view to be scored
 UNSEEN = -math.inf  # the logit of a pixel that is not
+LOWEST = -87.0  # of the others: their scores are above 0 in float32
 
 
 class Stabiliser:
@@ -17,23 +17,24 @@ class Stabiliser:
     Every frame of a clip is moved by whole pixels onto the middle one, on a canvas that holds them
     all. Where a frame shows nothing of the canvas it gets the mean of those that do: no pulse. The
     logits are moved back, frame by frame. A pixel of the scene that was in view in less than a
-    quarter of the clip's frames is unseen: its score is 0. Frames of zeros are padding, and stay.
+    quarter of the clip's frames is unseen: its score is 0, which no other score is. Frames of zeros
+    are padding, and stay.
 
     Args:
-        find_shift: callable(frame, other) -> rows and columns that lay it on the other:
-            `models.registration.find_shift`.
+        follow: callable(frames (T, H, W)) -> shifts (T, 2) that lay them on the middle one, and
+            which are known (T,): `models.registration.follow_view`.
 
     Attributes:
         largest: (rows, columns) that a frame was moved by at most.
-        path, steps: pixels that the view moved from first to last frames of clips, and how many
-            frames that took.
+        path, steps: pixels that the view moved from frame to frame of the clips, in so many steps.
+        lost: frames of clips, of these steps, whose shift is not known.
         unseen, pixels: how many had no score, of how many.
     """
 
-    def __init__(self, find_shift):
-        self.find_shift = find_shift
+    def __init__(self, follow):
+        self.follow = follow
         self.largest = np.zeros(2, int)
-        self.path, self.steps, self.unseen, self.pixels = 0.0, 0, 0, 0
+        self.path, self.steps, self.lost, self.unseen, self.pixels = 0.0, 0, 0, 0, 0
 
     def run(self, clips, run):
         """Logits (B, n, H, W) of the last n frames of clips (B, 1, T, H, W) of a moving camera.
@@ -54,12 +55,14 @@ class Stabiliser:
         moved = logits.new_full((*logits.shape[:2], *size.tolist()), UNSEEN)
         for b, t, index in ((b, t, t - frames[0]) for b in range(len(clips)) for t in frames):
             source, target = _overlap(shifts[b, t] + before, size, canvas.shape[-2:])
-            back = torch.where(views[b][target], logits[b, index][target], UNSEEN)
-            moved[b, index][source] = back
-            if real[b, t]:
-                self.pixels += moved[b, index].numel()
-                self.unseen += int(torch.isneginf(moved[b, index]).sum())
+            seen = logits[b, index][target].clamp_min(LOWEST)
+            moved[b, index][source] = torch.where(views[b][target], seen, UNSEEN)
         return moved
+
+    def count(self, scores):
+        """Takes note of final scores."""
+        self.pixels += scores.size
+        self.unseen += int(np.count_nonzero(scores == 0))
 
     def _shifts(self, frames, real):
         """(T, 2) rows and columns to move each of the frames (T, H, W) by; 0 for padding."""
@@ -67,16 +70,11 @@ class Stabiliser:
         found = np.flatnonzero(real)
         if len(found) < 2:
             return shifts
-        frames = frames.float().cpu().numpy()
-        middle = frames[found[len(found) // 2]]
-        moved = [t for t in found if not np.array_equal(frames[t], middle)]
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            found_shifts = pool.map(lambda t: self.find_shift(frames[t], middle), moved)
-            for t, shift in zip(moved, found_shifts, strict=True):
-                shifts[t] = shift
+        shifts[found], known = self.follow(frames[found].float().cpu().numpy())
         self.largest = np.maximum(self.largest, np.abs(shifts).max(0))
-        self.path += float(np.hypot(*(shifts[found[-1]] - shifts[found[0]])))
-        self.steps += int(found[-1] - found[0])
+        self.path += float(np.hypot(*np.diff(shifts[found], axis=0).T).sum())
+        self.steps += len(found) - 1
+        self.lost += int(np.count_nonzero(~known))
         return shifts
 
     def _lay(self, clips, real, places, size):
@@ -101,18 +99,21 @@ class Stabiliser:
 
     def share(self, group):
         """Joins what several processes found."""
-        found = group.gather([(self.largest, self.path, self.steps, self.unseen, self.pixels)])
-        largest, *sums = zip(*found, strict=True)
+        sums = self.path, self.steps, self.lost, self.unseen, self.pixels
+        largest, *sums = zip(*group.gather([(self.largest, *sums)]), strict=True)
         self.largest = np.max(largest, axis=0)
-        self.path, self.steps, self.unseen, self.pixels = map(sum, sums)
+        self.path, self.steps, self.lost, self.unseen, self.pixels = map(sum, sums)
 
     def line(self):
         """What was found, in words."""
         rows, columns = self.largest
+        lost = 100 * self.lost / max(self.steps, 1)
+        words = f"; {lost:.2f} % of the frames fit no other: they are laid as those beside them"
         return (
             f"stabilised: frames moved by up to {rows} rows and {columns} columns, on average "
             f"{self.path / max(self.steps, 1):.2f} px from one to the next; "
             f"{100 * self.unseen / max(self.pixels, 1):.2f} % of the pixels unseen, with score 0"
+            f"{words if self.lost else ''}"
         )
 
 
