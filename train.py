@@ -181,8 +181,9 @@ def train(args, group):
         )
     device, names = ready_device(args.gpu, group, args.deterministic), as_list(args.dataset)
     seed_everything(args.seed)
+    detector = build_detector(args)
     clips, sequences = open_data(args, [get_spec(name) for name in names], group)
-    trainer = build_trainer(args, clips, device, group)
+    trainer = build_trainer(args, detector.to(device), clips, group)
     memory = tell_memory(args, trainer)
     run = group.share(open_run(args) if group.is_main else None)
     log = RunLog(run.log_file(args.model), group.is_main)
@@ -296,12 +297,17 @@ def goes_on(args):
     return args.log_dir is not None and not find_run(args.savepath, args.log_dir).is_bare()
 
 
-def build_trainer(args, clips, device, group):
-    """A fresh network with what trains it."""
+def build_detector(args):
+    """A fresh network, or one with the weights that are given to start from."""
     detector = build_model(args.model, args.seqlen)
     if args.weights is not None and not goes_on(args):
         load_weights(detector, load(args.weights), args.model, args.weights)
-    detector = detector.to(device)
+    return detector
+
+
+def build_trainer(args, detector, clips, group):
+    """What trains a network."""
+    device = next(detector.parameters()).device
     network = torch.compile(detector) if args.compile else FastTraining(detector)
     rates = args.learning_rate, args.decay_rate, args.beta2
     criterion = build_loss(args.loss)

@@ -1,6 +1,7 @@
 """How a frame has to be moved to lie on another, by whole pixels."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from skimage.registration import phase_cross_correlation
@@ -37,29 +38,31 @@ def find_shift(frame, last):
 def follow_view(frames):
     """How the frames (T, H, W) of a moving camera lie on the middle one.
 
-    From the middle outwards each frame is laid on the middle one or, where that does not succeed,
-    on the one before it, whose own shift is known. It starts where that one lies; what
-    `lay_on` finds comes before. A view may so leave the middle one's altogether.
+    From the middle outwards each frame is laid by `lay_on`, from where the nearest one lies whose
+    shift is known, on the middle one or, where it does not lie well there, on that nearest one. So
+    a view may leave the middle one's altogether.
 
     Returns:
-        (T, 2) int, rows and columns to move each frame by; (T,) bool, whether it then lies on a
-        frame whose own shift is known. If not its shift is that of the one before it.
+        (T, 2) int, rows and columns to move each frame by; (T,) bool, whether it is known, that is
+        whether the frame lies well. If not it is that of the nearest one whose shift is.
     """
     count = len(frames)
     shifts, known = np.zeros((count, 2), int), np.zeros(count, bool)
     middle = count // 2
     known[middle] = True
-    for order in (range(middle + 1, count), range(middle - 1, -1, -1)):
-        before = middle
+
+    def follow(order):
+        nearest = middle  # of those that are known
         for index in order:
-            shifts[index] = shifts[before]
-            for base in dict.fromkeys((middle, before)):
-                apart = shifts[before] - shifts[base]
-                found, lies = lay_on(frames[index], frames[base], apart)
-                if lies and known[base]:
-                    shifts[index], known[index] = shifts[base] + found, True
+            shifts[index] = shifts[nearest]
+            for base in dict.fromkeys((middle, nearest)):
+                found, lies = lay_on(frames[index], frames[base], shifts[nearest] - shifts[base])
+                if lies:
+                    shifts[index], known[index], nearest = shifts[base] + found, True, index
                     break
-            before = index
+
+    with ThreadPoolExecutor(2) as pool:  # the later and the earlier frames side by side
+        list(pool.map(follow, (range(middle + 1, count), range(middle - 1, -1, -1))))
     return shifts, known
 
 
