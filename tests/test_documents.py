@@ -23,7 +23,8 @@ def commands():
     """(document, script, arguments) of each command of ours in a block of code or in backticks."""
     for document in ("README.md", "log/README.md"):
         text = (ROOT / document).read_text("utf-8")
-        blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
+        found = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+        blocks = [block for language, block in found if language in ("", "bash")]
         rest = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         lines = "".join(blocks).replace("\\\n", " ").splitlines()
         lines += re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", rest)
