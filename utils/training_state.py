@@ -229,7 +229,7 @@ class TrainingState:
                 )
         if not checkpoint.get("position"):
             return
-        recorded = {**ONCE_WITHOUT, **recorded}
+        recorded, now = {**ONCE_WITHOUT, **recorded}, {**ONCE_WITHOUT, **now}
         changed = [name for name in EPOCH_OPTIONS if recorded.get(name) != now.get(name)]
         if changed:
             raise ValueError(

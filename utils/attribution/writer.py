@@ -5,7 +5,7 @@ than one in a frame), `attribution.csv` with a line for each, `influence.npz` an
 for all together.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -65,8 +65,8 @@ class AttributionOptions:
 
 def attribution_options(given):
     """The `AttributionOptions` of a command's parsed arguments."""
-    names = [field.name for field in fields(AttributionOptions)]
-    return AttributionOptions(**{name: getattr(given, f"attribution_{name}") for name in names})
+    names = ("of", "frames", "targets", "path", "points", "error")
+    return AttributionOptions(*(getattr(given, f"attribution_{name}") for name in names))
 
 
 def add_attribution_options(add):
