@@ -292,17 +292,17 @@ class TrainClips(Dataset):
         """
         sequence, start, stop, step = moments
         frames, masks = (array[::step] for array in self.frames.read(sequence, start, stop))
-        marked, side = masks.any(axis=0), self.patch_size
+        side = self.patch_size
 
         def view(array, place):
             top, left = place
             return array[..., top : top + side, left : left + side]
 
-        if view(marked, corner).any():
+        if view(masks, corner).any():
             return corner
         count, moving = self.options.hard_crops - 1, bool(rng.random() < 0.5)
         others = [draw_crop(size, [], side, rng) for _ in range(count)]
-        empty = [place for place in others if not view(marked, place).any()]
+        empty = [place for place in others if not view(masks, place).any()]
         return max([corner, *empty], key=lambda place: hardness(view(frames, place), moving))
 
     def _targets(self, sequence, start, stop, frame):

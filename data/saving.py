@@ -1,4 +1,4 @@
-"""Writes image files whole or not at all, several at a time."""
+"""Writes image files and folders whole or not at all, files several at a time."""
 
 import itertools
 import os

@@ -85,15 +85,15 @@ def lay_on(frame, other, start):
     best = np.asarray(start)
     distance = _distance(frame, other, best)
     near = NEAR * _one_pixel(other)
-    for find in (_peak, _slide):
-        shift = find(frame, other, best)
+    for find in (lambda: _peak(frame, other), lambda: _slide(frame, other, best)):
+        shift = find()
         found = math.inf if np.array_equal(shift, best) else _distance(frame, other, shift)
         if found <= near and found < (1 - SURE / math.sqrt(frame.size)) * distance:
             best, distance = shift, found
     return best, distance <= near
 
 
-def _peak(frame, other, _=None):
+def _peak(frame, other):
     return phase_cross_correlation(other, frame)[0].astype(int)
 
 

@@ -35,7 +35,7 @@ class Tested:
         folder: where its results go.
         normalisation: (mean, std) that its run was trained with on this data set in place of the
             data set's own, or None.
-        stabilise: whether frames are laid on each other first, unless that is asked or not.
+        stabilise: whether frames are laid on each other first.
     """
 
     run: str
