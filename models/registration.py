@@ -85,8 +85,8 @@ def lay_on(frame, other, start):
     best = np.asarray(start)
     distance = _distance(frame, other, best)
     near = NEAR * _one_pixel(other)
-    for find in (lambda: _peak(frame, other), lambda: _slide(frame, other, best)):
-        shift = find()
+    for smooth in (False, True):
+        shift = _slide(frame, other, best) if smooth else _peak(frame, other)
         found = math.inf if np.array_equal(shift, best) else _distance(frame, other, shift)
         if found <= near and found < (1 - SURE / math.sqrt(frame.size)) * distance:
             best, distance = shift, found
