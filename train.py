@@ -150,7 +150,7 @@ def parse_args(argv=None):
     if isinstance(args.dataset, list) and any(vars(args)[name] is not None for name in LEVELS):
         raise ValueError("--mean, --std, --normalise-as with several data sets; each has its own")
     own = args.weights is None or not goes_on(args)
-    if not own and str(args.weights) != recorded.get("weights"):
+    if not own and args.weights.resolve() != Path(recorded.get("weights") or "").resolve():
         raise ValueError(
             f"--weights {args.weights} with --log_dir: a run goes on from its own weights; "
             "expected one of the two"
@@ -181,7 +181,7 @@ def train(args, group):
         )
     device, names = ready_device(args.gpu, group, args.deterministic), as_list(args.dataset)
     seed_everything(args.seed)
-    detector = build_detector(args)
+    detector, levels = build_detector(args)
     clips, sequences = open_data(args, [get_spec(name) for name in names], group)
     trainer = build_trainer(args, detector.to(device), clips, group)
     memory = tell_memory(args, trainer)
@@ -194,7 +194,7 @@ def train(args, group):
     log.cut(state.log_size)
     log_start(log, args, trainer, clips, sequences)
     log(memory)
-    log(state.describe_start(run.name, args.weights))
+    log(state.describe_start(run.name, args.weights, levels))
     for line in state.kept_levels(checkpoint):
         log(line)
     recorder = Recorder(run, state, log)
@@ -298,11 +298,13 @@ def goes_on(args):
 
 
 def build_detector(args):
-    """A fresh network, or one with the weights that are given to start from."""
-    detector = build_model(args.model, args.seqlen)
+    """A fresh network, or one with the weights that are given to start from, and their levels."""
+    detector, levels = build_model(args.model, args.seqlen), None
     if args.weights is not None and not goes_on(args):
-        load_weights(detector, load(args.weights), args.model, args.weights)
-    return detector
+        checkpoint = load(args.weights)
+        load_weights(detector, checkpoint, args.model, args.weights)
+        levels = describe(checkpoint).normalisation(args.weights)
+    return detector, levels
 
 
 def build_trainer(args, detector, clips, group):

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ def save_image(path, pixels):
         OSError: it cannot be written.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         if suffix_for(pixels.dtype) == ".png":
             Image.fromarray(pixels).save(aside, "PNG", compress_level=1)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -41,7 +42,7 @@ def write_whole(path, write, lasting=True):
         OSError: it could not be written; what was at `path` is unharmed.
     """
     path = Path(path)
-    aside = path.with_name(f"{_hidden(path.name)}.{os.getpid()}")
+    aside = path.with_name(f"{_hidden(path.name)}.{uuid.uuid4().int}")
     if lasting:
         sweep(path, ABANDONED)
     try:
@@ -80,7 +81,7 @@ def sweep(path, age=0):
 
 
 def _hidden(name):
-    """What a hidden file beside that of this name is called, but for the process."""
+    """What a hidden file beside that of this name is called, but for a number of its own."""
     return f".{short_name(name)}"
 
 

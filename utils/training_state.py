@@ -115,11 +115,18 @@ class TrainingState:
         self.epoch, self.best_iou = -1, -math.inf
         self.history, self.position, self.log_size = [], None, 0
 
-    def describe_start(self, name, weights=None):
-        """Where the training of the run of this name starts, or that it does from weights."""
+    def describe_start(self, name, weights=None, levels=None):
+        """Where the training of the run of this name starts, or that it does from weights.
+
+        Args:
+            name: of the run.
+            weights: the checkpoint they are of, or None.
+            levels: the (mean, std) of grey levels that this one records, or None.
+        """
         if not self.restored:
             if weights is not None:
-                return f"Starting from the weights of {weights}"
+                own = "" if levels is None else ", of frames of mean {:.6g} and std {:.6g}"
+                return f"Starting from the weights of {weights}{own.format(*levels or ())}"
             return "No existing model, starting training from scratch..."
         step = f", step {self.position['step']} of the next" if self.position else ""
         best = f"best IoU {self.best_iou:f}"

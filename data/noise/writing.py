@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import shutil
+import uuid
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -239,7 +240,7 @@ def _copy_lists(spec, root, folder):
 
 
 def _write_marker(folder, content):
-    aside = folder / f".{MARKER}.{os.getpid()}"
+    aside = folder / f".{MARKER}.{uuid.uuid4().hex}"
     aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     aside.replace(folder / MARKER)
 

@@ -45,6 +45,15 @@ def refused(capsys, *words):
     return line
 
 
+def test_a_run_whose_frames_were_laid_on_each_other_is_told(runs):
+    plain, laid = (
+        {**run, "stabilised": value} for run, value in zip(runs, (False, True), strict=True)
+    )
+    told = "Frames were laid on each other first (--stabilise) in run 2 only"
+    assert told in "\n".join(lines_of([plain, laid]))
+    assert not any("laid on" in line for line in lines_of([laid, laid]) + lines_of([plain, plain]))
+
+
 @pytest.mark.usefixtures("drawn")
 def test_comparing_a_run_with_itself_shows_no_difference(folders, tmp_path, capsys):
     arguments = [folders[0], folders[0] / "metrics.json", "--samples", 200]

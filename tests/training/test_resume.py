@@ -361,15 +361,3 @@ def test_a_run_goes_on_with_the_levels_it_had_and_says_so_or_with_those_given(
 def levels_of(name):
     spec = get_spec(name)
     return spec.mean, spec.std
-
-
-@pytest.mark.usefixtures("untested")
-def test_a_run_that_has_no_checkpoint_starts_from_weights_when_asked(dataset, tmp_path, capsys):
-    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
-    assert call(train_script, arguments) == 0
-    folder, file = run_folder(tmp_path), tmp_path / "start.pth"
-    RunDir(folder).checkpoint("best").rename(file)
-    for path in (folder / "checkpoints").iterdir():
-        path.unlink()
-    status = call(train_script, arguments, f"--log_dir {folder.name} --weights {file}")
-    assert status == 0 and f"Starting from the weights of {file}" in capsys.readouterr().out

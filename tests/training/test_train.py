@@ -234,33 +234,6 @@ def test_training_continues_a_run(dataset, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("untested")
-def test_a_training_starts_from_weights_and_goes_on_without_their_file(dataset, tmp_path, run):
-    file = tmp_path / "start.pth"
-    shutil.copy(RunDir(run).checkpoint("best"), file)
-    start = load(file)["model_state_dict"]
-    folder = train(dataset, tmp_path, "DeepPro", f"--epoch 1 --weights {file} --learning_rate 1e-5")
-    file.unlink()
-    found = load(RunDir(folder).checkpoint("last"))["model_state_dict"]
-    weights = [key for key in start if key.endswith("weight")]
-    assert all(torch.allclose(found[key], start[key], atol=2e-3) for key in weights)
-    assert f"Starting from the weights of {file}" in (folder / "logs/DeepPro.txt").read_text()
-    assert proceed(folder, "--epoch 2") == 0
-    assert len(history(folder)) == 2
-
-
-def test_weights_that_do_not_fit_are_refused_before_a_run_folder_is_made(
-    dataset, tmp_path, run, capsys
-):
-    file = RunDir(run).checkpoint("best")
-    given = f"--datapath {dataset} --savepath {tmp_path} --gpu cpu {TRAINING} --weights"
-    refused(capsys, call(train_script, given, file), "weights of another network", "best_model")
-    refused(capsys, call(train_script, given, tmp_path / "none.pth"), "none.pth: no such")
-    status = proceed(run, f"--epoch 9 --weights {file}")
-    refused(capsys, status, "a run goes on from its own weights")
-    assert not (tmp_path / "sem_seg").exists()
-
-
-@pytest.mark.usefixtures("untested")
 @pytest.mark.parametrize("loss", ["BCE", "HAM", "HPM"])
 def test_other_losses_train_and_name_the_run(dataset, tmp_path, loss):
     folder = train(dataset, tmp_path, "DeepPro", f"--epoch 1 --loss {loss}")

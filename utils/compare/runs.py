@@ -80,6 +80,11 @@ def comparison_notes(runs, names):
                 f"Not comparable: {name} is on {_dataset(run)} ({counts} targets), run 1 on "
                 f"{_dataset(runs[0])} ({everything[0]})"
             )
+    laid = [name for name, run in zip(names, runs, strict=True) if run.get("stabilised")]
+    if laid and len(laid) < len(runs):
+        notes.append(
+            f"Frames were laid on each other first (--stabilise) in {', '.join(laid)} only"
+        )
     shared = [protocol.name for protocol, _ in shared_protocols(runs)]
     for protocol in shared:
         sizes = [len(run["protocols"][protocol]["thresholds"]) for run in runs]
