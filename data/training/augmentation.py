@@ -20,6 +20,8 @@ class Change:
             the data set's.
         pattern: of noise that every pixel keeps through all frames, likewise.
         seed: of both noises.
+        mover: seed of an object that moves through the clip if that shows no target, or None; see
+            `data.training.movers`.
     """
 
     offsets: np.ndarray | None
@@ -29,6 +31,7 @@ class Change:
     noise: float
     pattern: float
     seed: int
+    mover: int | None = None
 
     def apply(self, clip):
         """Changes the grey levels of a normalised clip (n, H, W) float32 in place, padding apart.
@@ -71,6 +74,8 @@ class Augmentation:
             pixels meets their centres, and few of them count as false alarms.
         still: share of the clips that jitter and drift leave alone. Where every clip moves, a
             network learns to pass over targets that hardly do.
+        movers: share of the clips without target through which something larger moves that is
+            none: see `data.training.movers`.
     """
 
     contrast: float = 0.0
@@ -83,6 +88,7 @@ class Augmentation:
     pattern: float = 0.0
     grow: int = 0
     still: float = 0.0
+    movers: float = 0.0
 
     def draw_stride(self, start, stop, frames, seqlen, rng):
         """(start, stop, k) of a window of a sequence of `frames` frames, stretched to stride k.
@@ -109,7 +115,9 @@ class Augmentation:
             offsets = offsets + self.jitter * rng.standard_normal((frames, 2))
         seed = int(rng.integers(2**63))
         level = self.level * rng.uniform(-1, 1) if self.level else 0.0
-        return Change(offsets, gain, level, mirrored, noise, pattern, seed)
+        has_mover = self.movers and rng.random() < self.movers
+        mover = int(rng.integers(2**63)) if has_mover else None
+        return Change(offsets, gain, level, mirrored, noise, pattern, seed, mover)
 
 
 CHANGES = {field.name: field for field in fields(Augmentation)}
@@ -117,9 +125,10 @@ CHANGES_HELP = (
     "contrast=C (by a factor of up to 1 + C either way), dark=P (this share is made negative), "
     "stride=K (every k-th frame, k up to K), jitter=J and drift=D (the view shakes by J pixels, "
     "moves by up to D a frame; still=P: not in this share of the clips), level=S, noise=S and "
-    "pattern=S (up to S of the data's standard deviations), grow=G (masks grow by G pixels)"
+    "pattern=S (up to S of the data's standard deviations), grow=G (masks grow by G pixels), "
+    "movers=P (through this share of the clips without target something larger moves)"
 )
-AT_MOST = {"dark": 1.0, "still": 1.0}  # the others may be any number
+AT_MOST = {"dark": 1.0, "still": 1.0, "movers": 1.0}  # the others may be any number
 
 
 def parse_augmentation(text):

@@ -1,0 +1,80 @@
+"""Extended objects that move through clips without targets."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from data.training.augmentation import Augmentation
+from data.training.movers import CONTRASTS, FASTEST, PART_LEVELS, WIDTHS, paste_mover
+from tests.datasets.test_augmentation import NOTHING, make_clips
+
+
+def pasted(seed, side=120, frames=20):
+    clip = np.full((frames, side, side), 2.5, np.float32)
+    paste_mover(clip, seed)
+    return clip
+
+
+def middle(frame):
+    """Row and column of what an object added to a frame of level 2.5, weighed by how much."""
+    change = np.abs(frame - 2.5)
+    grid = np.indices(frame.shape)
+    return (grid * change).sum((1, 2)) / change.sum()
+
+
+def test_an_object_wider_than_a_target_moves_steadily_and_keeps_its_form():
+    whole = 0
+    for seed in range(12):
+        clip = pasted(seed, side=400)
+        moved = clip != 2.5
+        rim = moved[:, [0, -1]].any((1, 2)) | moved[:, :, [0, -1]].any((1, 2))
+        inside = moved.any((1, 2)) & ~rim
+        if inside.sum() < 10:
+            continue  # it leaves the view
+        whole += 1
+        steps = np.diff([middle(frame) for frame in clip[inside]], axis=0)
+        assert np.abs(steps - steps.mean(0)).max() < 0.1
+        assert np.abs(steps).max() < FASTEST + 0.1
+        widths = moved[inside].any(1).sum(1)
+        assert WIDTHS[0] <= widths.min() and widths.max() <= WIDTHS[1] + 4
+        assert np.ptp(widths) <= 2
+        assert np.abs(clip - 2.5).max() <= CONTRASTS[1] * PART_LEVELS[1] + 1e-4
+    assert whole > 5
+
+
+def test_objects_differ_and_the_same_seed_gives_the_same():
+    assert np.array_equal(pasted(3), pasted(3))
+    assert len({pasted(seed).tobytes() for seed in range(20)}) == 20
+    brighter = sum(pasted(seed).mean() > 2.5 for seed in range(200))
+    assert 110 < brighter < 180
+
+
+def test_only_clips_that_show_no_target_get_one_and_masks_stay():
+    plain, *_ = make_clips(np.random.default_rng(1), None, side=40)
+    changed, *_ = make_clips(np.random.default_rng(1), Augmentation(movers=1.0), side=40)
+    differ = []
+    for index in range(len(plain)):
+        (before, mask), (after, same) = plain[index], changed[index]
+        assert np.array_equal(mask, same)
+        if mask.any():
+            assert np.array_equal(before, after)
+        else:
+            differ.append(not np.array_equal(before, after))
+    assert len(differ) > 2 and any(differ)
+
+
+def test_the_share_of_clips_is_the_one_given_and_other_draws_stay():
+    def draws(augmentation):
+        return [augmentation.draw(10, 5, np.random.default_rng(seed)) for seed in range(400)]
+
+    found = draws(Augmentation(noise=0.2, movers=0.3))
+    assert 80 < sum(change.mover is not None for change in found) < 160
+    assert [replace(c, mover=None) for c in found] == draws(Augmentation(noise=0.2))
+    assert NOTHING.mover is None
+
+
+def test_padding_stays_zero(rng):
+    clips, *_ = make_clips(rng, Augmentation(movers=1.0), frames=9, mark_padding=True)
+    for index in range(len(clips)):
+        clip, _, real = clips[index]
+        assert not clip[0][real == 0].any()
