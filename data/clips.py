@@ -19,7 +19,6 @@ from data.training.augmentation import (
     move_masks,
     move_view,
 )
-from data.training.movers import paste_mover
 
 HARDEST = 9  # pixels of a crop that tell how hard it is
 CHECKED = 8  # sequences whose grey levels are looked at before a training
@@ -203,9 +202,7 @@ class TrainClips(Dataset):
         clip = self._blank(frames.shape, place, np.float32)
         normalise_into(frames, self.mean, self.std, out=clip[place])
         if crop.change is not None:
-            if crop.change.mover is not None and not found.any():
-                paste_mover(clip[place], crop.change.mover)
-            crop.change.apply(clip[place])
+            crop.change.apply(clip[place], has_target=bool(found.any()))
         # Only the few rows that hold targets are read and copied.
         moments, rows = np.divmod(np.flatnonzero(found), frames.shape[1])
         mask = np.zeros(clip.shape, np.uint8)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy import ndimage
 
+from data.training.clutter import add_waves, paste_mover
+
 
 @dataclass(frozen=True)
 class Change:
@@ -20,8 +22,9 @@ class Change:
             the data set's.
         pattern: of noise that every pixel keeps through all frames, likewise.
         seed: of both noises.
-        mover: seed of an object that moves through the clip if that shows no target, or None; see
-            `data.training.movers`.
+        mover: seed of an object that moves through the clip if that shows no target, or None: see
+            `data.training.clutter`, for the next one, too.
+        waves: seed of waves that are added to the clip, or None.
     """
 
     offsets: np.ndarray | None
@@ -32,14 +35,19 @@ class Change:
     pattern: float
     seed: int
     mover: int | None = None
+    waves: int | None = None
 
-    def apply(self, clip):
+    def apply(self, clip, has_target=True):
         """Changes the grey levels of a normalised clip (n, H, W) float32 in place, padding apart.
 
-        Mirrored first, then multiplied, then moved in level, then noise.
+        What moves through it and waves first; then mirrored, multiplied, moved in level, noise.
         """
         if not clip.size:
             return
+        if self.mover is not None and not has_target:
+            paste_mover(clip, self.mover)
+        if self.waves is not None:
+            add_waves(clip, self.waves)
         if self.mirrored:
             np.subtract(2 * clip.mean(dtype=np.float64).astype(np.float32), clip, out=clip)
         if self.gain != 1:
@@ -75,7 +83,8 @@ class Augmentation:
         still: share of the clips that jitter and drift leave alone. Where every clip moves, a
             network learns to pass over targets that hardly do.
         movers: share of the clips without target through which something larger moves that is
-            none: see `data.training.movers`.
+            none, and
+        waves: share of the clips to which waves are added: see `data.training.clutter`.
     """
 
     contrast: float = 0.0
@@ -89,6 +98,7 @@ class Augmentation:
     grow: int = 0
     still: float = 0.0
     movers: float = 0.0
+    waves: float = 0.0
 
     def draw_stride(self, start, stop, frames, seqlen, rng):
         """(start, stop, k) of a window of a sequence of `frames` frames, stretched to stride k.
@@ -115,9 +125,11 @@ class Augmentation:
             offsets = offsets + self.jitter * rng.standard_normal((frames, 2))
         seed = int(rng.integers(2**63))
         level = self.level * rng.uniform(-1, 1) if self.level else 0.0
-        has_mover = self.movers and rng.random() < self.movers
-        mover = int(rng.integers(2**63)) if has_mover else None
-        return Change(offsets, gain, level, mirrored, noise, pattern, seed, mover)
+        clutter = [
+            int(rng.integers(2**63)) if share and rng.random() < share else None
+            for share in (self.movers, self.waves)
+        ]
+        return Change(offsets, gain, level, mirrored, noise, pattern, seed, *clutter)
 
 
 CHANGES = {field.name: field for field in fields(Augmentation)}
@@ -126,9 +138,10 @@ CHANGES_HELP = (
     "stride=K (every k-th frame, k up to K), jitter=J and drift=D (the view shakes by J pixels, "
     "moves by up to D a frame; still=P: not in this share of the clips), level=S, noise=S and "
     "pattern=S (up to S of the data's standard deviations), grow=G (masks grow by G pixels), "
-    "movers=P (through this share of the clips without target something larger moves)"
+    "movers=P (through this share of the clips without target something larger moves), waves=P "
+    "(this share of the clips has waves)"
 )
-AT_MOST = {"dark": 1.0, "still": 1.0, "movers": 1.0}  # the others may be any number
+AT_MOST = {"dark": 1.0, "still": 1.0, "movers": 1.0, "waves": 1.0}  # the others may be any number
 
 
 def parse_augmentation(text):

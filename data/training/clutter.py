@@ -1,6 +1,7 @@
-"""Extended objects that move through a clip and are no targets, such as vehicles on a road."""
+"""What moves or comes and goes in a clip and is no target: vehicles on a road, waves on water."""
 
 import numpy as np
+from scipy import ndimage
 
 WIDTHS = (12.0, 36.0)  # pixels; hardly any mask of a target is as wide
 SHAPES = (0.3, 0.8)  # height over width
@@ -12,6 +13,13 @@ MOST_PARTS = 6  # beside the body, each of a level of its own
 PART_SIZES = (0.15, 0.5)  # of the body's, along each axis
 PART_LEVELS = (-0.5, 1.8)  # of the body's contrast
 EDGES = (1.0, 2.0)  # pixels over which an edge rises, as a lens makes it
+
+LIVES = (0.7, 4.0)  # frames, a standard deviation in time of what a crest looks like
+HEIGHTS = (0.5, 1.2)  # pixels, the same along rows
+LENGTHS = (0.8, 4.0)  # and along columns
+CRESTS = (-1.0, 1.5)  # standard deviations of a wave from which on it is seen
+WAVES = (0.03, 0.4)  # of the data set, for one of a wave
+TRAVEL = 0.5  # pixels a frame along columns, at most
 
 
 def paste_mover(clip, seed):
@@ -45,6 +53,26 @@ def paste_mover(clip, seed):
         )
         covered = rows[:, :, None] * columns[:, None, :]
         clip += covered * (np.float32(mean + level * contrast) - clip)
+
+
+def add_waves(clip, seed):
+    """Adds the crests of waves, which travel, come and go, to a clip, in place.
+
+    They are normal noise, smoothed in time and space, above a level.
+
+    Args:
+        clip: (n, H, W) float32, normalised.
+        seed: of the waves.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    sizes = [rng.uniform(*bounds) for bounds in (LIVES, HEIGHTS, LENGTHS)]
+    noise = rng.standard_normal(clip.shape, np.float32)
+    waves = ndimage.gaussian_filter(noise, sizes, mode="wrap")
+    crests = np.maximum(waves / max(waves.std(), 1e-6) - np.float32(rng.uniform(*CRESTS)), 0)
+    strength = np.float32(np.exp(rng.uniform(*np.log(WAVES))))
+    speed = rng.uniform(-TRAVEL, TRAVEL)
+    for moment, (frame, added) in enumerate(zip(clip, crests, strict=True)):
+        frame += strength * np.roll(added, round(speed * moment), axis=1)
 
 
 def _box(distances, half, edge):

@@ -1,11 +1,19 @@
-"""Extended objects that move through clips without targets."""
+"""Clutter that is added to clips: objects that move through them, and waves."""
 
 from dataclasses import replace
 
 import numpy as np
 
 from data.training.augmentation import Augmentation
-from data.training.movers import CONTRASTS, FASTEST, PART_LEVELS, WIDTHS, paste_mover
+from data.training.clutter import (
+    CONTRASTS,
+    FASTEST,
+    PART_LEVELS,
+    WAVES,
+    WIDTHS,
+    add_waves,
+    paste_mover,
+)
 from tests.datasets.test_augmentation import NOTHING, make_clips
 
 
@@ -67,14 +75,43 @@ def test_the_share_of_clips_is_the_one_given_and_other_draws_stay():
     def draws(augmentation):
         return [augmentation.draw(10, 5, np.random.default_rng(seed)) for seed in range(400)]
 
-    found = draws(Augmentation(noise=0.2, movers=0.3))
+    found = draws(Augmentation(noise=0.2, movers=0.3, waves=0.6))
     assert 80 < sum(change.mover is not None for change in found) < 160
-    assert [replace(c, mover=None) for c in found] == draws(Augmentation(noise=0.2))
-    assert NOTHING.mover is None
+    assert 200 < sum(change.waves is not None for change in found) < 280
+    plain = draws(Augmentation(noise=0.2))
+    assert [replace(change, mover=None, waves=None) for change in found] == plain
+    assert NOTHING.mover is None and NOTHING.waves is None
+
+
+def test_waves_are_brighter_come_and_go_and_have_the_strength_given():
+    strengths = []
+    for seed in range(30):
+        clip = np.zeros((40, 32, 48), np.float32)
+        add_waves(clip, seed)
+        again = np.zeros_like(clip)
+        add_waves(again, seed)
+        assert np.array_equal(clip, again)
+        assert clip.min() >= 0
+        by_time = clip.std(0).mean()
+        assert by_time > 0.3 * clip.std()  # no pixel keeps its level
+        near = np.corrcoef(clip[:, :, 1:].ravel(), clip[:, :, :-1].ravel())[0, 1]
+        assert near > 0.3  # they are longer than a pixel
+        strengths.append(clip.max())
+    # A crest is at most some five standard deviations high.
+    assert max(strengths) < 6.5 * WAVES[1] and min(strengths) > WAVES[0]
+
+
+def test_clips_with_targets_have_waves_too():
+    plain, *_ = make_clips(np.random.default_rng(1), None)
+    waved, *_ = make_clips(np.random.default_rng(1), Augmentation(waves=1.0))
+    for index in range(len(plain)):
+        assert np.array_equal(plain[index][1], waved[index][1])
+        added = waved[index][0] - plain[index][0]
+        assert added.min() >= 0 and added.max() > 0
 
 
 def test_padding_stays_zero(rng):
-    clips, *_ = make_clips(rng, Augmentation(movers=1.0), frames=9, mark_padding=True)
+    clips, *_ = make_clips(rng, Augmentation(movers=1.0, waves=1.0), frames=9, mark_padding=True)
     for index in range(len(clips)):
         clip, _, real = clips[index]
         assert not clip[0][real == 0].any()
