@@ -201,12 +201,12 @@ class TrainClips(Dataset):
         place = self._place(frames.shape, crop.pad_end)
         clip = self._blank(frames.shape, place, np.float32)
         normalise_into(frames, self.mean, self.std, out=clip[place])
-        if crop.change is not None:
-            crop.change.apply(clip[place], has_target=bool(found.any()))
         # Only the few rows that hold targets are read and copied.
         moments, rows = np.divmod(np.flatnonzero(found), frames.shape[1])
         mask = np.zeros(clip.shape, np.uint8)
         mask[place][moments, rows] = masks[moments, rows]
+        if crop.change is not None:
+            crop.change.apply(clip[place], has_target=bool(mask.any()))
         if self.options.augmentation is not None and self.options.augmentation.grow:
             mask[place] = grow_masks(mask[place], self.options.augmentation.grow)
         parts = [clip, mask]

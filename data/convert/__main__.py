@@ -137,6 +137,10 @@ def main(argv=None):
         print(
             f"warning: {len(problems.found)} labels left out; {problems.found[0]}", file=sys.stderr
         )
+    if problems.doubts:
+        more = len(problems.doubts) - 1
+        others = f" (and {more} other sequences likewise)" * (more > 0)
+        print(f"warning: {problems.doubts[0]}{others}", file=sys.stderr)
     print("\n".join(lines))
 
 

@@ -80,10 +80,16 @@ class Problems:
     Attributes:
         skip: leave them out.
         found: a line for each that was left out.
+        doubts: a line for each that can be read in another way, too.
     """
 
     skip: bool = False
     found: list = field(default_factory=list)
+    doubts: list = field(default_factory=list)
+
+    def doubt(self, line):
+        """Remembers what can be read in another way."""
+        self.doubts.append(line)
 
     def report(self, where, message):
         """Raises:
@@ -146,15 +152,15 @@ def boxes_of_masks(masks, first):
 def link(boxes):
     """The boxes, with tracks where they have none.
 
-    From one labelled frame to the next, boxes that are each other's nearest, at most
-    `LONGEST_MOVE` pixels apart, are one target.
+    From one labelled frame to the next, boxes without a track that are each other's nearest, at
+    most `LONGEST_MOVE` pixels apart, are one target. Tracks that were given stay.
     """
-    if all(box.track is not None for box in boxes):
-        return list(boxes)
+    linked = [box for box in boxes if box.track is not None]
     frames = defaultdict(list)
     for box in boxes:
-        frames[box.frame].append(box)
-    linked, before, tracks = [], [], 0
+        if box.track is None:
+            frames[box.frame].append(box)
+    before, tracks = [], max((box.track for box in linked), default=0)
     for frame in sorted(frames):
         now = frames[frame]
         chosen = _mutual(before, now) if before and before[0].frame == frame - 1 else {}
@@ -168,7 +174,7 @@ def link(boxes):
             current.append(replace(box, track=track))
         linked += current
         before = current
-    return linked
+    return sorted(linked, key=lambda box: box.frame)
 
 
 def _mutual(before, now):

@@ -1,18 +1,26 @@
 """The forms of labels, each read line by line: MOTChallenge, YOLO, COCO, tables of points.
 
 A reader takes (path, shape, options) as `data.convert.labels.read_boxes` does and gives
-(iterator of `Label`, the number of the first frame in this form; None: the frames' own numbers).
+(iterator of `Label`, the number of the first frame in this form; None: the frames' own numbers;
+`data.convert.lookup.NAMED`: the labels' frames are indices).
 """
 
 import csv
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
 
 from data.convert.boxes import Box, Problems
+from data.convert.lookup import (
+    as_numbers,
+    class_names,
+    frames_of,
+    own_file,
+    read_lines,
+    text_files,
+)
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,16 @@ def _mot(path, shape, options):
 
     Lines with confidence 0 are not to be considered, as the form has it.
     """
-    path = _own_file(path, shape, ".txt", ("gt/gt.txt", "gt.txt"))
+    path = own_file(path, shape, ".txt", ("gt/gt.txt", "gt.txt"), options.several)
 
     def labels():
-        for number, line in enumerate(_lines(path), 1):
-            where, words = f"{path}, line {number}", re.split(r"[,\s]+", line.strip(" ,\t"))
-            values = _numbers(words)
-            if values is None or len(values) < 6:
+        for number, line in enumerate(read_lines(path), 1):
+            where, line = f"{path}, line {number}", line.strip(" ,\t")
+            words = line.split(",") if "," in line else line.split()
+            if len(words) > 1 and not words[1].strip():
+                words[1] = "-1"  # no id
+            values = as_numbers(words)
+            if values is None or len(values) < 6 or values[0] != int(values[0]):
                 expected = "frame,id,left,top,width,height"
                 options.problems.report(where, f"{line[:60]!r}; expected {expected}")
                 continue
@@ -84,22 +95,26 @@ def _yolo(path, shape, options):
     """YOLO: a file for each frame, `class centre_x centre_y width height`, shares of the frame.
 
     A frame without a file has no target. Files are named as the frames; for frames without files
-    of their own the last number in a name counts, from 0 if there is a 0.
+    of their own the last number in a name counts, from 0 if there is a 0. After the box there may
+    be a confidence, and a whole number, the track.
     """
-    folders = (path / shape.name / "labels", path / shape.name, path / "labels", path)
-    files = next((found for folder in folders if (found := _text_files(folder))), None)
+    folders = [path / shape.name / "labels", path / shape.name]
+    if not options.several:
+        folders += [path / "labels", path]
+    files = next((found for folder in folders if (found := text_files(folder))), None)
     if files is None:
-        raise FileNotFoundError(f"{path}: no label files (.txt) for {shape.name}")
-    names = _class_names(files[0].parent)
-    keys, first = _frames_of([file.stem for file in files], shape, files[0].parent)
+        place = path / shape.name if options.several else path
+        raise FileNotFoundError(f"{place}: no label files (.txt) for {shape.name}")
+    names = class_names(files[0].parent)
+    keys, first = frames_of([file.stem for file in files], shape, files[0].parent)
 
     def labels():
         height, width = shape.size
         for file, key in zip(files, keys, strict=True):
-            for number, line in enumerate(_lines(file), 1):
-                where, values = f"{file}, line {number}", _numbers(line.split())
-                if values is None or len(values) < 5 or values[0] != int(values[0]):
-                    expected = "class centre_x centre_y width height"
+            for number, line in enumerate(read_lines(file), 1):
+                where, values = f"{file}, line {number}", as_numbers(line.split())
+                if not _is_yolo_box(values):
+                    expected = "class centre_x centre_y width height (polygons are not read)"
                     options.problems.report(where, f"{line[:60]!r}; expected {expected}")
                     continue
                 category, x, y, w, h = values[:5]
@@ -117,12 +132,20 @@ def _yolo(path, shape, options):
     return labels(), first
 
 
+def _is_yolo_box(values):
+    """Whether numbers are a box, and not the corners of a polygon or a box with key points."""
+    if values is None or len(values) not in (5, 6, 7) or values[0] != int(values[0]):
+        return False
+    return len(values) < 7 or values[6] == int(values[6])
+
+
 def _coco(path, shape, options):
     """COCO: one JSON file, `bbox` as [left, top, width, height] from 0.
 
-    Images are found by name, and, of several sequences, by a folder of the sequence's name.
+    Images are found by name, and, where there are several sequences, by a folder of the sequence's
+    name.
     """
-    path = _own_file(path, shape, ".json", (), alone=True)
+    path = own_file(path, shape, ".json", (), options.several, alone=True)
     content = _load_json(path)
     categories = {each["id"]: each.get("name") for each in content["categories"]}
     known = {str(each) for pair in categories.items() for each in pair}
@@ -131,7 +154,10 @@ def _coco(path, shape, options):
         names = ", ".join(str(name) for name in categories.values())
         raise ValueError(f"{path}: no category {unknown[0]!r}; it has {names}")
     everything = {image["id"]: image for image in content["images"]}
-    mine = {key: image for key, image in everything.items() if _belongs(image, shape, options)}
+    if len(everything) < len(content["images"]):
+        raise ValueError(f"{path}: two images have the same id; expected one for each")
+    inside = {key: image for key, image in everything.items() if _is_inside(image, shape.name)}
+    mine = inside if inside or options.several else everything
     if not mine:
         raise FileNotFoundError(
             f"{path}: none of its images is a frame of {shape.name}; of several sequences, a "
@@ -145,7 +171,7 @@ def _coco(path, shape, options):
                 f"{shape.size[1]}x{shape.size[0]}"
             )
     stems = [PurePosixPath(image["file_name"]).stem for image in mine.values()]
-    numbers, first = _frames_of(stems, shape, path)
+    numbers, first = frames_of(stems, shape, path)
     frames = dict(zip(mine, numbers, strict=True))
 
     def labels():
@@ -157,7 +183,7 @@ def _coco(path, shape, options):
                 continue
             elif each.get("category_id") not in categories:
                 options.problems.report(where, f"category {each.get('category_id')} is unknown")
-            elif len(bbox := _numbers(each.get("bbox") or ()) or ()) != 4:
+            elif len(bbox := as_numbers(each.get("bbox") or ()) or ()) != 4:
                 options.problems.report(where, "expected a bbox [left, top, width, height]")
             elif _wanted(options, str(each["category_id"]), categories[each["category_id"]]):
                 left, top, width, height = bbox
@@ -171,114 +197,77 @@ def _points(path, shape, options):
     """A table of points: columns `frame`, `row` and `column` (or `y` and `x`), from 0.
 
     Of several sequences, a column `sequence` tells which, or each has a file. Columns `id`,
-    `height` and `width` are read where they are there. So are `pixels` and `peak_score`, the square
-    of a target's side and its score: detections.csv is such a table.
+    `height`, `width` and `class` are read where they are there. So are `pixels` and `peak_score`,
+    the square of a target's side and its score: detections.csv is such a table. In place of a row
+    and a column there may be `top` and `left` of a box.
     """
-    path = _own_file(path, shape, ".csv", (), alone=True)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    columns = {name.strip().lower(): name for name in (rows[0] if rows else ()) if name}
+    path = own_file(path, shape, ".csv", (), options.several, alone=True)
+    columns, rows = read_table(path)
     row_name, column_name = (
         next((columns[name] for name in names if name in columns), None)
-        for names in (("row", "y"), ("column", "x"))
+        for names in (("row", "y", "top"), ("column", "x", "left"))
     )
+    corners = row_name is not None and row_name == columns.get("top")
     if rows and ("frame" not in columns or row_name is None or column_name is None):
-        raise ValueError(f"{path}: columns {', '.join(columns)}; expected frame, row, column")
+        raise ValueError(
+            f"{path}: its first line is {','.join(columns.values())!r}; expected names of columns "
+            "with commas between them: frame, row, column"
+        )
+    if options.several and "sequence" not in columns and path.stem != shape.name:
+        raise ValueError(
+            f"{path}: no column sequence, and {shape.name} is not the only one; expected it, or a "
+            "file for each"
+        )
+    kind = next((columns[name] for name in ("class", "category", "label") if name in columns), None)
+    if options.classes and rows and kind is None:
+        raise ValueError(f"{path}: --classes, but it has no column class")
 
     def labels():
         for number, row in enumerate(rows, 2):
             where = f"{path}, line {number}"
             if "sequence" in columns and row[columns["sequence"]] != shape.name:
                 continue
+            if kind is not None and not _wanted(options, str(row[kind]).strip()):
+                continue
             side, score = options.point_size, 1.0
             if "pixels" in columns:
-                side = math.sqrt(max((_numbers([row[columns["pixels"]]]) or [0])[0], 1))
+                side = math.sqrt(max((as_numbers([row[columns["pixels"]]]) or [0])[0], 1))
             if "peak_score" in columns:
-                score = (_numbers([row[columns["peak_score"]]]) or [1.0])[0]
+                score = (as_numbers([row[columns["peak_score"]]]) or [1.0])[0]
             sizes = [row[columns[n]] if n in columns else side for n in ("height", "width")]
-            values = _numbers([row[columns["frame"]], row[row_name], row[column_name], *sizes])
-            if values is None:
-                options.problems.report(where, "expected numbers")
+            values = as_numbers([row[columns["frame"]], row[row_name], row[column_name], *sizes])
+            if values is None or values[0] != int(values[0]):
+                options.problems.report(where, "expected numbers, a whole one for the frame")
                 continue
             frame, y, x, height, width = values
-            track = _numbers([row[columns["id"]]]) if "id" in columns else None
+            track = as_numbers([row[columns["id"]]]) if "id" in columns else None
             track = None if track is None else int(track[0])
-            top, left = y + 0.5 - height / 2, x + 0.5 - width / 2
+            top, left = (y, x) if corners else (y + 0.5 - height / 2, x + 0.5 - width / 2)
             yield Label(where, int(frame), Box(0, top, left, height, width, track, score))
 
     return labels(), None
 
 
-def _own_file(path, shape, suffix, inner, alone=False):
-    """The file of a sequence: the path itself, or what a folder has under the sequence's name.
-
-    `inner` are places in a folder of that name; with `alone` the only such file will do.
-    """
-    if path.is_file():
-        return path
-    looked = [path / f"{shape.name}{suffix}", *(path / shape.name / place for place in inner)]
-    found = next((file for file in looked if file.is_file()), None)
-    if found is None and alone and path.is_dir():
-        files = sorted(path.glob(f"*{suffix}"))
-        found = files[0] if len(files) == 1 else None
-    if found is None:
-        names = " or ".join(str(each) for each in looked)
-        raise FileNotFoundError(f"{shape.name}: no labels; expected {names}")
-    return found
-
-
-def _lines(path):
-    """The lines of a text file that are not empty."""
-    try:
-        return [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file of labels") from error
-
-
-def _numbers(words):
-    """The words as finite numbers; None if they are none."""
-    try:
-        values = [float(word) for word in words]
-    except (TypeError, ValueError):
-        return None
-    return values if all(map(math.isfinite, values)) else None
+def read_table(path):
+    """({name of a column in lower case: as it stands}, rows as dicts) of a file of labels."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        try:
+            rows = list(reader)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}: cannot be read as a table ({error})") from error
+    names = reader.fieldnames or ()
+    return {name.strip().lower(): name for name in names if name}, rows
 
 
 def _wanted(options, *names):
     return not options.classes or any(name in options.classes for name in names)
 
 
-def _text_files(folder):
-    files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
-    return [file for file in files if file.name not in ("classes.txt", "train.txt", "test.txt")]
-
-
-def _class_names(folder):
-    """Names of the classes, from a classes.txt or obj.names beside the labels or above."""
-    for place in (folder, folder.parent, folder.parent.parent):
-        for name in ("classes.txt", "obj.names"):
-            if (place / name).is_file():
-                return [line.strip() for line in _lines(place / name)]
-    return None
-
-
-def _frames_of(stems, shape, where):
-    """(frame of each stem, number of the first frame): by name, else by the last number in it."""
-    own = {shape.stem(index): index for index in range(shape.count)}
-    if shape.file_names is not None and any(stem in own for stem in stems):
-        return [own.get(stem) for stem in stems], 0
-    digits = [re.findall(r"\d+", stem) for stem in stems]
-    if not all(digits):
-        odd = next(stem for stem, found in zip(stems, digits, strict=True) if not found)
-        raise ValueError(f"{where}: {odd} is the name of no frame of {shape.name}")
-    numbers = [int(found[-1]) for found in digits]
-    return numbers, 0 if 0 in numbers else 1
-
-
-def _belongs(image, shape, options):
-    """Whether an image of a COCO file is a frame of the sequence, as far as folders tell."""
+def _is_inside(image, name):
+    """Whether an image of a COCO file lies in a folder of this name."""
     parts = PurePosixPath(str(image["file_name"]).replace("\\", "/")).parts
-    return shape.name in parts[:-1] or not options.several
+    return name in parts[:-1]
 
 
 def _coco_track(annotation):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.convert.boxes import accept
 from data.convert.forms import LABEL_FORMS
+from data.convert.lookup import NAMED
 from data.pairing import is_image
 
 
@@ -30,7 +31,7 @@ def read_boxes(path, kind, shape, options):
     """
     labels, first = LABEL_FORMS[kind](Path(path), shape, options)
     labels = list(labels)
-    first = _first_frame(labels, first, shape, options)
+    first = _first_frame(labels, first, shape, path, kind, options)
     numbers = shape.numbers if first is None else range(first, first + shape.count)
     places = {number: index for index, number in enumerate(numbers)}
     boxes = []
@@ -45,15 +46,35 @@ def read_boxes(path, kind, shape, options):
     return sorted(boxes, key=lambda box: box.frame)
 
 
-def _first_frame(labels, usual, shape, options):
+def _first_frame(labels, usual, shape, path, kind, options):
     """The number of the first frame: as asked for, as it fits, or as the form has it."""
-    if options.first_frame != "auto":
-        return usual if options.first_frame is None else options.first_frame
-    numbers = [label.frame for label in labels if label.frame is not None]
-    for first in (1, 0, 2):
-        if numbers and first <= min(numbers) and max(numbers) < first + shape.count:
-            return first
-    return usual
+    asked = options.first_frame
+    if usual == NAMED:
+        if asked not in (None, "auto"):
+            raise ValueError(
+                f"{path}: its labels are named as the frames of {shape.name}; expected no "
+                "--first_frame"
+            )
+        return 0
+    if asked not in (None, "auto"):
+        return asked
+    numbers = {label.frame for label in labels if label.frame is not None}
+    own = set(shape.numbers)
+    fits = [
+        first
+        for first in (None, 1, 0, 2)
+        if numbers and numbers <= (own if first is None else set(range(first, first + shape.count)))
+    ]
+    if usual is None and (asked is None or None in fits):
+        return None
+    counted = [first for first in fits if first is not None]
+    chosen = usual if asked is None or not counted else counted[0]
+    if kind in ("yolo", "coco") and chosen == 1 and 0 in fits:  # no name says where they begin
+        options.problems.doubt(
+            f"{path}: of {shape.name} frames {min(numbers)} to {max(numbers)} have labels, counted "
+            "from 1; if the first frame is 0, give --first_frame 0"
+        )
+    return chosen
 
 
 def _wrong_frame(number, numbers, shape):

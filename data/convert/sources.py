@@ -1,13 +1,12 @@
 """Footage with its labels, and what there is to be exported of masks and detections."""
 
-import csv
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.convert.boxes import SequenceShape, boxes_of_masks
 from data.convert.exports import write_exports
-from data.convert.forms import LabelOptions
+from data.convert.forms import LabelOptions, read_table
 from data.convert.labels import guess_form, read_boxes
 from data.footage import open_footage
 from data.frames import ImageFiles
@@ -88,24 +87,60 @@ def open_labelled(source, labels, form, options):
             continue
         kind = form or guess_form(labels, shape)
         if kind == "masks":
-            sequence = MaskedFootage(sequence, _find_masks(Path(labels), shape))
+            if options.classes:
+                raise ValueError(f"{labels}: --classes, but masks have none")
+            masks = _find_masks(Path(labels), shape, options.several)
+            sequence = MaskedFootage(sequence, masks)
             found.append(LabelledFootage(sequence, shape, None))
         else:
             boxes = read_boxes(labels, kind, shape, options)
             found.append(LabelledFootage(sequence, shape, boxes))
+    if labels is not None:
+        _check_names(Path(labels), form, [each.shape for each in found], options.problems)
     if labels is not None and all(each.boxes == [] for each in found):
         wanted = f" of {', '.join(options.classes)}" if options.classes else ""
         raise ValueError(f"{labels}: no target{wanted} in any frame; expected some")
     return found
 
 
-def _find_masks(folder, shape):
-    places, remarks = (folder / shape.name / "masks", folder / shape.name, folder), Remarks()
+def _check_names(labels, form, shapes, problems):
+    """Looks at the sequences that a table of points names and that are not there.
+
+    Raises:
+        ValueError: one is not there while another one that is has no points.
+    """
+    if labels.is_dir():
+        files = sorted(labels.glob("*.csv"))
+        labels = files[0] if len(files) == 1 else labels
+    if form not in (None, "points") or labels.suffix.lower() != ".csv":
+        return
+    columns, rows = read_table(labels)
+    if "sequence" not in columns:
+        return
+    named = dict.fromkeys(row[columns["sequence"]] for row in rows)
+    known = [shape.name for shape in shapes]
+    others = [name for name in named if name not in known]
+    if not others:
+        return
+    without = [name for name in known if name not in named]
+    if without:
+        raise ValueError(
+            f"{labels}: no point of {without[0]}, but of {others[0]}, which is no sequence there; "
+            f"expected {', '.join(known[:5])}"
+        )
+    problems.doubt(f"{labels}: points of {others[0]}, which is not there, are left out")
+
+
+def _find_masks(folder, shape, several):
+    places, remarks = [folder / shape.name / "masks", folder / shape.name], Remarks()
+    if not several:
+        places.append(folder)
     paths = next(
         (p for place in places if place.is_dir() and (p := list_images(place, remarks))), None
     )
     if paths is None:
-        raise FileNotFoundError(f"{shape.name}: no masks in {places[1]} or {folder}")
+        looked = " or ".join(map(str, places[1:]))
+        raise FileNotFoundError(f"{shape.name}: no masks in {looked}")
     names = shape.file_names or [f"{number}.png" for number in shape.numbers]
     frames = [Path(name) for name in names]
     return ImageFiles(pair(shape.name, frames, paths, "masks", remarks), read_mask)
@@ -134,7 +169,7 @@ def export_labels(source, frames, kind, output, problems):
     options = LabelOptions(problems=problems)
     source = Path(source)
     if source.suffix.lower() == ".csv":
-        found = _read_table(source, frames, options)
+        found = _read_detections(source, frames, kind, options)
     else:
         found = [_read_targets(source, sequence, options) for sequence in _open(source)]
     output = Path(output)
@@ -156,26 +191,45 @@ def _read_targets(source, sequence, options):
     return shape, [box for block in blocks for box in boxes_of_masks(block.masks, block.start)]
 
 
-def _read_table(path, frames, options):
+def _read_detections(path, frames, kind, options):
     """(`SequenceShape`, list of `Box`) of each sequence of a detections.csv."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    if frames is not None:
-        shapes = [SequenceShape.of(sequence) for sequence in _open(frames)]
+    columns, rows = read_table(path)
+    if rows and "frame" not in columns:
+        raise ValueError(f"{path}: no table of detections, it has no column frame")
+    several = "sequence" in columns
+    names = [row[columns["sequence"]] if several else path.stem for row in rows]
+    if frames is None:
+        shapes = _shapes_of_table(path, names, [row[columns["frame"]] for row in rows], kind)
     else:
-        shapes = _shapes_of_table(path)
+        shapes = [SequenceShape.of(sequence) for sequence in _open(frames)]
+        lost = set(names) - {shape.name for shape in shapes} if several else ()
+        if lost:
+            name = min(lost)
+            raise ValueError(
+                f"{path}: {names.count(name)} detections of {name}, which {frames} does not have; "
+                f"it has {', '.join(shape.name for shape in shapes[:5])}"
+            )
+    options = replace(options, several=len(shapes) > 1)
     return [(shape, read_boxes(path, "points", shape, options)) for shape in shapes]
 
 
-def _shapes_of_table(path):
-    """What a table tells of its sequences: names, and frames up to the last with a detection."""
+def _shapes_of_table(path, names, frames, kind):
+    """What a table tells of its sequences: names, and frames up to the last with a detection.
+
+    Frames keep the numbers that they have.
+    """
     last, first = {}, 1
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
-            try:
-                name, number = row.get("sequence", path.stem), int(float(row["frame"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}: no table of detections ({error!r})") from error
-            last[name], first = max(last.get(name, 0), number), min(first, number)
+    for name, word in zip(names, frames, strict=True):
+        try:
+            number = int(float(word))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: no table of detections ({error!r})") from error
+        last[name], first = max(last.get(name, 0), number), min(first, number)
+    if kind == "mot" and first < 1:
+        raise ValueError(
+            f"{path}: a frame {first}, but {kind} counts from 1; give --frames PATH, the footage"
+        )
     numbers = {name: tuple(range(first, end + 1)) for name, end in last.items()}
     return [SequenceShape(name, len(each), None, each) for name, each in numbers.items()]

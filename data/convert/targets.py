@@ -5,11 +5,11 @@ looser, boxes of near targets larger. So a mask is found in two steps.
 
 1. **By the image**, where the target stands out. The surroundings are the pixels outside the box,
    2 to 4 pixels from it. The background b is their median, or the plane of least squares through
-   them where that fits better; their deviation s is 1.4826 times the median of |x - b|, at least 1
-   grey level. The target is bright or dark, whichever of the largest x - b and b - x in the box is
-   larger; that largest contrast is the peak. Where the peak is at least 5 s, the target's pixels
-   are those in the box with at least half of the peak's contrast that are 8-connected to it: the
-   rule by which the masks of the generated data set are made.
+   them where that fits better; their deviation s is 1.4826 times the median of |x - b|, at least
+   the step between grey levels. The target is bright or dark, whichever of the largest x - b and
+   b - x in the box is larger; that largest contrast is the peak. Where the peak is at least 5 s,
+   the target's pixels are those in the box with at least half of the peak's contrast that are
+   8-connected to it: the rule by which the masks of the generated data set are made.
    **Else** they are those with their centre in the ellipse inside the box, of semi-axes of at most
    4.5 pixels.
 2. **Within reach.** The centroid is the target's pixel nearest to the mean of its pixels, weighted
@@ -45,13 +45,22 @@ class TargetPixels:
     refined: bool
 
 
-def target_pixels(frame, box, refine=True):
+def grey_step(frame):
+    """The step between grey levels of a frame (H, W): 1, or the smallest of floating point ones."""
+    if not np.issubdtype(frame.dtype, np.floating):
+        return 1.0
+    steps = np.diff(np.unique(frame))
+    return float(steps.min()) if len(steps) else 1.0
+
+
+def target_pixels(frame, box, refine=True, step=None):
     """The pixels of the target in a box; see the module's docstring for the rule.
 
     Args:
         frame: (H, W) grey levels.
         box: `data.convert.boxes.Box` that covers a part of the frame.
         refine: False: always the ellipse.
+        step: `grey_step` of the frame, where it is known.
 
     Returns:
         `TargetPixels`, one pixel at least.
@@ -60,7 +69,10 @@ def target_pixels(frame, box, refine=True):
         _span(box.top, box.height, frame.shape[0], 0),
         _span(box.left, box.width, frame.shape[1], 0),
     )
-    contrast = _contrast(frame, box, rows, columns) if refine else None
+    contrast = None
+    if refine:
+        step = grey_step(frame) if step is None else step
+        contrast = _contrast(frame, box, rows, columns, step)
     if contrast is None:
         inside = _ellipse(box, rows, columns)
         weights = inside.astype(float)
@@ -91,8 +103,9 @@ def draw_targets_of(frame, boxes, refine=True):
         of targets whose pixels the image told.
     """
     mask, centroids, refined = np.zeros(frame.shape, np.uint8), np.zeros(frame.shape, np.uint8), 0
+    step = grey_step(frame) if boxes and refine else None
     for box in boxes:
-        target = target_pixels(frame, box, refine)
+        target = target_pixels(frame, box, refine, step)
         mask[target.rows, target.columns] = 1
         centroids[target.centroid] = 1
         refined += target.refined
@@ -120,7 +133,7 @@ def _span(start, length, size, margin):
     return slice(max(first - margin, 0), min(last + margin, size))
 
 
-def _contrast(frame, box, rows, columns):
+def _contrast(frame, box, rows, columns, step):
     """Contrast to the surroundings (h, w) in the box, positive for the target; None: none."""
     outer_rows = _span(box.top, box.height, frame.shape[0], _RING)
     outer_columns = _span(box.left, box.width, frame.shape[1], _RING)
@@ -134,6 +147,7 @@ def _contrast(frame, box, rows, columns):
     if not around.any():
         return None
     levels, deviation = _background(frame[outer_rows, outer_columns].astype(float), around > 0)
+    deviation = max(deviation, step)
     inner = (
         slice(rows.start - outer_rows.start, rows.stop - outer_rows.start),
         slice(columns.start - outer_columns.start, columns.stop - outer_columns.start),
@@ -153,7 +167,7 @@ def _background(levels, around):
     plane = terms @ np.linalg.lstsq(terms[around], surroundings, rcond=None)[0]
     deviations = [float(np.median(np.abs(surroundings - b[around]))) for b in (flat, plane)]
     chosen = int(deviations[1] < deviations[0])
-    return (flat, plane)[chosen], max(1.4826 * deviations[chosen], 1.0)
+    return (flat, plane)[chosen], 1.4826 * deviations[chosen]
 
 
 def _ellipse(box, rows, columns):

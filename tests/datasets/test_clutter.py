@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from data.training import augmentation
 from data.training.augmentation import Augmentation
 from data.training.clutter import (
     CONTRASTS,
@@ -57,18 +59,20 @@ def test_objects_differ_and_the_same_seed_gives_the_same():
     assert 110 < brighter < 180
 
 
-def test_only_clips_that_show_no_target_get_one_and_masks_stay():
-    plain, *_ = make_clips(np.random.default_rng(1), None, side=40)
-    changed, *_ = make_clips(np.random.default_rng(1), Augmentation(movers=1.0), side=40)
-    differ = []
-    for index in range(len(plain)):
-        (before, mask), (after, same) = plain[index], changed[index]
-        assert np.array_equal(mask, same)
-        if mask.any():
-            assert np.array_equal(before, after)
-        else:
-            differ.append(not np.array_equal(before, after))
-    assert len(differ) > 2 and any(differ)
+@pytest.mark.parametrize("options", [{}, {"jitter": 0.3}])
+def test_all_clips_that_show_no_target_get_one_and_no_others(options, monkeypatch):
+    seen = []
+    monkeypatch.setattr(augmentation, "paste_mover", lambda clip, seed: seen.append(seed))
+    clips, *_ = make_clips(
+        np.random.default_rng(1), Augmentation(movers=1.0, **options), side=40, crops="centred"
+    )
+    without = 0
+    for index in range(len(clips)):
+        before = len(seen)
+        _, mask = clips[index]
+        without += not mask.any()
+        assert len(seen) - before == (not mask.any())
+    assert 5 < without < len(clips)
 
 
 def test_the_share_of_clips_is_the_one_given_and_other_draws_stay():

@@ -259,7 +259,7 @@ def test_coco_files_that_do_not_fit_are_one_line(tmp_path):
 
 
 def test_a_table_of_points_needs_its_columns_and_numbers(tmp_path):
-    assert "expected frame, row, column" in complaint(write(tmp_path / "a.csv", "a,b\n1,2\n"))
+    assert "frame, row, column" in complaint(write(tmp_path / "a.csv", "a,b\n1,2\n"))
     path = write(tmp_path / "b.csv", "frame,row,column\n1,2,\n")
     assert "line 2: expected numbers" in complaint(path)
     path = write(tmp_path / "c.csv", "frame,row,column\n0,2,3\n")
