@@ -2,7 +2,7 @@
 
 A reader takes (path, shape, options) as `data.convert.labels.read_boxes` does and gives
 (iterator of `Label`, the number of the first frame in this form; None: the frames' own numbers;
-`data.convert.lookup.NAMED`: the labels' frames are indices).
+`data.convert.lookup.BY_NAME`: the labels' frames are indices).
 """
 
 import csv

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.convert.boxes import accept
 from data.convert.forms import LABEL_FORMS
-from data.convert.lookup import NAMED
+from data.convert.lookup import BY_NAME
 from data.pairing import is_image
 
 
@@ -49,7 +49,7 @@ def read_boxes(path, kind, shape, options):
 def _first_frame(labels, usual, shape, path, kind, options):
     """The number of the first frame: as asked for, as it fits, or as the form has it."""
     asked = options.first_frame
-    if usual == NAMED:
+    if usual == BY_NAME:
         if asked not in (None, "auto"):
             raise ValueError(
                 f"{path}: its labels are named as the frames of {shape.name}; expected no "

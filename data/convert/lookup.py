@@ -3,7 +3,7 @@
 import math
 import re
 
-NAMED = "named"  # in place of the first frame's number: frames were found by their files' names
+BY_NAME = "named"  # in place of the first frame's number: frames were found by their files' names
 
 
 def own_file(path, shape, suffix, inner, several, alone=False):
@@ -74,14 +74,14 @@ def class_names(folder):
 def frames_of(stems, shape, where):
     """(frame of each stem, number of the first frame): by name, else by the last number in it.
 
-    Found by name they are indices, and the number is NAMED.
+    Found by name they are indices, and the number is BY_NAME.
 
     Raises:
         ValueError: a stem is no frame's, or two are of one frame.
     """
     own = {shape.stem(index): index for index in range(shape.count)}
     if shape.file_names is not None and any(stem in own for stem in stems):
-        return _once([own.get(stem) for stem in stems], stems, shape, where), NAMED
+        return _once([own.get(stem) for stem in stems], stems, shape, where), BY_NAME
     digits = [re.findall(r"\d+", stem) for stem in stems]
     if not all(digits):
         odd = next(stem for stem, found in zip(stems, digits, strict=True) if not found)
