@@ -81,7 +81,7 @@ def comparison_notes(runs, names):
                 f"{_dataset(runs[0])} ({everything[0]})"
             )
     laid = [name for name, run in zip(names, runs, strict=True) if run.get("stabilised")]
-    if laid and len(laid) < len(runs):
+    if laid and any(run.get("stabilised") is False for run in runs):
         notes.append(
             f"Frames were laid on each other first (--stabilise) in {', '.join(laid)} only"
         )

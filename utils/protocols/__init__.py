@@ -52,4 +52,7 @@ def find_by_guard(area):
         square = (2 * protocol.guard + 1) ** 2
         if abs(area - square) <= 0.1 * square:
             return protocol
-    raise ValueError(f"{area:.1f} pixels guarded for each target: no known protocol does that")
+    raise ValueError(
+        f"{area:.1f} pixels guarded for each target: no known protocol does that, unless targets "
+        "lie at the border or close to each other; expected the metrics.json of such a test"
+    )

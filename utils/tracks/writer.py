@@ -298,7 +298,8 @@ class Tracks(Writer):
         frames = "a frame" if options.min_track == 1 else f"{options.min_track} frames"
         lines = [
             f"{report['tracks']} tracks of {frames} or more, of detections of {options.min_area} "
-            f"pixels or more; gate {options.gate:g} px, gaps up to {options.gap} frames"
+            f"pixels or more at threshold {self.threshold:g}; gate {options.gate:g} px, gaps up to "
+            f"{options.gap} frames"
         ]
         if self.counts.frames:
             own = report[self.protocol.name]
