@@ -45,7 +45,7 @@ class Included(NamedTuple):
 
 
 _FOR_FOOTAGE = Included(
-    "Converted__2026-11-26_16-13__SoftLoUloss_DeepPro-Plus_DataL40",
+    "Converted__2026-11-26_19-59__SoftLoUloss_DeepPro-Plus_DataL40",
     "93 infrared videos of drones, aircraft, helicopters and birds, of 256x320 pixels and 8 bits, "
     "and the generated data set",
     stabilise=True,
