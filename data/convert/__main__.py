@@ -139,7 +139,7 @@ def main(argv=None):
         )
     if problems.doubts:
         more = len(problems.doubts) - 1
-        others = f" (and {more} other sequences likewise)" * (more > 0)
+        others = f" (and {more} more)" * (more > 0)
         print(f"warning: {problems.doubts[0]}{others}", file=sys.stderr)
     print("\n".join(lines))
 

@@ -96,7 +96,7 @@ def _yolo(path, shape, options):
 
     A frame without a file has no target. Files are named as the frames; for frames without files
     of their own the last number in a name counts, from 0 if there is a 0. After the box there may
-    be a confidence, and a whole number, the track.
+    be a confidence, and a whole number, the track; neither is read.
     """
     folders = [path / shape.name / "labels", path / shape.name]
     if not options.several:

@@ -82,9 +82,7 @@ def comparison_notes(runs, names):
             )
     laid = [name for name, run in zip(names, runs, strict=True) if run.get("stabilised")]
     if laid and any(run.get("stabilised") is False for run in runs):
-        notes.append(
-            f"Frames were laid on each other first (--stabilise) in {', '.join(laid)} only"
-        )
+        notes.append(f"Frames were laid on each other first (--stabilise) in {', '.join(laid)}")
     shared = [protocol.name for protocol, _ in shared_protocols(runs)]
     for protocol in shared:
         sizes = [len(run["protocols"][protocol]["thresholds"]) for run in runs]
