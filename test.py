@@ -57,8 +57,9 @@ from utils.report.writers import (
 from utils.run_dir import check_apart, find_model_name, find_run, included_run, make_folder
 from utils.scan import Stabiliser, open_scan
 from utils.several import as_list
+from utils.tracks.options import TrackOptions, add_track_options
 from utils.tracks.video import OverlayVideos
-from utils.tracks.writer import TrackOptions, Tracks, add_track_options
+from utils.tracks.writer import Tracks
 from utils.training_state import describe
 
 
@@ -236,8 +237,9 @@ def open_tested(args, quiet=False):
         runs, results = [run], tests / args.dataset
         if args.stabilise is None:
             args.stabilise = included.stabilise and not args.attribution
+        args.min_score = included.least_score(args.min_track, args.min_score)
         if not quiet:
-            print(included.line(args.stabilise))
+            print(included.line(args.stabilise, args.min_score))
     else:
         runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
         names = [run.name for run in runs]
@@ -377,12 +379,12 @@ def open_writers(args, spec, tested, device):
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
     if args.surface is not None:
         writers["surfaces"] = Surfaces(output / f"surfaces{suffix}", args.surface)
-    options = TrackOptions(args.min_area, args.min_track or 1, frame_rate=args.frame_rate)
+    least = args.min_area, args.min_track or 1, args.min_score or 0.0
+    options = TrackOptions(*least, frame_rate=args.frame_rate)
     if args.min_track is not None:
         writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)
     if args.overlay_video:
-        drawn = pictures, threshold, protocol, options, VideoFile
-        writers["videos"] = OverlayVideos(*drawn)
+        writers["videos"] = OverlayVideos(pictures, threshold, protocol, options, VideoFile)
     if args.attribution:
         given = output / "attribution", tested.detector, device, threshold
         writers["attribution"] = Attributions(*given, attribution_options(args), protocol)

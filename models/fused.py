@@ -9,6 +9,7 @@ from torch import nn
 
 from models.detector import PROMISES
 from models.engine.budget import default_memory, parse_memory
+from models.engine.cuda.network import CudaNetwork
 from models.engine.heads import FinalHead
 from models.engine.merge import LevelMerge
 from models.engine.packed import PackedTemporalNetwork
@@ -18,7 +19,8 @@ from models.engine.temporal import TemporalNetwork
 from models.engine.workers import Workers
 from models.folding import fold
 
-ENGINES = (PackedTemporalNetwork, TemporalNetwork, RowNetwork)  # the first that can is taken
+# The first that can is taken.
+ENGINES = (CudaNetwork, PackedTemporalNetwork, TemporalNetwork, RowNetwork)
 
 
 def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_tf32=False):
@@ -150,9 +152,8 @@ class FusedDetector(EvaluationCopy):
             self.engine.start(height, width)
             merge = LevelMerge(self.final, logits[i], self.engine.sizes, self.workers)
             for top in range(0, height, rows):
-                band = clip[i, 0, :, top : top + rows]
-                maps = self.engine.push(band, top + rows >= height, tile, self.workers)
-                merge.push(maps)
+                band = slice(top, min(top + rows, height))
+                merge.push(self.engine.push(clip[i, 0], band, tile, self.workers))
         return logits
 
     def plan(self, height, width):
@@ -160,10 +161,12 @@ class FusedDetector(EvaluationCopy):
         budget = self.budget
         threads = self.workers.count()
         on_cpu = self.arithmetic.device.type == "cpu"
-        most = self.engine.band_pixels * max(1, threads // 2) if on_cpu else 1 << 30
+        most = self.engine.device_rows(width)
+        if on_cpu:
+            most = self.engine.band_pixels * max(1, threads // 2) // width
         tile = self.engine.tile_pixels if on_cpu else 1 << 16
         multiple = self.engine.band_multiple
-        rows = max(1, min(most // width, height) // multiple) * multiple
+        rows = max(1, min(most, -(-height // multiple) * multiple) // multiple) * multiple
 
         def excess():
             return self.memory_needed(rows, tile, width) > budget

@@ -29,19 +29,28 @@ class Included(NamedTuple):
         name: of its folder.
         trained_on: in words.
         stabilise: whether the frames it is used on are laid on each other first.
+        min_score: what the highest score of a track must reach, where tracks are asked for.
     """
 
     name: str
     trained_on: str
     stabilise: bool = False
+    min_score: float = 0.0
 
-    def line(self, stabilised):
+    def least_score(self, min_track, given):
+        """The `min_score` to use: what was given; else the run's own, if tracks are asked for."""
+        return self.min_score if given is None and min_track is not None else given
+
+    def line(self, stabilised, min_score):
         """Says that it is used, and how."""
-        laid = "; frames are laid on each other first (--no-stabilise: they are not)"
         words = (
             f"No --log_dir: {self.name}, which comes with this code, trained on {self.trained_on}"
         )
-        return words + laid if stabilised else words
+        if stabilised:
+            words += "; frames are laid on each other first (--no-stabilise: they are not)"
+        if min_score:
+            words += f"; of a track the highest score is {min_score:g} or more (--min_score)"
+        return words
 
 
 _FOR_FOOTAGE = Included(
@@ -49,6 +58,7 @@ _FOR_FOOTAGE = Included(
     "93 infrared videos of drones, aircraft, helicopters and birds, of 256x320 pixels and 8 bits, "
     "and the generated data set",
     stabilise=True,
+    min_score=0.995,
 )
 # By data set.
 INCLUDED = {

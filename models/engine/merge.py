@@ -2,7 +2,7 @@
 
 import torch
 
-TASK_PIXELS = 4096  # that a thread merges at a time: stays in a core's cache
+TASK_PIXELS = 4096  # that a thread of a CPU merges at a time: stays in a core's cache
 COLUMNS_AT_ONCE = 128  # that one product upsamples: few enough that its matrix is nearly full
 
 
@@ -81,6 +81,8 @@ class LevelMerge:
                 waiting.append(new)
         end = min(map(self._rows_possible, range(len(maps))))
         step = max(1, TASK_PIXELS // self.logits.shape[2])
+        if self.logits.device.type != "cpu":
+            step = max(1, end - self.done)
         tasks = [(top, min(top + step, end)) for top in range(self.done, end, step)]
         self.workers.run(lambda task, scratch: self._merge(*task, scratch), tasks)
         self.done = max(self.done, end)

@@ -79,7 +79,11 @@ class StemConv(RowConv):
         clip = rows.permute(3, 1, 0, 2)[None]  # (1, 1, T, R, W)
         time, beside = self.padding
         y = onednn.convolve(clip, self.kernel, self.bias, (time, 0, beside), (1, 1, 1))
-        y = functional.batch_norm(y, *self.norm, eps=0).clamp_min_(0)
+        if y.device.type == "cpu":
+            y = functional.batch_norm(y, *self.norm, eps=0).clamp_min_(0)
+        else:  # cuDNN wants an eps
+            scale, shift = (a.view(-1, 1, 1, 1) for a in self.norm[2:])
+            y = torch.addcmul(shift, y, scale).clamp_min_(0)
         return y[0].permute(2, 1, 3, 0)
 
 

@@ -27,6 +27,10 @@ class RowNetwork:
     def computes_in(arithmetic):
         return True
 
+    def device_rows(self, width):
+        """The most rows that a band may have on a GPU: any number."""
+        return 1 << 30
+
     @staticmethod
     def takes(stages):
         """Whether a network has this form: a folded `Stem`, then residual blocks and pools.
@@ -84,14 +88,15 @@ class RowNetwork:
         start(self.stem, height, width)
         self.sizes = [sizes[level] for level in self.levels]
 
-    def push(self, band, last, tile, workers):
-        """Rows (T, R, W) of the clip to those of each level's map that are ready, or None.
+    def push(self, clip, band, tile, workers):
+        """The next rows (a slice) of the clip (T, H, W) to those of the maps that are ready.
 
-        A map's are (8, T, r, w). `last` says that no more rows come.
+        Of each level (8, T, r, w), or None.
         """
+        last = band.stop == clip.shape[1]
         # torch's own threads would wait for more, spinning, on the cores of those that have rows.
         with one_thread() if works_by_rows(self.arithmetic) else nullcontext():
-            rows = band.transpose(0, 1).unsqueeze(3)
+            rows = clip[:, band].transpose(0, 1).unsqueeze(3)
             self.stem.append(len(rows))
             self.stem.write(0, rows)
             for level in self.levels:

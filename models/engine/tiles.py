@@ -89,11 +89,16 @@ class TiledNetwork:
     def computes_in(arithmetic):
         return True
 
+    def device_rows(self, width):
+        """The most rows that a band may have on a GPU: any number."""
+        return 1 << 30
+
     def start(self, height, width):
         self.sizes = [(height // level.scale, width // level.scale) for level in self.levels]
 
-    def push(self, band, last, tile_pixels, workers):
-        """(T, R, W) rows of the clip to the levels' maps of them; None where there is no row."""
+    def push(self, clip, band, tile_pixels, workers):
+        """The next rows (a slice) of the clip (T, H, W) to the levels' maps; None without a row."""
+        band = clip[:, band]
         frames, height, width = band.shape
         maps = [level.take_map(height, width, workers.scratch) for level in self.levels]
         pooled = self.take_pooled(frames, height // 2, width // 2, workers.scratch)

@@ -26,7 +26,8 @@ from utils.report.marks import legible
 from utils.report.results import results_in, write_results
 from utils.report.writers import Detections, Overlays, ScoreMaps
 from utils.run_dir import RunDir, check_apart
-from utils.tracks.writer import TrackOptions, Tracks
+from utils.tracks.options import TrackOptions
+from utils.tracks.writer import Tracks
 
 
 def tree(folder):

@@ -15,8 +15,9 @@ from tests.report.scored import MAIN, blocks_of, feed, sequence_of
 from tests.training.runs import refused
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
 from utils.report.overlay import COLOURS, enlargement, with_legend
+from utils.tracks.options import TrackOptions
 from utils.tracks.video import TRAIL_COLOUR, OverlayVideos
-from utils.tracks.writer import TrackOptions, Tracks
+from utils.tracks.writer import Tracks
 
 pytest.importorskip("av")
 

@@ -88,7 +88,7 @@ def test_own_footage_needs_no_run(tmp_path, capsys):
     assert call(test_script, given) == 0
     assert (tmp_path / "tests/Frames/detections.csv").is_file()
     said = capsys.readouterr().out
-    run, learned, _ = INCLUDED["Frames"]
+    run, learned, *_ = INCLUDED["Frames"]
     words = f"No --log_dir: {run}, which comes with this code, trained on {learned}"
     laid = "; frames are laid on each other first (--no-stabilise: they are not)"
     assert said.splitlines()[0] == words + laid and "stabilised: frames moved by" in said

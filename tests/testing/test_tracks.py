@@ -11,7 +11,8 @@ from utils.evaluation import ScoredBlock
 from utils.metrics import ScoredFrames, find_targets
 from utils.protocols import MAIN, OPERATING_POINT, PROTOCOLS, operating_point
 from utils.tracks.linking import Linker, assign
-from utils.tracks.writer import TrackOptions, Tracks
+from utils.tracks.options import TrackOptions
+from utils.tracks.writer import Tracks
 
 SIZE = (40, 50)
 
@@ -129,16 +130,18 @@ def kept_pixels(scores, options):
         centres = [w @ pixels / w.sum() for w, pixels in zip(weights, members, strict=True)]
         places.append(members)
         seen.append(linker.step(centres))
+        for pixels, track in zip(members, seen[-1], strict=True):
+            track.peak = max(track.peak, float(frame[tuple(pixels.T)].max()))
     kept = np.zeros(scores.shape, np.float32)
     for frame, members, tracks in zip(kept, places, seen, strict=True):
         for pixels, track in zip(members, tracks, strict=True):
-            if track.count >= options.min_track:
+            if track.count >= options.min_track and track.peak >= options.min_score:
                 frame[tuple(pixels.T)] = 1
     return kept
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("limits", [(1, 1), (2, 1), (1, 4), (3, 3)])
+@pytest.mark.parametrize("limits", [(1, 1), (2, 1), (1, 4), (3, 3), (1, 3, 0.95), (2, 1, 0.9)])
 def test_pixels_are_counted_as_those_of_kept_tracks(protocol, limits, rng, tmp_path):
     options = TrackOptions(*limits)
     scores, centroids = scene(rng)
@@ -224,6 +227,24 @@ def test_frames_wait_no_longer_than_a_track_can_take(rng, tmp_path):
         block = sequence.read(start, start + 5)
         writer.add(ScoredBlock(sequence, start, block.frames, scores[start : start + 5]))
         assert len(writer.sequence.waiting) <= (options.min_track - 1) * (options.gap + 1) + 1
+
+
+def test_a_faint_track_is_kept_from_100_frames_before_it_was_bright(tmp_path):
+    scores = np.zeros((300, 8, 8), np.float32)
+    scores[:, 4, 4] = 0.6
+    scores[250, 4, 4] = 0.99
+    sequence, scores = sequence_of(scores)
+    writer = Tracks(tmp_path, 0.5, PROTOCOLS[MAIN], TrackOptions(min_track=3, min_score=0.9))
+    for frame in range(300):
+        block = sequence.read(frame, frame + 1)
+        writer.add(ScoredBlock(sequence, frame, block.frames, scores[frame : frame + 1]))
+        assert len(writer.sequence.waiting) <= 100
+    writer.end(sequence)
+    writer.close()
+    assert read_lines(tmp_path / "one.txt")[:, 0].tolist() == [*range(151, 301)]
+    (row,) = (tmp_path / "tracks.csv").read_text().splitlines()[1:]
+    assert row.split(",")[2:5] == ["151", "300", "150"]
+    assert "their highest score 0.9 or more" in writer.lines()[0]
 
 
 class OfTwo:

@@ -18,13 +18,14 @@ class Track:
     Attributes:
         first, last: indices of the first and last frame in which it was seen.
         count: frames in which it was seen.
+        peak: the highest score of its detections so far, by who has their scores.
         ended: whether it will not be seen any more.
         number: given by who keeps the track; None till then.
     """
 
     def __init__(self, frame, position):
         self.first = self.last = frame
-        self.count, self.ended, self.number = 1, False, None
+        self.count, self.ended, self.number, self.peak = 1, False, None, 0.0
         self._recent = deque([(frame, position)], RECENT)
 
     def add(self, frame, position):

@@ -51,15 +51,14 @@ class _Sequence:
 class OverlayVideos(Writer):
     """Writes `<folder>/<sequence>.mp4`: every frame with its marks, and trails of the tracks.
 
-    Detections that belong to no track of `min_track` frames or more are not drawn and find no
-    target. A frame is drawn when that is known of all its detections: as many frames wait as a
-    track can take to be seen often enough.
+    Detections that belong to no track that is kept are not drawn and find no target. A frame is
+    drawn when that is known of all its detections, as `TrackOptions` says.
 
     Args:
         folder: where to.
         threshold: a pixel is positive if its score is at least this.
         protocol: `utils.protocols.Protocol` that tells false alarms from detections.
-        options: `utils.tracks.writer.TrackOptions`.
+        options: `utils.tracks.options.TrackOptions`.
         open_video: callable(binary file, frames a second), which gives what has `add(picture)` and
             `close()`: `data.formats.encoder.VideoFile`.
 
@@ -83,17 +82,14 @@ class OverlayVideos(Writer):
         self._release(block.sequence.name)
 
     def _release(self, name):
-        sequence, least = self.sequence, self.options.min_track
-        while sequence.waiting:
-            picture = sequence.waiting[0]
-            if not all(track.ended or track.count >= least for track in picture.found.tracks):
-                return
+        sequence, latest = self.sequence, self.sequence.linker.frame
+        while sequence.waiting and self.options.decides(sequence.waiting[0].found, latest):
             sequence.video.add(np.asarray(self._draw(sequence.waiting.popleft(), name)))
 
     def _draw(self, picture, name):
         """The page of a frame whose tracks are decided."""
         sequence, frame = self.sequence, picture.found
-        kept = [track.count >= self.options.min_track for track in frame.tracks]
+        kept = [*map(self.options.keeps, frame.tracks)]
         scores = np.zeros((1, *frame.shape), np.float32)
         scores.ravel()[frame.pixels[np.array(kept, bool)[frame.owner]]] = 1
         truth = [None, None]

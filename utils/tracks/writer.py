@@ -2,10 +2,11 @@
 
 A detection is an 8-connected component of the pixels of a frame with score >= threshold, of
 `min_area` pixels or more. `utils.tracks.linking.Linker` links them; a track is kept if it was seen
-in `min_track` frames or more. Pixels of other detections count as not positive. The targets are
-linked in the same way: a target's track is found if the detections of kept tracks find the target
-in at least half of its frames. A kept track is false if more than half of its detections are false
-alarms by all their pixels. Targets and alarms are what the protocol says.
+often enough and with a score high enough, see `utils.tracks.options`. Pixels of other detections
+count as not positive. The targets are linked in the same way: a target's track is found if the
+detections of kept tracks find the target in at least half of its frames. A kept track is false if
+more than half of its detections are false alarms by all their pixels. Targets and alarms are what
+the protocol says.
 """
 
 from collections import deque
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from utils.command_line import positive
 from utils.files import csv_text, short_name, write_text
 from utils.metrics import ScoredFrames
 from utils.protocols import OPERATING_POINT, operating_point
@@ -24,37 +24,6 @@ from utils.tracks.linking import Linker
 
 _HALF = 0.5
 _COLUMNS = ("sequence", "id", "first_frame", "last_frame", "detections", "mean_score", "false")
-
-
-@dataclass(frozen=True)
-class TrackOptions:
-    """How detections become tracks.
-
-    Attributes:
-        min_area: pixels of a detection, at least.
-        min_track: frames in which a track was seen, at least.
-        gate: pixels that a target may be from where it is predicted in the next frame.
-        gap: frames that it may not be seen.
-        frame_rate: frames a second, for what is counted per minute.
-
-    Raises:
-        ValueError: a value out of its range.
-    """
-
-    min_area: int = 1
-    min_track: int = 1
-    gate: float = 5.0
-    gap: int = 5
-    frame_rate: float = 30.0
-
-    def __post_init__(self):
-        limits = {"min_area": 1, "min_track": 1, "gap": 0}
-        for name, least in limits.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")
-        for name in ("gate", "frame_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(self, name)}: expected a number above 0")
 
 
 @dataclass
@@ -84,9 +53,10 @@ class TrackCounts:
 
 @dataclass
 class _Tally:
-    """Of one track: its detections, the sum of their scores, how many are false alarms; of a
-    target's track: the frames it was there, those in which it was found."""
+    """Of one track: its first frame that is written, its detections, the sum of their scores, how
+    many are false alarms; of a target's track: the frames it was there, and was found in."""
 
+    first: int = 0
     seen: int = 0
     score: float = 0.0
     marked: int = 0
@@ -130,25 +100,13 @@ class _Sequence:
     targets: dict = field(default_factory=dict)  # track of a target: _Tally
 
 
-def add_track_options(add):
-    """Declares the options of a command that become `TrackOptions`.
-
-    Args:
-        add: `argparse.ArgumentParser.add_argument`.
-    """
-    add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
-    add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
-    add("--frame_rate", type=positive(float), default=30.0, help="of videos")
-
-
 class Tracks(Writer):
     """Writes tracks of a test and counts them.
 
     In the folder: `<sequence>.txt`, a line for each detection of a kept track in MOTChallenge form,
     `frame,id,left,top,width,height,score,-1,-1,-1`, frames and pixels from 1, by frame; and
     `tracks.csv`, a row for each track, with the frames' own numbers. A detection becomes final when
-    it is known whether its track is kept; until then its frame waits, for as many frames as a track
-    can take to be seen often enough.
+    it is known whether its track is kept; until then its frame waits, as `TrackOptions` says.
 
     Args:
         folder: where to.
@@ -180,12 +138,12 @@ class Tracks(Writer):
 
     def _release(self):
         """Counts and writes the first waiting frames of which all tracks are decided."""
-        ready = []
-        while self.sequence.waiting and all(map(self._decided, self.sequence.waiting[0].tracks)):
-            ready.append(self.sequence.waiting.popleft())
+        ready, waiting, latest = [], self.sequence.waiting, self.sequence.linker.frame
+        while waiting and self.options.decides(waiting[0], latest):
+            ready.append(waiting.popleft())
         if not ready:
             return
-        kept = [np.array([self._keeps(t) for t in frame.tracks], bool) for frame in ready]
+        kept = [np.array([*map(self.options.keeps, frame.tracks)], bool) for frame in ready]
         false = [np.zeros(len(frame.tracks), bool) for frame in ready]
         if ready[0].truth is not None:
             false = self._count(ready, kept)
@@ -195,7 +153,7 @@ class Tracks(Writer):
                 track = frame.tracks[place]
                 if track.number is None:
                     track.number = len(self.sequence.kept) + 1
-                tally = self.sequence.kept.setdefault(track, _Tally())
+                tally = self.sequence.kept.setdefault(track, _Tally(frame.index))
                 tally.seen += 1
                 tally.score += float(frame.scores[place])
                 tally.marked += int(wrong[place])
@@ -204,12 +162,6 @@ class Tracks(Writer):
                 score = f"{frame.scores[place]:.6g}"
                 lines.append(f"{frame.index + 1},{track.number},{box},{score},-1,-1,-1\n")
         self.sequence.file.write("".join(lines).encode())
-
-    def _keeps(self, track):
-        return track.count >= self.options.min_track
-
-    def _decided(self, track):
-        return track.ended or self._keeps(track)
 
     def _count(self, ready, kept):
         """Counts frames with truth: for each, which of its detections are false alarms."""
@@ -254,7 +206,7 @@ class Tracks(Writer):
         self.counts += TrackCounts(len(false), len(found), sum(found), sum(false))
         self.rows.append([])
         for (track, tally), wrong in zip(done.kept.items(), false, strict=True):
-            ends = sequence.numbers[track.first], sequence.numbers[track.last]
+            ends = sequence.numbers[tally.first], sequence.numbers[track.last]
             mean = f"{tally.score / tally.seen:.6g}"
             verdict = int(wrong) if sequence.labelled else ""
             self.rows[-1].append((done.name, track.number, *ends, tally.seen, mean, verdict))
@@ -296,10 +248,11 @@ class Tracks(Writer):
         """The figures in words: lines of text."""
         options, report = self.options, self.figures()
         frames = "a frame" if options.min_track == 1 else f"{options.min_track} frames"
+        sure = f", their highest score {options.min_score:g} or more" if options.min_score else ""
         lines = [
-            f"{report['tracks']} tracks of {frames} or more, of detections of {options.min_area} "
-            f"pixels or more at threshold {self.threshold:g}; gate {options.gate:g} px, gaps up to "
-            f"{options.gap} frames"
+            f"{report['tracks']} tracks of {frames} or more{sure}, of detections of "
+            f"{options.min_area} pixels or more at threshold {self.threshold:g}; gate "
+            f"{options.gate:g} px, gaps up to {options.gap} frames"
         ]
         if self.counts.frames:
             own = report[self.protocol.name]
@@ -338,6 +291,9 @@ def linked_frames(block, threshold, min_area, linker):
         owner = (np.cumsum(large) - 1)[owner[chosen]]
         pixels = rows[part][chosen], columns[part][chosen]
         boxes, peaks, centroids = _measure(*pixels, scores[part][chosen], owner)
+        tracks = linker.step(centroids)
+        for track, peak in zip(tracks, peaks.tolist(), strict=True):
+            track.peak = max(track.peak, peak)
         truth = None
         if block.centroids is not None:
             masks = block.masks if block.masks is not None else block.centroids
@@ -350,7 +306,7 @@ def linked_frames(block, threshold, min_area, linker):
             owner,
             boxes,
             peaks,
-            linker.step(centroids),
+            tracks,
             truth,
         )
 

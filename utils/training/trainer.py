@@ -139,6 +139,10 @@ class Trainer:
         self.batches, self.options, self.group = batches, options, group
         self.average = MovingAverage(detector, options.ema) if options.ema else None
         self.device = next(detector.parameters()).device
+        # Convolutions of few channels are about twice as fast on a GPU with channels innermost.
+        self.innermost = self.device.type == "cuda" and detector.stages() is not None
+        if self.innermost:
+            detector.to(memory_format=torch.channels_last_3d)
         # Gradients are averaged over processes: a loss that sums over clips is scaled back.
         self.scale = group.size if getattr(criterion, "summed", False) else 1
         # A recurrence is unrolled within the module that exchanges gradients.
@@ -202,6 +206,8 @@ class Trainer:
     def step(self, batch):
         """One optimiser step: (loss, logits (B, n, H, W), mask (B, n, H, W)), on the device."""
         clip, *truth = (part.to(self.device, non_blocking=True) for part in batch)
+        if self.innermost:
+            clip = clip.to(memory_format=torch.channels_last_3d)
         self.optimizer.zero_grad(set_to_none=True)
         lower = self.options.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=lower):

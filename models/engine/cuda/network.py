@@ -1,0 +1,268 @@
+"""Detectors of residual blocks on a GPU, as the few kernels of `models.engine.cuda.kernels`.
+
+In float32 alone: with numbers of 16 bits, on an H200 with Triton 3.6, the same kernels gave wrong
+scores for 3 x 3 x 3 convolutions, though not for those along time.
+"""
+
+import torch
+from torch import nn
+
+from models.blocks import ConvBNReLU, STDResBlock, TDResBlock
+from models.engine.heads import channel_matrix
+from models.folding import ChannelAffine
+from models.stages import is_pool, run_layers
+
+try:
+    from models.engine.cuda import kernels
+except ImportError:  # PyTorch's builds for CUDA have Triton, but for Windows
+    kernels = None
+
+# Of a program: the pixels it takes, the warps that it has, the loads that are under way at a time.
+STEM = {"TILE": 128, "num_warps": 4}
+CONVOLUTION = {"TILE": 128, "num_warps": 4, "num_stages": 3, "PRODUCT": "tf32x3"}
+HEAD = {"TILE": 128, "num_warps": 4, "PRODUCT": "tf32x3"}
+LEAST_CAPABILITY = 8, 0  # of GPUs that multiply in TF32
+LARGEST_INDEX = 2**31 - 1  # of a number in a map: kernels count in 32 bits
+
+
+def padded(channels):
+    """The channels that a product on a matrix unit takes these as."""
+    return max(channels, kernels.LEAST)
+
+
+class CudaStem:
+    """The first convolution, its norm and ReLU: rows of the clip to a map (T, R, W, C)."""
+
+    def __init__(self, stem, arithmetic):
+        conv, norm, _ = stem
+        self.sizes = {"KT": conv.kernel_size[0], "KS": conv.kernel_size[1]}
+        self.channels, self.reach = conv.out_channels, conv.padding[1]
+        self.weight = arithmetic.cast(conv.weight.flatten(1).T)
+        scale, shift = torch.ones_like(conv.bias), torch.zeros_like(conv.bias)
+        if isinstance(norm, ChannelAffine):
+            scale, shift = norm.scale.flatten(), norm.shift.flatten()
+        self.affine = arithmetic.cast(torch.stack([conv.bias, scale, shift]))
+
+    def __call__(self, clip, top, bottom):
+        frames, height, width = clip.shape
+        pixels = (bottom - top) * width
+        out = clip.new_empty(frames, bottom - top, width, self.channels)
+        kernels.stem_kernel[programs(pixels, frames, STEM)](
+            clip, self.weight, self.affine, out, frames, height, width, top, pixels,
+            **self.sizes, CHANNELS=self.channels, **STEM,
+        )  # fmt: skip
+        return out
+
+
+class CudaConv:
+    """A convolution's numbers as the kernels take them."""
+
+    def __init__(self, conv, arithmetic):
+        channels, outputs = conv.in_channels, conv.out_channels
+        self.sizes = {
+            **{"KT": conv.kernel_size[0], "KS": conv.kernel_size[1]},
+            **{"DT": conv.dilation[0], "DS": conv.dilation[1]},
+        }
+        self.channels, self.outputs = channels, outputs
+        taps = conv.weight.flatten(2).permute(2, 1, 0)  # (taps, C_in, C_out)
+        weight = taps.new_zeros(len(taps), padded(channels), outputs)
+        weight[:, :channels] = taps
+        self.weight, self.bias = arithmetic.cast(weight), arithmetic.cast(conv.bias)
+
+
+class CudaBlock:
+    """A folded residual block: a map (T, R, W, C_in) to (T, R, W, C_out), or channels first."""
+
+    def __init__(self, block, arithmetic, channels_first=False):
+        self.first, self.second = (
+            CudaConv(conv, arithmetic) for conv in (block.conv1, block.conv2)
+        )
+        self.channels_first = channels_first
+        self.mix = arithmetic.cast(channel_matrix(block.conv3).T)
+        shortcut = channel_matrix(block.shortcut[0]).T
+        wide = shortcut.new_zeros(padded(len(shortcut)), shortcut.shape[1])
+        wide[: len(shortcut)] = shortcut
+        self.shortcut = arithmetic.cast(wide)
+        self.bias = arithmetic.cast(block.conv3.bias)
+
+    def __call__(self, x):
+        frames, rows, width, channels = x.shape
+        sizes, outputs = (frames, rows, width), self.first.outputs
+        y = x.new_empty(*sizes, outputs)
+        grid = programs(rows * width, frames, CONVOLUTION)
+        kernels.first_kernel[grid](
+            x, self.first.weight, self.first.bias, y, *sizes,
+            **self.first.sizes, CIN=channels, PADDED=padded(channels), COUT=outputs, **CONVOLUTION,
+        )  # fmt: skip
+        out = x.new_empty(*((outputs, *sizes) if self.channels_first else (*sizes, outputs)))
+        kernels.second_kernel[grid](
+            y, self.second.weight, self.second.bias, self.mix, x, self.shortcut, self.bias, out,
+            *sizes, **self.second.sizes, COUT=outputs, ENTRY=channels,
+            ENTRY_PADDED=padded(channels), CHANNELS_FIRST=self.channels_first, **CONVOLUTION,
+        )  # fmt: skip
+        return out
+
+
+class CudaHead:
+    """The end of a level: features (C, T, R, W) to its part of the merged map, float32."""
+
+    def __init__(self, level, merge_matrix, arithmetic):
+        heads, projection = level.probe.QK_heads, level.projection[0]
+        self.correlation = arithmetic.cast(heads.correlation)
+        self.probe_bias = arithmetic.cast(heads.bias)
+        mix = level.probe.conv[0]
+        outputs, projected = merge_matrix.shape
+        side = kernels.LEAST
+        wide = merge_matrix.new_zeros(side, mix.out_channels)
+        wide[:projected] = channel_matrix(projection)
+        bias = merge_matrix.new_zeros(side)
+        bias[:projected] = projection.bias
+        merge = merge_matrix.new_zeros(side, side)
+        merge[:outputs, :projected] = merge_matrix
+        self.numbers = [
+            arithmetic.cast(channel_matrix(mix)),
+            arithmetic.cast(mix.bias),
+            arithmetic.cast(wide),
+            arithmetic.cast(bias),
+            arithmetic.cast(merge),
+        ]
+        self.outputs = outputs
+        # Nothing is left to add.
+        self.offset = merge_matrix.new_zeros(outputs, self.correlation.shape[-1])
+
+    def __call__(self, features):
+        channels, frames, rows, width = features.shape
+        pixels = rows * width
+        x = torch.bmm(self.correlation, features.flatten(2))
+        out = x.new_empty(self.outputs, frames, rows, width)
+        kernels.head_kernel[programs(pixels, frames, HEAD)](
+            x, self.probe_bias, *self.numbers, out, frames, pixels,
+            CHANNELS=channels, PADDED=kernels.LEAST, OUTPUTS=self.outputs,
+            **HEAD,
+        )  # fmt: skip
+        return out
+
+
+class CudaLevel:
+    """A level of the detector: its layers and its head."""
+
+    def __init__(self, level, merge_matrix, arithmetic):
+        *layers, last = level.layers
+        self.layers = [make_layer(layer, arithmetic) for layer in layers]
+        self.layers.append(CudaBlock(last, arithmetic, channels_first=True))
+        self.head = CudaHead(level, merge_matrix, arithmetic)
+        self.offset = self.head.offset
+
+
+def make_layer(layer, arithmetic):
+    return pool if is_pool(layer) else CudaBlock(layer, arithmetic)
+
+
+def programs(pixels, frames, launch):
+    """How many programs there are along each axis of a kernel's grid."""
+    return -(-pixels // launch["TILE"]), frames
+
+
+def pool(x):
+    """Maxima over 2 x 2 pixels of (T, R, W, C); an odd last row or column is left out."""
+    rows, width = (side // 2 * 2 for side in x.shape[1:3])
+    tall = torch.maximum(x[:, 0:rows:2, :width], x[:, 1:rows:2, :width])
+    return torch.maximum(tall[:, :, 0::2], tall[:, :, 1::2]).contiguous()
+
+
+def reach(layers, scale=1):
+    """(rows of the image that layers look up and down, pixels of it that one of theirs is)."""
+    rows = 0
+    for layer in layers:
+        if is_pool(layer):
+            scale *= 2
+        else:
+            rows += scale * (layer.conv1.padding[1] + layer.conv2.padding[1])
+    return rows, scale
+
+
+class CudaNetwork:
+    """Runs a detector over bands of rows of a clip, with the rows around them that it looks at."""
+
+    @staticmethod
+    def computes_in(arithmetic):
+        if arithmetic.device.type != "cuda" or arithmetic.dtype != torch.float32:
+            return False
+        return torch.cuda.get_device_capability(arithmetic.device) >= LEAST_CAPABILITY
+
+    @staticmethod
+    def takes(stages):
+        """Whether a network has this form: a folded stem, then residual blocks and pools.
+
+        Every level ends in a block; channels are powers of two.
+        """
+        stem, *rest = stages.trunk
+        layers = [*rest, *(layer for level in stages.levels for layer in level.layers)]
+        blocks = [layer for layer in layers if not is_pool(layer)]
+        if kernels is None or not isinstance(stem, ConvBNReLU):
+            return False
+        if not all(isinstance(block, (TDResBlock, STDResBlock)) for block in blocks):
+            return False
+        widths = [block.conv3.out_channels for block in blocks]
+        ends = [level.projection[0].out_channels for level in stages.levels]
+        return (
+            isinstance(stem[1], (nn.Identity, ChannelAffine))
+            and stem[0].dilation == (1, 1, 1)
+            and stem[0].padding == tuple(size // 2 for size in stem[0].kernel_size)
+            and not any(is_pool(level.layers[-1]) for level in stages.levels)
+            and all(width & (width - 1) == 0 for width in (stem[0].out_channels, *widths))
+            and min(widths) >= kernels.LEAST
+            and max(*ends, stages.final.in_channels) <= kernels.LEAST
+        )
+
+    def __init__(self, stages, seqlen, arithmetic):
+        self.seqlen = seqlen
+        self.map_arithmetic = arithmetic
+        stem, *rest = stages.trunk
+        self.stem = CudaStem(stem, arithmetic)
+        self.trunk = [make_layer(layer, arithmetic) for layer in rest]
+        self.levels = [
+            CudaLevel(level, merge_matrix, arithmetic)
+            for level, merge_matrix in zip(stages.levels, stages.merge_matrices(), strict=True)
+        ]
+        rows, scale = reach(rest)
+        reaches = [reach(level.layers, scale) for level in stages.levels]
+        self.scales = [scale for _, scale in reaches]
+        self.band_multiple = max(self.scales)
+        most = self.stem.reach + rows + max(rows for rows, _ in reaches)
+        self.halo = -(-most // self.band_multiple) * self.band_multiple
+        self.channels = max(level.head.correlation.shape[0] for level in self.levels)
+
+    def device_rows(self, width):
+        """The most rows that a band may have, for maps that 32 bits count the numbers of."""
+        rows = LARGEST_INDEX // (self.channels * self.seqlen * width) - 2 * self.halo
+        return max(rows, self.band_multiple)
+
+    def start(self, height, width):
+        self.sizes = [(height // scale, width // scale) for scale in self.scales]
+
+    def push(self, clip, rows, tile, workers):
+        """Rows (a slice) of the clip (T, H, W) to the levels' maps of them, (8 or 1, T, r, w).
+
+        Raises:
+            ValueError: the frames are too large for numbers of 32 bits to count their pixels.
+        """
+        height, width = clip.shape[1:]
+        top, bottom = max(rows.start - self.halo, 0), min(rows.stop + self.halo, height)
+        largest = self.channels * self.seqlen * (bottom - top) * width
+        if max(largest, clip.numel()) > LARGEST_INDEX:
+            raise ValueError(f"frames of {height}x{width}: too large for the engine for GPUs")
+        maps = []
+        with torch.cuda.device_of(clip):  # where kernels are started
+            x = run_layers(self.trunk, self.stem(clip.float().contiguous(), top, bottom))
+            for level, scale, (tall, _) in zip(self.levels, self.scales, self.sizes, strict=True):
+                out = level.head(run_layers(level.layers, x))
+                first = rows.start // scale
+                last = tall if rows.stop == height else rows.stop // scale
+                maps.append(out[:, :, first - top // scale : last - top // scale])
+        return maps
+
+    def memory_needed(self, rows, width, tile, threads):
+        """Upper bound of the working memory for bands of `rows` rows, in bytes."""
+        values = 3 * self.channels + 44  # of a block or a head; maps of the levels, and their sum
+        return self.seqlen * (rows + 2 * self.halo) * width * values * torch.float32.itemsize

@@ -1,0 +1,93 @@
+"""The engine for GPUs: by Triton's interpreter on a CPU, and on a GPU where there is one."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from models import build_model
+from models.engine.cuda.network import CudaNetwork
+from models.engine.precision import Arithmetic
+from models.folding import fold
+from models.fused import FusedDetector, fuse
+from tests.builders import STAGED, perturbed
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+def largest_error(name, frames, height, width, rows, tile):
+    """Of the kernels as Triton interprets them, over bands of so many rows: (error, logits)."""
+    from models.engine.cuda import network
+
+    for launch in (network.STEM, network.CONVOLUTION, network.HEAD):
+        launch["TILE"] = tile
+    model = perturbed(name, frames)
+    clip = torch.randn(1, 1, frames, height, width)
+    with torch.no_grad():
+        expected = model.double()(clip.double())
+    engine = type("Banded", (CudaNetwork,), {"band_pixels": rows * width, "tile_pixels": 32})
+    arithmetic = Arithmetic(torch.float32, torch.device("cpu"))
+    fast = FusedDetector(fold(model, torch.float64), engine, arithmetic, None, False)
+    assert fast.plan(height, width)[0] == rows
+    return float((fast(clip) - expected).abs().max()), float(expected.std())
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "name, size, rows, tile",
+    [
+        ("DeepPro", (3, 13, 9), 8, 64),
+        ("DeepPro-Plus", (2, 24, 3), 12, 64),
+        ("DeepPro-Plus_forMovingScenes", (2, 61, 4), 32, 256),
+    ],
+)
+def test_kernels_are_the_network_in_float64_up_to_rounding(name, size, rows, tile):
+    call = f"largest_error({name!r}, *{size}, {rows}, {tile})"
+    words = f"from tests.models.test_cuda_engine import largest_error; print(*{call})"
+    command, env = [sys.executable, "-c", words], {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    error, spread = map(float, done.stdout.split())
+    assert spread > 0.01
+    assert error < 1e-5 * spread + 1e-6
+
+
+def test_on_a_cpu_and_in_16_bits_other_engines_are_taken():
+    stages = fold(build_model("DeepPro"), torch.float64).stages()
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
+        assert not CudaNetwork.computes_in(Arithmetic(dtype, torch.device(device)))
+    assert CudaNetwork.takes(stages) == (find_spec("triton") is not None)
+    assert not isinstance(fuse(build_model("DeepPro")).engine, CudaNetwork)
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision, largest", [("fp32", 1e-5), ("bf16", 0.1), ("fp16", 0.02)])
+@pytest.mark.parametrize("name", STAGED)
+def test_on_a_gpu_scores_are_those_of_float64(name, precision, largest):
+    model = perturbed(name, build_model(name).seqlen)
+    clip = torch.randn(2, 1, model.seqlen, 53, 70)
+    with torch.no_grad():
+        expected = torch.sigmoid(model.double()(clip.double()))
+    fast = fuse(model.float().cuda(), precision)
+    scores = torch.sigmoid(fast(clip.cuda()).double()).cpu()
+    assert float((scores - expected).abs().max()) < largest
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", STAGED)
+def test_on_a_gpu_neither_bands_nor_numbers_that_are_none_change_other_clips(name):
+    model = perturbed(name, build_model(name).seqlen).cuda()
+    clip = torch.randn(2, 1, model.seqlen, 101, 60, device="cuda")
+    whole = fuse(model)
+    needed = whole.memory_needed(32, 1 << 16, 60)
+    banded = fuse(model, memory=needed)
+    assert banded.plan(101, 60)[0] < 101
+    logits = whole(clip)
+    torch.testing.assert_close(banded(clip), logits, rtol=1e-5, atol=1e-5)
+    clip[1, 0, 3, 50, 30] = float("nan")
+    assert whole(clip)[1].isnan().any()
+    torch.testing.assert_close(whole(clip)[0], logits[0], rtol=1e-5, atol=1e-5)

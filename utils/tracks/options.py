@@ -1,0 +1,69 @@
+"""Which detections make a track, and which tracks are kept."""
+
+from dataclasses import dataclass
+
+from utils.command_line import fraction, positive
+
+LONGEST_WAIT = 100  # frames that one waits at least for its tracks to be decided
+
+
+@dataclass(frozen=True)
+class TrackOptions:
+    """How detections become tracks.
+
+    A target is faint in some frames, but seldom in all: a high `min_score` takes false tracks away
+    at the cost of few targets, where a high threshold takes the faint frames of all. A detection
+    whose track is not yet kept LONGEST_WAIT frames later is left out, for good.
+
+    Attributes:
+        min_area: pixels of a detection, at least.
+        min_track: frames in which a track was seen, at least.
+        min_score: the highest score of a track, at least.
+        gate: pixels that a target may be from where it is predicted in the next frame.
+        gap: frames that it may not be seen.
+        frame_rate: frames a second, for what is counted per minute.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    min_area: int = 1
+    min_track: int = 1
+    min_score: float = 0.0
+    gate: float = 5.0
+    gap: int = 5
+    frame_rate: float = 30.0
+
+    def __post_init__(self):
+        limits = {"min_area": 1, "min_track": 1, "gap": 0}
+        for name, least in limits.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")
+        for name in ("gate", "frame_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"--{name} {getattr(self, name)}: expected a number above 0")
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"--min_score {self.min_score}: expected a score, from 0 to 1")
+
+    def keeps(self, track):
+        """Whether a track is kept, by what was seen of it so far."""
+        return track.count >= self.min_track and track.peak >= self.min_score
+
+    def decides(self, frame, latest):
+        """Whether it is known which tracks of a `_Frame` are kept, once frame `latest` was seen."""
+        patience = max(LONGEST_WAIT, self.min_track * (self.gap + 1))
+        known = (track.ended or self.keeps(track) for track in frame.tracks)
+        return latest - frame.index >= patience or all(known)
+
+
+def add_track_options(add):
+    """Declares the options of a command that become `TrackOptions`.
+
+    Args:
+        add: `argparse.ArgumentParser.add_argument`.
+    """
+    add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
+    words = "of tracks: what the highest score of one must reach; the included run has its own"
+    add("--min_score", type=fraction, help=words)
+    add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
+    add("--frame_rate", type=positive(float), default=30.0, help="of videos")
