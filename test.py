@@ -57,7 +57,7 @@ from utils.report.writers import (
 from utils.run_dir import check_apart, find_model_name, find_run, included_run, make_folder
 from utils.scan import Stabiliser, open_scan
 from utils.several import as_list
-from utils.tracks.options import TrackOptions, add_track_options
+from utils.tracks.options import add_track_options, check_track_options, track_options
 from utils.tracks.video import OverlayVideos
 from utils.tracks.writer import Tracks
 from utils.training_state import describe
@@ -167,6 +167,7 @@ def parse_args(argv=None):
         parser.error("--size without --dataset Frames --datapath -; other frames have their own")
     if args.stabilise and args.attribution:
         parser.error("--attribution with --stabilise: it explains frames as they were filmed")
+    check_track_options(parser.error, args.min_track, args.min_score, args.overlay_video)
     if args.overlay_video:
         check_encoder()  # before anything is computed
     if args.datapath is None:
@@ -379,8 +380,7 @@ def open_writers(args, spec, tested, device):
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
     if args.surface is not None:
         writers["surfaces"] = Surfaces(output / f"surfaces{suffix}", args.surface)
-    least = args.min_area, args.min_track or 1, args.min_score or 0.0
-    options = TrackOptions(*least, frame_rate=args.frame_rate)
+    options = track_options(args.min_area, args.min_track, args.min_score, args.frame_rate)
     if args.min_track is not None:
         writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)
     if args.overlay_video:

@@ -95,6 +95,13 @@ def test_own_footage_needs_no_run(tmp_path, capsys):
     assert call(test_script, given, "--no-stabilise") == 0
     said = capsys.readouterr().out
     assert said.splitlines()[0] == words and "stabilised" not in said
+    for more, least in (("3", INCLUDED["Frames"].min_score), ("3 --min_score 0", 0)):
+        assert call(test_script, given, f"--no-stabilise --min_track {more}") == 0
+        said = capsys.readouterr().out
+        assert ("(--min_score)" in said) == (least > 0)
+        assert (f"tracks of 3 frames or more, their highest score {least} or more" in said) == (
+            least > 0
+        )
 
 
 def test_visual_writes_a_score_map_for_each_frame(run, dataset, tmp_path):
@@ -181,6 +188,7 @@ def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
         ("--weights w.pth --model DeepPro --epoch 3", "--epoch without a run"),
         ("--model TopHat --epoch 3", "--epoch without a run"),
         ("--log_dir a b --export_model x.pt2", "--export_model with several runs"),
+        ("--model TopHat --min_score 0.9", "--min_score without tracks"),
         ("--model TopHat --gpu foo", "--gpu foo: expected cpu or the index"),
         ("--model TopHat --gpu -1", "--gpu -1: expected cpu or the index"),
     ],

@@ -67,3 +67,14 @@ def add_track_options(add):
     add("--min_score", type=fraction, help=words)
     add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
     add("--frame_rate", type=positive(float), default=30.0, help="of videos")
+
+
+def check_track_options(refuse, min_track, min_score, overlay_video):
+    """Refuses what would be ignored: `refuse` is called with a line that says what."""
+    if min_score is not None and min_track is None and not overlay_video:
+        refuse("--min_score without tracks; expected --min_track N or --overlay_video beside it")
+
+
+def track_options(min_area, min_track, min_score, frame_rate):
+    """`TrackOptions` of a command's options, of which `min_track` and `min_score` may be None."""
+    return TrackOptions(min_area, min_track or 1, min_score or 0.0, frame_rate=frame_rate)
