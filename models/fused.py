@@ -41,12 +41,13 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_t
         memory: bytes for everything beside the clip and its logits, or a string as "1GiB"; None
             chooses for the device.
         force_precision: compute in `precision` also where the device only emulates it.
-        allow_tf32: on CUDA, let fp32 products round their factors to 10 bits.
+        allow_tf32: on CUDA, let fp32 products round their factors to 10 bits, except in kernels of
+            `models.engine.cuda`, which never do.
 
     Raises:
         ValueError: unknown precision, no size of memory, or `stages` that are refused; in a call, a
-            clip that the model refuses, or a budget that does not hold one band of it, with the
-            smallest that does.
+            clip that the model refuses, frames too large for a GPU's kernels, or a budget that does
+            not hold one band of it, with the smallest that does.
     """
     memory = parse_memory(memory)
     engines = []
@@ -57,7 +58,9 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_t
     if engines:
         device = next(model.parameters()).device
         arithmetic = Arithmetic(usable_dtype(precision, device, force_precision), device)
-        engine = next(engine for engine in engines if engine.computes_in(arithmetic))
+        engines = [engine for engine in engines if engine.computes_in(arithmetic)]
+    if engines:
+        engine = engines[0]
         return FusedDetector(folded, engine, arithmetic, memory, allow_tf32)
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")

@@ -7,8 +7,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from torch import nn
 
 from models import build_model
+from models.blocks import ConvBNReLU
 from models.engine.cuda.network import CudaNetwork
 from models.engine.precision import Arithmetic
 from models.folding import fold
@@ -23,6 +25,7 @@ def largest_error(name, frames, height, width, rows, tile):
     """Of the kernels as Triton interprets them, over bands of so many rows: (error, logits)."""
     from models.engine.cuda import network
 
+    torch.set_num_threads(1)  # more would take larger bands
     for launch in (network.STEM, network.CONVOLUTION, network.HEAD):
         launch["TILE"] = tile
     model = perturbed(name, frames)
@@ -41,6 +44,7 @@ def largest_error(name, frames, height, width, rows, tile):
     "name, size, rows, tile",
     [
         ("DeepPro", (3, 13, 9), 8, 64),
+        ("DeepPro-Plus", (3, 10, 9), 10, 128),
         ("DeepPro-Plus_forMovingScenes", (1, 61, 4), 32, 256),
     ],
 )
@@ -63,17 +67,35 @@ def test_on_a_cpu_and_in_16_bits_other_engines_are_taken():
     assert not isinstance(fuse(build_model("DeepPro")).engine, CudaNetwork)
 
 
+@needs_triton
+def test_what_the_kernels_would_compute_otherwise_is_refused_and_runs_as_trained():
+    for kernel, padding, channels in (
+        ((5, 3, 3), (2, 1, 1), 8),  # taken by no other engine
+        ((5, 1, 3), (2, 0, 1), 8),
+        ((4, 1, 1), (2, 0, 0), 8),
+        ((5, 1, 1), (2, 0, 0), 64),
+    ):
+        model = build_model("DeepPro", 5)
+        model.conv_in = ConvBNReLU(nn.Conv3d(1, channels, kernel, padding=padding))
+        taken = CudaNetwork.takes(fold(model, torch.float64).stages())
+        assert taken == (kernel == (5, 3, 3))
+    model.conv_in = ConvBNReLU(nn.Conv3d(1, 8, (5, 3, 3), padding=(2, 1, 1)))
+    clip = torch.randn(1, 1, 5, 12, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(fuse(model)(clip), model.eval()(clip))
+
+
 @needs_gpu
-@pytest.mark.parametrize("precision, largest", [("fp32", 1e-5), ("bf16", 0.1), ("fp16", 0.02)])
+@pytest.mark.parametrize("precision, largest", [("fp32", 1e-3), ("bf16", 0.5), ("fp16", 0.1)])
 @pytest.mark.parametrize("name", STAGED)
-def test_on_a_gpu_scores_are_those_of_float64(name, precision, largest):
+def test_on_a_gpu_logits_are_those_of_float64(name, precision, largest):
+    """`largest`: of their distances, as a share of the logits' standard deviation."""
     model = perturbed(name, build_model(name).seqlen)
     clip = torch.randn(2, 1, model.seqlen, 53, 70)
     with torch.no_grad():
-        expected = torch.sigmoid(model.double()(clip.double()))
-    fast = fuse(model.float().cuda(), precision)
-    scores = torch.sigmoid(fast(clip.cuda()).double()).cpu()
-    assert float((scores - expected).abs().max()) < largest
+        expected = model.double()(clip.double())
+    logits = fuse(model.float().cuda(), precision)(clip.cuda()).double().cpu()
+    assert float((logits - expected).abs().max()) < largest * float(expected.std())
 
 
 @needs_gpu

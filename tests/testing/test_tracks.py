@@ -229,15 +229,16 @@ def test_frames_wait_no_longer_than_a_track_can_take(rng, tmp_path):
         assert len(writer.sequence.waiting) <= (options.min_track - 1) * (options.gap + 1) + 1
 
 
-def test_a_faint_track_is_kept_from_100_frames_before_it_was_bright(tmp_path):
+@pytest.mark.parametrize("step", [1, 7, 40, 300])
+def test_a_faint_track_is_kept_from_100_frames_before_it_was_bright(tmp_path, step):
     scores = np.zeros((300, 8, 8), np.float32)
     scores[:, 4, 4] = 0.6
     scores[250, 4, 4] = 0.99
     sequence, scores = sequence_of(scores)
     writer = Tracks(tmp_path, 0.5, PROTOCOLS[MAIN], TrackOptions(min_track=3, min_score=0.9))
-    for frame in range(300):
-        block = sequence.read(frame, frame + 1)
-        writer.add(ScoredBlock(sequence, frame, block.frames, scores[frame : frame + 1]))
+    for start in range(0, 300, step):
+        block = sequence.read(start, min(start + step, 300))
+        writer.add(ScoredBlock(sequence, start, block.frames, scores[start : start + step]))
         assert len(writer.sequence.waiting) <= 100
     writer.end(sequence)
     writer.close()

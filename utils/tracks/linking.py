@@ -18,7 +18,7 @@ class Track:
     Attributes:
         first, last: indices of the first and last frame in which it was seen.
         count: frames in which it was seen.
-        peak: the highest score of its detections so far, by who has their scores.
+        peak: the highest score of its detections so far, set by whoever has their scores.
         ended: whether it will not be seen any more.
         number: given by who keeps the track; None till then.
     """

@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from utils.command_line import fraction, positive
 
-LONGEST_WAIT = 100  # frames that one waits at least for its tracks to be decided
+WAIT = 100  # frames that one waits for its tracks to be decided
 
 
 @dataclass(frozen=True)
 class TrackOptions:
     """How detections become tracks.
 
-    A target is faint in some frames, but seldom in all: a high `min_score` takes false tracks away
-    at the cost of few targets, where a high threshold takes the faint frames of all. A detection
-    whose track is not yet kept LONGEST_WAIT frames later is left out, for good.
+    A target is faint in some frames, but seldom in all: a high `min_score` removes false tracks and
+    loses few targets, where a high threshold would lose the faint frames of every target. A
+    detection whose track is not kept WAIT frames later is left out for good (later still where
+    `min_track` asks for it).
 
     Attributes:
         min_area: pixels of a detection, at least.
@@ -47,11 +50,12 @@ class TrackOptions:
 
     def keeps(self, track):
         """Whether a track is kept, by what was seen of it so far."""
-        return track.count >= self.min_track and track.peak >= self.min_score
+        least = float(np.float32(self.min_score))  # scores are of that type
+        return track.count >= self.min_track and track.peak >= least
 
     def decides(self, frame, latest):
         """Whether it is known which tracks of a `_Frame` are kept, once frame `latest` was seen."""
-        patience = max(LONGEST_WAIT, self.min_track * (self.gap + 1))
+        patience = max(WAIT, self.min_track * (self.gap + 1))
         known = (track.ended or self.keeps(track) for track in frame.tracks)
         return latest - frame.index >= patience or all(known)
 
@@ -63,7 +67,10 @@ def add_track_options(add):
         add: `argparse.ArgumentParser.add_argument`.
     """
     add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
-    words = "of tracks: what the highest score of one must reach; the included run has its own"
+    words = (
+        "keep a track only if its highest score reaches this; with --min_track the included run "
+    )
+    words += "for footage has its own if not given"
     add("--min_score", type=fraction, help=words)
     add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
     add("--frame_rate", type=positive(float), default=30.0, help="of videos")

@@ -78,8 +78,9 @@ class OverlayVideos(Writer):
             self.sequence = _Sequence(block, file, video, self.options)
         found = linked_frames(block, self.threshold, self.options.min_area, self.sequence.linker)
         grey = frames_at_score_size(block, slice(None))
-        self.sequence.waiting += map(_Picture, grey.copy(), block.numbers, found)
-        self._release(block.sequence.name)
+        for picture in map(_Picture, grey.copy(), block.numbers, found):
+            self.sequence.waiting.append(picture)
+            self._release(block.sequence.name)
 
     def _release(self, name):
         sequence, latest = self.sequence, self.sequence.linker.frame

@@ -131,19 +131,25 @@ class Tracks(Writer):
             linkers = (Linker(options.gate, options.gap) for _ in range(2))
             path = self.folder / f"{short_name(block.sequence.name)}.txt"
             self.sequence = _Sequence(block.sequence.name, *linkers, Aside(path))
-        self.sequence.waiting += linked_frames(
-            block, self.threshold, options.min_area, self.sequence.linker
-        )
-        self._release()
+        linker, decided = self.sequence.linker, []
+        for frame in linked_frames(block, self.threshold, options.min_area, linker):
+            self.sequence.waiting.append(frame)
+            decided += self._release()  # at once: a later frame must not change what is kept
+        self._write(decided)
 
     def _release(self):
-        """Counts and writes the first waiting frames of which all tracks are decided."""
-        ready, waiting, latest = [], self.sequence.waiting, self.sequence.linker.frame
+        """The first waiting frames of which all tracks are decided: (frame, which are kept)."""
+        decided, waiting, latest = [], self.sequence.waiting, self.sequence.linker.frame
         while waiting and self.options.decides(waiting[0], latest):
-            ready.append(waiting.popleft())
-        if not ready:
+            frame = waiting.popleft()
+            decided.append((frame, np.array([*map(self.options.keeps, frame.tracks)], bool)))
+        return decided
+
+    def _write(self, decided):
+        """Counts and writes what `_release` gave."""
+        if not decided:
             return
-        kept = [np.array([*map(self.options.keeps, frame.tracks)], bool) for frame in ready]
+        ready, kept = zip(*decided, strict=True)
         false = [np.zeros(len(frame.tracks), bool) for frame in ready]
         if ready[0].truth is not None:
             false = self._count(ready, kept)
@@ -198,7 +204,7 @@ class Tracks(Writer):
 
     def end(self, sequence):
         self.sequence.linker.finish()
-        self._release()
+        self._write(self._release())
         done, self.sequence = self.sequence, None
         done.file.keep()
         false = [tally.marked > _HALF * tally.seen for tally in done.kept.values()]

@@ -4,6 +4,9 @@ In float32 alone: with numbers of 16 bits, on an H200 with Triton 3.6, the same 
 scores for 3 x 3 x 3 convolutions, though not for those along time.
 """
 
+import functools
+import warnings
+
 import torch
 from torch import nn
 
@@ -14,15 +17,16 @@ from models.stages import is_pool, run_layers
 
 try:
     from models.engine.cuda import kernels
-except ImportError:  # PyTorch's builds for CUDA have Triton, but for Windows
+except ImportError:  # PyTorch's builds for CUDA have Triton, except on Windows
     kernels = None
 
-# Of a program: the pixels it takes, the warps that it has, the loads that are under way at a time.
+# Of a program: the pixels it takes, its warps, the loads that are under way at a time.
 STEM = {"TILE": 128, "num_warps": 4}
 CONVOLUTION = {"TILE": 128, "num_warps": 4, "num_stages": 3, "PRODUCT": "tf32x3"}
 HEAD = {"TILE": 128, "num_warps": 4, "PRODUCT": "tf32x3"}
 LEAST_CAPABILITY = 8, 0  # of GPUs that multiply in TF32
-LARGEST_INDEX = 2**31 - 1  # of a number in a map: kernels count in 32 bits
+LARGEST_INDEX = 2**31 - 1  # into a map: kernels count in 32 bits
+MOST_CHANNELS = 32  # of a map: more were not measured
 
 
 def padded(channels):
@@ -181,14 +185,44 @@ def reach(layers, scale=1):
     return rows, scale
 
 
+def keeps_size(conv):
+    """Whether a convolution has odd kernels, as tall as wide, and an output of its input's size."""
+    sizes, dilations = conv.kernel_size, conv.dilation
+    centred = all(
+        size % 2 == 1 and padding == dilation * (size // 2)
+        for size, padding, dilation in zip(sizes, conv.padding, dilations, strict=True)
+    )
+    return centred and sizes[1] == sizes[2] and dilations[1] == dilations[2]
+
+
+@functools.cache
+def kernels_run(device):
+    """Whether Triton builds and starts a kernel on a device; it wants a C compiler, for example."""
+    numbers = torch.zeros(64, device=device)
+    try:
+        with torch.cuda.device_of(numbers):
+            kernels.stem_kernel[(1, 1)](
+                numbers, numbers, numbers, numbers.clone(), 1, 1, 1, 0, 1,
+                KT=1, KS=1, CHANNELS=8, **STEM,
+            )  # fmt: skip
+    except Exception as error:  # of many kinds, by what is missing
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        warnings.warn(f"Triton runs no kernel on {device} ({reason[0]}): slower ones", stacklevel=2)
+        return False
+    return True
+
+
 class CudaNetwork:
     """Runs a detector over bands of rows of a clip, with the rows around them that it looks at."""
 
     @staticmethod
     def computes_in(arithmetic):
-        if arithmetic.device.type != "cuda" or arithmetic.dtype != torch.float32:
+        device = arithmetic.device
+        if device.type != "cuda" or arithmetic.dtype != torch.float32 or torch.version.hip:
             return False
-        return torch.cuda.get_device_capability(arithmetic.device) >= LEAST_CAPABILITY
+        if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+            return False
+        return kernels_run(device)
 
     @staticmethod
     def takes(stages):
@@ -205,13 +239,15 @@ class CudaNetwork:
             return False
         widths = [block.conv3.out_channels for block in blocks]
         ends = [level.projection[0].out_channels for level in stages.levels]
+        convolutions = [conv for block in blocks for conv in (block.conv1, block.conv2)]
         return (
             isinstance(stem[1], (nn.Identity, ChannelAffine))
             and stem[0].dilation == (1, 1, 1)
-            and stem[0].padding == tuple(size // 2 for size in stem[0].kernel_size)
+            and all(map(keeps_size, (stem[0], *convolutions)))
             and not any(is_pool(level.layers[-1]) for level in stages.levels)
             and all(width & (width - 1) == 0 for width in (stem[0].out_channels, *widths))
             and min(widths) >= kernels.LEAST
+            and max(stem[0].out_channels, *widths) <= MOST_CHANNELS
             and max(*ends, stages.final.in_channels) <= kernels.LEAST
         )
 
@@ -231,11 +267,10 @@ class CudaNetwork:
         self.band_multiple = max(self.scales)
         most = self.stem.reach + rows + max(rows for rows, _ in reaches)
         self.halo = -(-most // self.band_multiple) * self.band_multiple
-        self.channels = max(level.head.correlation.shape[0] for level in self.levels)
 
     def device_rows(self, width):
         """The most rows that a band may have, for maps that 32 bits count the numbers of."""
-        rows = LARGEST_INDEX // (self.channels * self.seqlen * width) - 2 * self.halo
+        rows = LARGEST_INDEX // (MOST_CHANNELS * self.seqlen * width) - 2 * self.halo
         return max(rows, self.band_multiple)
 
     def start(self, height, width):
@@ -249,9 +284,12 @@ class CudaNetwork:
         """
         height, width = clip.shape[1:]
         top, bottom = max(rows.start - self.halo, 0), min(rows.stop + self.halo, height)
-        largest = self.channels * self.seqlen * (bottom - top) * width
+        largest = MOST_CHANNELS * self.seqlen * (bottom - top) * width
         if max(largest, clip.numel()) > LARGEST_INDEX:
-            raise ValueError(f"frames of {height}x{width}: too large for the engine for GPUs")
+            raise ValueError(
+                f"frames of {height}x{width}: too large for the fast engine on a GPU; expected "
+                "smaller ones, or --engine reference"
+            )
         maps = []
         with torch.cuda.device_of(clip):  # where kernels are started
             x = run_layers(self.trunk, self.stem(clip.float().contiguous(), top, bottom))
@@ -264,5 +302,5 @@ class CudaNetwork:
 
     def memory_needed(self, rows, width, tile, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
-        values = 3 * self.channels + 44  # of a block or a head; maps of the levels, and their sum
+        values = 3 * MOST_CHANNELS + 44  # of a block or a head; maps of the levels, and their sum
         return self.seqlen * (rows + 2 * self.halo) * width * values * torch.float32.itemsize
