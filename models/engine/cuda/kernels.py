@@ -11,8 +11,6 @@ Triton comes with PyTorch's builds for CUDA.
 import triton
 import triton.language as tl
 
-LEAST = 16  # rows, columns and inner size that a product on a matrix unit has at least
-
 
 @triton.jit
 def relu(x):

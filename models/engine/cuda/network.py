@@ -5,6 +5,7 @@ scores for 3 x 3 x 3 convolutions, though not for those along time.
 """
 
 import functools
+import importlib
 import warnings
 
 import torch
@@ -15,23 +16,29 @@ from models.engine.heads import channel_matrix
 from models.folding import ChannelAffine
 from models.stages import is_pool, run_layers
 
-try:
-    from models.engine.cuda import kernels
-except ImportError:  # PyTorch's builds for CUDA have Triton, except on Windows
-    kernels = None
-
 # Of a program: the pixels it takes, its warps, the loads that are under way at a time.
 STEM = {"TILE": 128, "num_warps": 4}
 CONVOLUTION = {"TILE": 128, "num_warps": 4, "num_stages": 3, "PRODUCT": "tf32x3"}
 HEAD = {"TILE": 128, "num_warps": 4, "PRODUCT": "tf32x3"}
+LEAST = 16  # rows, columns and inner size that a product on a matrix unit has at least
 LEAST_CAPABILITY = 8, 0  # of GPUs that multiply in TF32
 LARGEST_INDEX = 2**31 - 1  # into a map: kernels count in 32 bits
 MOST_CHANNELS = 32  # of a map: more were not measured
 
 
+@functools.cache
+def kernels():
+    """The module of kernels, read when it is needed: Triton takes its time to start.
+
+    Raises:
+        ImportError: there is no Triton; PyTorch's builds for CUDA have it, except on Windows.
+    """
+    return importlib.import_module("models.engine.cuda.kernels")
+
+
 def padded(channels):
     """The channels that a product on a matrix unit takes these as."""
-    return max(channels, kernels.LEAST)
+    return max(channels, LEAST)
 
 
 class CudaStem:
@@ -51,7 +58,7 @@ class CudaStem:
         frames, height, width = clip.shape
         pixels = (bottom - top) * width
         out = clip.new_empty(frames, bottom - top, width, self.channels)
-        kernels.stem_kernel[programs(pixels, frames, STEM)](
+        kernels().stem_kernel[programs(pixels, frames, STEM)](
             clip, self.weight, self.affine, out, frames, height, width, top, pixels,
             **self.sizes, CHANNELS=self.channels, **STEM,
         )  # fmt: skip
@@ -94,12 +101,12 @@ class CudaBlock:
         sizes, outputs = (frames, rows, width), self.first.outputs
         y = x.new_empty(*sizes, outputs)
         grid = programs(rows * width, frames, CONVOLUTION)
-        kernels.first_kernel[grid](
+        kernels().first_kernel[grid](
             x, self.first.weight, self.first.bias, y, *sizes,
             **self.first.sizes, CIN=channels, PADDED=padded(channels), COUT=outputs, **CONVOLUTION,
         )  # fmt: skip
         out = x.new_empty(*((outputs, *sizes) if self.channels_first else (*sizes, outputs)))
-        kernels.second_kernel[grid](
+        kernels().second_kernel[grid](
             y, self.second.weight, self.second.bias, self.mix, x, self.shortcut, self.bias, out,
             *sizes, **self.second.sizes, COUT=outputs, ENTRY=channels,
             ENTRY_PADDED=padded(channels), CHANNELS_FIRST=self.channels_first, **CONVOLUTION,
@@ -116,7 +123,7 @@ class CudaHead:
         self.probe_bias = arithmetic.cast(heads.bias)
         mix = level.probe.conv[0]
         outputs, projected = merge_matrix.shape
-        side = kernels.LEAST
+        side = LEAST
         wide = merge_matrix.new_zeros(side, mix.out_channels)
         wide[:projected] = channel_matrix(projection)
         bias = merge_matrix.new_zeros(side)
@@ -139,9 +146,9 @@ class CudaHead:
         pixels = rows * width
         x = torch.bmm(self.correlation, features.flatten(2))
         out = x.new_empty(self.outputs, frames, rows, width)
-        kernels.head_kernel[programs(pixels, frames, HEAD)](
+        kernels().head_kernel[programs(pixels, frames, HEAD)](
             x, self.probe_bias, *self.numbers, out, frames, pixels,
-            CHANNELS=channels, PADDED=kernels.LEAST, OUTPUTS=self.outputs,
+            CHANNELS=channels, PADDED=LEAST, OUTPUTS=self.outputs,
             **HEAD,
         )  # fmt: skip
         return out
@@ -201,7 +208,7 @@ def kernels_run(device):
     numbers = torch.zeros(64, device=device)
     try:
         with torch.cuda.device_of(numbers):
-            kernels.stem_kernel[(1, 1)](
+            kernels().stem_kernel[(1, 1)](
                 numbers, numbers, numbers, numbers.clone(), 1, 1, 1, 0, 1,
                 KT=1, KS=1, CHANNELS=8, **STEM,
             )  # fmt: skip
@@ -233,7 +240,7 @@ class CudaNetwork:
         stem, *rest = stages.trunk
         layers = [*rest, *(layer for level in stages.levels for layer in level.layers)]
         blocks = [layer for layer in layers if not is_pool(layer)]
-        if kernels is None or not isinstance(stem, ConvBNReLU):
+        if not isinstance(stem, ConvBNReLU):
             return False
         if not all(isinstance(block, (TDResBlock, STDResBlock)) for block in blocks):
             return False
@@ -246,9 +253,9 @@ class CudaNetwork:
             and all(map(keeps_size, (stem[0], *convolutions)))
             and not any(is_pool(level.layers[-1]) for level in stages.levels)
             and all(width & (width - 1) == 0 for width in (stem[0].out_channels, *widths))
-            and min(widths) >= kernels.LEAST
+            and min(widths) >= LEAST
             and max(stem[0].out_channels, *widths) <= MOST_CHANNELS
-            and max(*ends, stages.final.in_channels) <= kernels.LEAST
+            and max(*ends, stages.final.in_channels) <= LEAST
         )
 
     def __init__(self, stages, seqlen, arithmetic):
