@@ -1,9 +1,8 @@
 """Triton kernels over maps (T, R, W, C), channels last, of float32: every layer in one pass.
 
-On a GPU these networks are bound by memory: a layer has few channels, so that reading its input and
-writing its output takes longer than its products. Each kernel therefore does all that can be done
-while a tile of pixels is in registers: bias, ReLU, projection and shortcut are not passes of their
-own. Products of float32 are taken in three parts of TF32 ("tf32x3"), which is as exact as float32.
+Bias, ReLU, projection and shortcut are applied while a tile of pixels is in registers: as passes of
+their own they would read and write whole maps of few channels. Products of float32 are taken in
+three parts of TF32 ("tf32x3"): nearly as exact as in float32, see `tests/benchmarks/README.md`.
 
 Triton comes with PyTorch's builds for CUDA.
 """
