@@ -28,7 +28,7 @@ MOST_CHANNELS = 32  # of a map: more were not measured
 
 @functools.cache
 def kernels():
-    """The module of kernels, read when it is needed: Triton takes its time to start.
+    """The module of kernels, read where a GPU needs it.
 
     Raises:
         ImportError: there is no Triton; PyTorch's builds for CUDA have it, except on Windows.
