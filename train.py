@@ -37,7 +37,7 @@ from utils.command_line import (
     run_command,
 )
 from utils.evaluation import add_up, validate
-from utils.launcher import relaunch
+from utils.launcher import job_size, relaunch
 from utils.process import StopRequest, is_launched, joined_group, ready_device, seed_everything
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
 from utils.several import OneOrMore, as_list, one_for_each
@@ -155,6 +155,12 @@ def parse_args(argv=None):
             f"--weights {args.weights} with --log_dir: a run goes on from its own weights; "
             "expected one of the two"
         )
+    count = job_size(args.gpu_num)
+    if args.batch_size % count:
+        raise ValueError(
+            f"--batch_size {args.batch_size} does not split among {count} processes; "
+            "expected a multiple: it is the total"
+        )
     parse_augmentation(args.augment)  # what is wrong with it is said first
     return args
 
@@ -174,11 +180,6 @@ def main(args):
 
 def train(args, group):
     """Trains, from the start or from where a run stopped: the run, or None if it was tested."""
-    if args.batch_size % group.size:
-        raise ValueError(
-            f"--batch_size {args.batch_size} does not split among {group.size} processes; "
-            "expected a multiple: it is the total"
-        )
     device, names = ready_device(args.gpu, group, args.deterministic), as_list(args.dataset)
     seed_everything(args.seed)
     detector, levels = build_detector(args)

@@ -12,8 +12,14 @@ import tempfile
 import time
 
 from utils.command_line import LAUNCHED, LOST_PROCESS
+from utils.process import is_launched
 
 PATIENCE = 10  # seconds that the others have to end when one has failed, before each signal
+
+
+def job_size(count):
+    """Processes of this job: as many as its launcher started, else `count`, yet to be started."""
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else count
 
 
 def relaunch(count):

@@ -243,6 +243,7 @@ def test_fifty_points_give_the_published_attributions(golden):
         assert np.abs(normalised_map(found) - expected).max() <= 1e-3
 
 
+@pytest.mark.parametrize("golden", ["DeepPro"], indirect=True)  # of Plus: 200 passes of seconds
 def test_two_hundred_midpoints_give_the_fine_attributions(golden):
     arrays, detector, clip, targets = golden
     frame = min(targets)
