@@ -53,6 +53,7 @@ from utils.report.writers import (
     Printed,
     ScoreMaps,
     Surfaces,
+    live_line,
 )
 from utils.run_dir import check_apart, find_model_name, find_run, included_run, make_folder
 from utils.scan import Stabiliser, open_scan
@@ -167,7 +168,7 @@ def parse_args(argv=None):
         parser.error("--size without --dataset Frames --datapath -; other frames have their own")
     if args.stabilise and args.attribution:
         parser.error("--attribution with --stabilise: it explains frames as they were filmed")
-    check_track_options(parser.error, args.min_track, args.min_score, args.overlay_video)
+    check_track_options(parser.error, args)
     if args.overlay_video:
         check_encoder()  # before anything is computed
     if args.datapath is None:
@@ -238,9 +239,9 @@ def open_tested(args, quiet=False):
         runs, results = [run], tests / args.dataset
         if args.stabilise is None:
             args.stabilise = included.stabilise and not args.attribution
-        args.min_score = included.least_score(args.min_track, args.min_score)
+        included.complete(args)
         if not quiet:
-            print(included.line(args.stabilise, args.min_score))
+            print(included.line(args.stabilise, args.min_score, args.mark_reach))
     else:
         runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
         names = [run.name for run in runs]
@@ -311,9 +312,8 @@ def run_test(args, spec, tested, sequences, device, group, files):
             mine.measure(bar)
         total = sum(map(len, mine))
     else:
-        seconds = scan.delay / args.frame_rate
-        late = f"{scan.delay} frames later, {seconds:.1f} s at {args.frame_rate:g} a second"
-        print(f"Live: detections are final at most {late}", flush=True)
+        patience = track_options(args).patience if "tracks" in writers else None
+        print(live_line(scan.delay, args.frame_rate, patience), flush=True)
     with tqdm(total=total, desc="Testing", unit="frame", disable=None) as bar:
         evaluation = evaluator.run(mine, bar)
     for shared in (evaluation, *writers.values(), *([stabiliser] if stabiliser else [])):
@@ -380,7 +380,7 @@ def open_writers(args, spec, tested, device):
         writers["overlays"] = Overlays(pictures, threshold, protocol, unlabelled_only)
     if args.surface is not None:
         writers["surfaces"] = Surfaces(output / f"surfaces{suffix}", args.surface)
-    options = track_options(args.min_area, args.min_track, args.min_score, args.frame_rate)
+    options = track_options(args)
     if args.min_track is not None:
         writers["tracks"] = Tracks(output / f"tracks{suffix}", threshold, protocol, options)
     if args.overlay_video:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -80,7 +81,9 @@ def test_live_output_is_that_of_the_finished_file(tmp_path, frames, pipe, capsys
     assert "Live: detections are final at most" in printed
 
 
-def test_networks_of_windows_give_live_what_they_give_of_files(tmp_path, frames, pipe, monkeypatch):
+def test_networks_of_windows_give_live_what_they_give_of_files(
+    tmp_path, frames, pipe, monkeypatch, capsys
+):
     from tests.testing.test_footage import BrightPixels
 
     monkeypatch.setitem(test_script.MODELS, "BrightPixels", BrightPixels)
@@ -93,6 +96,9 @@ def test_networks_of_windows_give_live_what_they_give_of_files(tmp_path, frames,
     pipe(frames.tobytes())
     live_words = f"--datapath - --size 18x22 --bits 16 --min_track 3 --output {tmp_path}/live"
     assert call(test_script, common, levels, live_words) == 0
+    assert re.search(
+        r"final at most \d+ frames .*; tracks 100 frames after", capsys.readouterr().out
+    )
     np.save(tmp_path / "live.npy", frames)
     file_words = f"--datapath {tmp_path}/live.npy --min_track 3 --output {tmp_path}/file"
     assert call(test_script, common, levels, file_words) == 0

@@ -97,6 +97,27 @@ def test_what_belongs_to_no_track_is_not_drawn_and_finds_nothing(tmp_path, movin
     assert [has(picture, COLOURS[MISSED]) for picture in pictures] == [t == 6 for t in range(12)]
 
 
+def test_a_track_that_is_never_sure_is_not_drawn(tmp_path, moving):
+    scores, centroids = moving
+    scores[9] *= 1.05  # 0.945, once
+    sequence = sequence_of("x", scores, centroids)
+    pictures = draw(tmp_path, sequence, scores, min_track=3, min_score=0.92)
+    assert all(has(picture, COLOURS[FOUND]) for picture in pictures)
+    for picture in draw(tmp_path, sequence, scores, min_track=3, min_score=0.96):
+        assert has(picture, COLOURS[MISSED]) and not has(picture, TRAIL_COLOUR)
+
+
+def test_marks_end_where_they_may_reach(tmp_path):
+    scores, centroids = np.zeros((2, 3, 40, 44), np.float32)
+    scores[:, 20, 5:30] = 0.9
+    scores[:, 20, 17] = 0.95
+    centroids[:, 20, 17] = 1
+    sequence = sequence_of("x", scores, centroids)
+    for reach, alarms in ((None, True), (5, True), (4, False)):  # the guard is 4 pixels
+        for picture in draw(tmp_path, sequence, scores, mark_reach=reach):
+            assert has(picture, COLOURS[FOUND]) and has(picture, COLOURS[ALARM]) == alarms
+
+
 def test_without_masks_detections_are_drawn(tmp_path, moving):
     pictures = draw(tmp_path, sequence_of("x", moving[0]), moving[0])
     assert all(has(picture, COLOURS[DETECTION]) for picture in pictures)

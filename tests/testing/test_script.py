@@ -95,9 +95,12 @@ def test_own_footage_needs_no_run(tmp_path, capsys):
     assert call(test_script, given, "--no-stabilise") == 0
     said = capsys.readouterr().out
     assert said.splitlines()[0] == words and "stabilised" not in said
-    for more, least in (("3", INCLUDED["Frames"].min_score), ("3 --min_score 0", 0)):
+    own = INCLUDED["Frames"].min_score, INCLUDED["Frames"].mark_reach
+    for more, (least, reach) in (("3", own), ("3 --min_score 0 --mark_reach 9", (0, 9))):
         assert call(test_script, given, f"--no-stabilise --min_track {more}") == 0
         said = capsys.readouterr().out
+        assert said.count(f"marks reach {reach} px from their centroids (--mark_reach)") == 1
+        assert f", marked up to {reach} px from their centroids" in said
         assert ("(--min_score)" in said) == (least > 0)
         assert (f"tracks of 3 frames or more, their highest score {least} or more" in said) == (
             least > 0
@@ -189,6 +192,7 @@ def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
         ("--model TopHat --epoch 3", "--epoch without a run"),
         ("--log_dir a b --export_model x.pt2", "--export_model with several runs"),
         ("--model TopHat --min_score 0.9", "--min_score without tracks"),
+        ("--model TopHat --mark_reach 0", "--mark_reach without tracks"),
         ("--model TopHat --gpu foo", "--gpu foo: expected cpu or the index"),
         ("--model TopHat --gpu -1", "--gpu -1: expected cpu or the index"),
     ],

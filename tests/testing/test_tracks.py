@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def read_lines(path):
 def kept_pixels(scores, options):
     """Which pixels belong to detections of kept tracks, by linking the whole sequence at once."""
     linker = Linker(options.gate, options.gap)
-    places, seen = [], []
+    places, centroids, seen = [], [], []
     for frame in scores:
         found = find_targets(frame[None] >= 0.5)
         members = [found.pixels[found.owner == k, 1:] for k in range(found.count)]
@@ -129,19 +130,31 @@ def kept_pixels(scores, options):
         weights = [frame[tuple(pixels.T)].astype(float) for pixels in members]
         centres = [w @ pixels / w.sum() for w, pixels in zip(weights, members, strict=True)]
         places.append(members)
+        centroids.append(centres)
         seen.append(linker.step(centres))
         for pixels, track in zip(members, seen[-1], strict=True):
             track.peak = max(track.peak, float(frame[tuple(pixels.T)].max()))
     kept = np.zeros(scores.shape, np.float32)
-    for frame, members, tracks in zip(kept, places, seen, strict=True):
-        for pixels, track in zip(members, tracks, strict=True):
+    for frame, members, middles, tracks in zip(kept, places, centroids, seen, strict=True):
+        for pixels, centre, track in zip(members, middles, tracks, strict=True):
             if track.count >= options.min_track and track.peak >= options.min_score:
-                frame[tuple(pixels.T)] = 1
+                frame[tuple(pixels[marked(pixels, centre, options.mark_reach)].T)] = 1
     return kept
 
 
+def marked(pixels, centre, reach):
+    """Which pixels of a detection are within reach of its centroid, or nearest to it."""
+    distances = [math.dist(pixel, centre) for pixel in pixels]
+    near = [reach is None or max(abs(pixel - centre)) <= reach for pixel in pixels]
+    near[distances.index(min(distances))] = True
+    return near
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("limits", [(1, 1), (2, 1), (1, 4), (3, 3), (1, 3, 0.95), (2, 1, 0.9)])
+@pytest.mark.parametrize(
+    "limits",
+    [(1, 1), (2, 1), (1, 4), (3, 3), (1, 3, 0.95), (2, 1, 0.9), (1, 1, 0, 0), (2, 3, 0, 0.5)],
+)
 def test_pixels_are_counted_as_those_of_kept_tracks(protocol, limits, rng, tmp_path):
     options = TrackOptions(*limits)
     scores, centroids = scene(rng)

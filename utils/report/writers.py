@@ -258,6 +258,21 @@ class Printed(Writer):
         sys.stdout.flush()
 
 
+def live_line(delay, frame_rate, patience):
+    """Says when what is found in frames that arrive is final.
+
+    Args:
+        delay: frames after a frame, at most, until its detections are.
+        frame_rate: frames a second.
+        patience: frames more, at most, until its tracks are; None where none are sought.
+    """
+    line = f"Live: detections are final at most {delay} frames later, {delay / frame_rate:.1f} s "
+    line += f"at {frame_rate:g} a second"
+    if patience is not None:
+        line += f"; tracks {patience} frames after them, {patience / frame_rate:.1f} s more"
+    return line
+
+
 class Normalisations(Writer):
     """Remembers the mean and standard deviation that each sequence was normalised with."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.command_line import fraction, positive
+from utils.command_line import fraction, not_negative, positive
 
 WAIT = 100  # frames that one waits for its tracks to be decided
 
@@ -22,6 +22,9 @@ class TrackOptions:
         min_area: pixels of a detection, at least.
         min_track: frames in which a track was seen, at least.
         min_score: the highest score of a track, at least.
+        mark_reach: pixels that the marks of a detection may be from its centroid, along rows and
+            along columns; the others count as not positive, but for that nearest to it. A large
+            target is then marked where a small one would be. None: no limit.
         gate: pixels that a target may be from where it is predicted in the next frame.
         gap: frames that it may not be seen.
         frame_rate: frames a second, for what is counted per minute.
@@ -33,6 +36,7 @@ class TrackOptions:
     min_area: int = 1
     min_track: int = 1
     min_score: float = 0.0
+    mark_reach: float | None = None
     gate: float = 5.0
     gap: int = 5
     frame_rate: float = 30.0
@@ -47,6 +51,13 @@ class TrackOptions:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected a number above 0")
         if not 0 <= self.min_score <= 1:
             raise ValueError(f"--min_score {self.min_score}: expected a score, from 0 to 1")
+        if self.mark_reach is not None and not self.mark_reach >= 0:
+            raise ValueError(f"--mark_reach {self.mark_reach}: expected 0 or more pixels")
+
+    @property
+    def patience(self):
+        """Frames that one waits at most, after a frame's detections, until its tracks are known."""
+        return max(WAIT, self.min_track * (self.gap + 1))
 
     def keeps(self, track):
         """Whether a track is kept, by what was seen of it so far."""
@@ -55,9 +66,8 @@ class TrackOptions:
 
     def decides(self, frame, latest):
         """Whether it is known which tracks of a `_Frame` are kept, once frame `latest` was seen."""
-        patience = max(WAIT, self.min_track * (self.gap + 1))
         known = (track.ended or self.keeps(track) for track in frame.tracks)
-        return latest - frame.index >= patience or all(known)
+        return latest - frame.index >= self.patience or all(known)
 
 
 def add_track_options(add):
@@ -66,22 +76,31 @@ def add_track_options(add):
     Args:
         add: `argparse.ArgumentParser.add_argument`.
     """
+    own = "; with --min_track the included run for footage has its own if not given"
     add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
-    words = (
-        "keep a track only if its highest score reaches this; with --min_track the included run "
-    )
-    words += "for footage has its own if not given"
-    add("--min_score", type=fraction, help=words)
+    words = "keep a track only if its highest score reaches this"
+    add("--min_score", type=fraction, help=words + own)
+    words = "of tracks: pixels from the centroid of a detection, along rows and columns, that its "
+    words += "marks reach at most"
+    add("--mark_reach", type=not_negative(float), metavar="PIXELS", help=words + own)
     add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
     add("--frame_rate", type=positive(float), default=30.0, help="of videos")
 
 
-def check_track_options(refuse, min_track, min_score, overlay_video):
-    """Refuses what would be ignored: `refuse` is called with a line that says what."""
-    if min_score is not None and min_track is None and not overlay_video:
-        refuse("--min_score without tracks; expected --min_track N or --overlay_video beside it")
+def check_track_options(refuse, given):
+    """Refuses what would be ignored of the options `given`: calls `refuse` with a line."""
+    for name in ("min_score", "mark_reach"):
+        asked = given.min_track is not None or given.overlay_video
+        if getattr(given, name) is not None and not asked:
+            refuse(f"--{name} without tracks; expected --min_track N or --overlay_video beside it")
 
 
-def track_options(min_area, min_track, min_score, frame_rate):
-    """`TrackOptions` of a command's options, of which `min_track` and `min_score` may be None."""
-    return TrackOptions(min_area, min_track or 1, min_score or 0.0, frame_rate=frame_rate)
+def track_options(given):
+    """`TrackOptions` of a command's options, of which all but two may be None."""
+    return TrackOptions(
+        given.min_area,
+        given.min_track or 1,
+        given.min_score or 0.0,
+        given.mark_reach,
+        frame_rate=given.frame_rate,
+    )

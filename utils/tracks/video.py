@@ -76,7 +76,7 @@ class OverlayVideos(Writer):
             file = Aside(make_folder(self.folder) / f"{short_name(block.sequence.name)}.mp4")
             video = self.open_video(file.file, self.options.frame_rate)
             self.sequence = _Sequence(block, file, video, self.options)
-        found = linked_frames(block, self.threshold, self.options.min_area, self.sequence.linker)
+        found = linked_frames(block, self.threshold, self.options, self.sequence.linker)
         grey = frames_at_score_size(block, slice(None))
         for picture in map(_Picture, grey.copy(), block.numbers, found):
             self.sequence.waiting.append(picture)

@@ -69,9 +69,9 @@ class _Frame:
     Attributes:
         index: in its sequence.
         shape: (H, W).
-        pixels: (n,) flat indices of the pixels of its detections.
+        pixels: (n,) flat indices of the pixels of its detections that are marked.
         owner: (n,) the detection that each belongs to.
-        boxes: (k, 4) first and last row, first and last column of each detection.
+        boxes: (k, 4) first and last row, first and last column of each detection, marked or not.
         scores: (k,) their highest scores.
         tracks: their k tracks.
         truth: flat indices of the pixels of (centroids, masks); None without truth.
@@ -132,7 +132,7 @@ class Tracks(Writer):
             path = self.folder / f"{short_name(block.sequence.name)}.txt"
             self.sequence = _Sequence(block.sequence.name, *linkers, Aside(path))
         linker, decided = self.sequence.linker, []
-        for frame in linked_frames(block, self.threshold, options.min_area, linker):
+        for frame in linked_frames(block, self.threshold, options, linker):
             self.sequence.waiting.append(frame)
             decided += self._release()  # at once: a later frame must not change what is kept
         self._write(decided)
@@ -255,9 +255,11 @@ class Tracks(Writer):
         options, report = self.options, self.figures()
         frames = "a frame" if options.min_track == 1 else f"{options.min_track} frames"
         sure = f", their highest score {options.min_score:g} or more" if options.min_score else ""
+        marked = options.mark_reach
+        reach = "" if marked is None else f", marked up to {marked:g} px from their centroids"
         lines = [
             f"{report['tracks']} tracks of {frames} or more{sure}, of detections of "
-            f"{options.min_area} pixels or more at threshold {self.threshold:g}; gate "
+            f"{options.min_area} pixels or more at threshold {self.threshold:g}{reach}; gate "
             f"{options.gate:g} px, gaps up to {options.gap} frames"
         ]
         if self.counts.frames:
@@ -276,13 +278,13 @@ class Tracks(Writer):
         return lines
 
 
-def linked_frames(block, threshold, min_area, linker):
+def linked_frames(block, threshold, options, linker):
     """Yields the frames of a block as `_Frame`s, with their detections linked.
 
     Args:
         block: `utils.evaluation.ScoredBlock`.
         threshold: a pixel is positive if its score is at least this.
-        min_area: pixels of a detection, at least.
+        options: `TrackOptions`.
         linker: `Linker`, which has seen the frames before.
     """
     found = block.components(threshold)
@@ -292,7 +294,7 @@ def linked_frames(block, threshold, min_area, linker):
     for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
         part = slice(start, stop)
         _, owner, area = np.unique(found.owner[part], return_inverse=True, return_counts=True)
-        large = area >= min_area
+        large = area >= options.min_area
         chosen = large[owner]
         owner = (np.cumsum(large) - 1)[owner[chosen]]
         pixels = rows[part][chosen], columns[part][chosen]
@@ -300,6 +302,9 @@ def linked_frames(block, threshold, min_area, linker):
         tracks = linker.step(centroids)
         for track, peak in zip(tracks, peaks.tolist(), strict=True):
             track.peak = max(track.peak, peak)
+        if options.mark_reach is not None:
+            near = _is_near(*pixels, owner, centroids, options.mark_reach)
+            pixels, owner = tuple(each[near] for each in pixels), owner[near]
         truth = None
         if block.centroids is not None:
             masks = block.masks if block.masks is not None else block.centroids
@@ -315,6 +320,19 @@ def linked_frames(block, threshold, min_area, linker):
             tracks,
             truth,
         )
+
+
+def _is_near(rows, columns, owner, centroids, reach):
+    """Which pixels are at most `reach` from the centroid of their detection, along each axis.
+
+    That nearest to it always is.
+    """
+    off = np.abs(np.stack([rows, columns], axis=1) - centroids[owner])
+    order = np.lexsort(((off**2).sum(axis=1), owner))
+    nearest = order[np.searchsorted(owner[order], np.arange(len(centroids)))]
+    near = off.max(axis=1, initial=0) <= reach
+    near[nearest] = True
+    return near
 
 
 def _measure(rows, columns, scores, owner):
