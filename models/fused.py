@@ -16,7 +16,7 @@ from models.engine.packed import PackedTemporalNetwork
 from models.engine.precision import PRECISIONS, Arithmetic, usable_dtype
 from models.engine.row_network import RowNetwork
 from models.engine.temporal import TemporalNetwork
-from models.engine.workers import Workers
+from models.engine.workers import Runs, thread_count
 from models.folding import fold
 
 # The first that can is taken.
@@ -122,6 +122,8 @@ class UnfusedDetector(EvaluationCopy):
 class FusedDetector(EvaluationCopy):
     """A detector run by an engine. Holds no parameters: weights are cast and laid out for use.
 
+    Several threads may call it at once; each such call needs the memory of one.
+
     Args:
         folded: the folded detector, in float64.
         engine: the class, one of `ENGINES`.
@@ -137,32 +139,31 @@ class FusedDetector(EvaluationCopy):
         self.budget = default_memory(arithmetic.device) if memory is None else memory
         stages = folded.stages()
         self.engine = engine(stages, self.seqlen, arithmetic)
-        self.workers = Workers(self.engine.map_arithmetic)
+        self.runs = Runs(self.engine)
         offset = sum(level.offset for level in self.engine.levels)
         self.final = FinalHead(stages.merge, stages.final, offset, self.engine.map_arithmetic)
 
     def forward(self, clip):
         self.check_clip(clip)
         # Scratch lives on between calls, so it must not be made of inference tensors.
-        with torch.inference_mode(False), self.evaluation(clip.device), self.workers:
-            return self._detect(clip)
+        with torch.inference_mode(False), self.evaluation(clip.device), self.runs.taken() as run:
+            return self._detect(clip, *run)
 
-    def _detect(self, clip):
+    def _detect(self, clip, engine, workers):
         batch, _, frames, height, width = clip.shape
         rows, tile = self.plan(height, width)
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
         for i in range(batch):
-            self.engine.start(height, width)
-            merge = LevelMerge(self.final, logits[i], self.engine.sizes, self.workers)
+            merge = LevelMerge(self.final, logits[i], engine.start(height, width), workers)
             for top in range(0, height, rows):
                 band = slice(top, min(top + rows, height))
-                merge.push(self.engine.push(clip[i, 0], band, tile, self.workers))
+                merge.push(engine.push(clip[i, 0], band, tile, workers))
         return logits
 
     def plan(self, height, width):
         """(rows of a band, pixels of a tile) for frames of this size within the budget."""
         budget = self.budget
-        threads = self.workers.count()
+        threads = thread_count(self.arithmetic.device)
         on_cpu = self.arithmetic.device.type == "cpu"
         most = self.engine.device_rows(width)
         if on_cpu:
@@ -189,7 +190,8 @@ class FusedDetector(EvaluationCopy):
 
     def memory_needed(self, rows, tile, width):
         """Upper bound of the working memory, in bytes, for a plan and frames of this width."""
-        return self.engine.memory_needed(rows, width, tile, self.workers.count())
+        threads = thread_count(self.arithmetic.device)
+        return self.engine.memory_needed(rows, width, tile, threads)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A detector with spatial kernels, cut into the segments of `models.engine.rows`."""
 
+import copy
 from contextlib import nullcontext
 
 from models.blocks import STDResBlock, Stem, TDResBlock
@@ -7,7 +8,9 @@ from models.engine.rows import (
     FirstHalf,
     LastHalf,
     PoolSegment,
+    RowQueue,
     SecondHalf,
+    Segment,
     StemSegment,
     works_by_rows,
 )
@@ -75,7 +78,21 @@ class RowNetwork:
         self.segments += added
         return added[-1]
 
+    def twin(self):
+        """One of the same weights, to be run at the same time: its rows are its own."""
+        weights = {
+            id(value): value
+            for segment in self.segments
+            for value in vars(segment).values()
+            if not isinstance(value, (RowQueue, Segment, list))
+        }
+        twin = copy.copy(self)
+        parts = self.stem, self.segments, self.levels
+        twin.stem, twin.segments, twin.levels = copy.deepcopy(parts, weights)
+        return twin
+
     def start(self, height, width):
+        """Frames of this size follow; returns the size of each level's map."""
         sizes = {}
 
         def start(segment, height, width):
@@ -86,7 +103,7 @@ class RowNetwork:
                 start(after, height, width)
 
         start(self.stem, height, width)
-        self.sizes = [sizes[level] for level in self.levels]
+        return [sizes[level] for level in self.levels]
 
     def push(self, clip, band, tile, workers):
         """The next rows (a slice) of the clip (T, H, W) to those of the maps that are ready.

@@ -14,6 +14,8 @@ A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
 two taps on first differences instead of three, which saves a third of its products.
 """
 
+import copy
+
 import torch
 
 from models.engine.heads import LevelHead, channel_matrix
@@ -35,6 +37,12 @@ class RowQueue:
         self.waiting = waiting
         self.data = torch.empty(0, dtype=arithmetic.dtype, device=arithmetic.device)
         self.count = 0
+
+    def __deepcopy__(self, memo):
+        """An empty one."""
+        queue = copy.copy(self)
+        queue.data, queue.count = self.data.new_empty(0), 0
+        return queue
 
     def clear(self, *shape):
         """No rows, of this shape. Memory of such rows is used again: mapping it takes time."""

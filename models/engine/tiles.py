@@ -93,8 +93,13 @@ class TiledNetwork:
         """The most rows that a band may have on a GPU: any number."""
         return 1 << 30
 
+    def twin(self):
+        """One of the same weights, to be run at the same time: it holds nothing of a run."""
+        return self
+
     def start(self, height, width):
-        self.sizes = [(height // level.scale, width // level.scale) for level in self.levels]
+        """Frames of this size follow; returns the size of each level's map."""
+        return [(height // level.scale, width // level.scale) for level in self.levels]
 
     def push(self, clip, band, tile_pixels, workers):
         """The next rows (a slice) of the clip (T, H, W) to the levels' maps; None without a row."""

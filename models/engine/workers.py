@@ -1,6 +1,5 @@
 """Threads among which the tiles of a band are divided."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -23,6 +22,41 @@ def one_thread():
         torch.set_num_threads(count)
 
 
+def thread_count(device):
+    """Threads among which this thread's tasks are divided."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+class Runs:
+    """What a call works with: an engine and workers, no other call's at the same time.
+
+    They are used again by later calls. A copy starts without: recorded calls belong to the memory
+    they were recorded on.
+
+    Args:
+        engine: which is not run itself; its twins are.
+    """
+
+    def __init__(self, engine):
+        self.engine, self.idle = engine, []
+
+    def __reduce__(self):
+        return Runs, (self.engine,)
+
+    @contextmanager
+    def taken(self):
+        """(engine, workers), those until the end of the context."""
+        try:
+            run = self.idle.pop()  # as `append`, atomic
+        except IndexError:
+            run = self.engine.twin(), Workers(self.engine.map_arithmetic)
+        try:
+            with run[1]:
+                yield run
+        finally:
+            self.idle.append(run)
+
+
 class Workers:
     """Runs tasks over tiles: on a CPU in as many threads as torch is set to, one tile each.
 
@@ -30,8 +64,8 @@ class Workers:
     product, which on a busy machine is where the time goes. Each thread has scratch of its own.
     Elsewhere tasks run one after the other.
 
-    Use as a context manager; tasks run only inside, and one thread is inside at a time. A copy
-    starts without memory of its own: recorded calls belong to the memory they were recorded on.
+    Use as a context manager; tasks run only inside. Of the calls of a detector at a time each has
+    workers of its own, see `Runs`.
     """
 
     def __init__(self, arithmetic):
@@ -39,17 +73,9 @@ class Workers:
         self.scratches = []
         self.executor = None
         self.threads = 1  # among which tasks are divided
-        self.lock = threading.Lock()
-
-    def __reduce__(self):
-        return Workers, (self.arithmetic,)
-
-    def count(self):
-        return torch.get_num_threads() if self.arithmetic.device.type == "cpu" else 1
 
     def __enter__(self):
-        self.lock.acquire()
-        count = self.threads = self.count()
+        count = self.threads = thread_count(self.arithmetic.device)
         while len(self.scratches) < count:
             self.scratches.append(Scratch(self.arithmetic))
         if count > 1:
@@ -64,7 +90,6 @@ class Workers:
             self.executor = None
             # The pool's threads set the number of threads that later threads start with, too.
             torch.set_num_threads(torch.get_num_threads())
-        self.lock.release()
 
     @property
     def scratch(self):

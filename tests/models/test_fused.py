@@ -227,6 +227,25 @@ def test_threads_may_share_a_detector(name):
             torch.testing.assert_close(found, logits, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", STAGED)
+def test_a_call_does_not_wait_for_another(name):
+    fast, clip = fuse(PERTURBED[name]), torch.randn(1, 1, 5, 21, 27)
+    expected = fast(clip)
+    with fast.runs.taken():  # as a call does
+        assert torch.equal(fast(clip), expected)
+    assert len(fast.runs.idle) == 2  # kept for later calls
+
+
+def test_two_hundred_rounds_of_several_threads_change_nothing():
+    detectors = [fuse(PERTURBED[name]) for name in ("DeepPro", "DeepPro-Plus_forMovingScenes")]
+    pairs = [(fast, torch.randn(1, 1, 5, 8, 12)) for fast in detectors]
+    expected = [fast(clip) for fast, clip in pairs]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda pair: pair[0](pair[1]), pairs * 200)
+        for logits, other in zip(found, expected * 200, strict=True):
+            torch.testing.assert_close(logits, other, atol=2e-6, rtol=1e-5)
+
+
 def test_several_detectors_run_in_several_threads_at_once():
     detectors = [fuse(PERTURBED[name]) for name in STAGED]
     clips = [torch.randn(1, 1, 5, *size) for size in ((21, 27), (40, 33))]

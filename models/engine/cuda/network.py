@@ -280,8 +280,13 @@ class CudaNetwork:
         rows = LARGEST_INDEX // (MOST_CHANNELS * self.seqlen * width) - 2 * self.halo
         return max(rows, self.band_multiple)
 
+    def twin(self):
+        """One of the same weights, to be run at the same time: it holds nothing of a run."""
+        return self
+
     def start(self, height, width):
-        self.sizes = [(height // scale, width // scale) for scale in self.scales]
+        """Frames of this size follow; returns the size of each level's map."""
+        return [(height // scale, width // scale) for scale in self.scales]
 
     def push(self, clip, rows, tile, workers):
         """Rows (a slice) of the clip (T, H, W) to the levels' maps of them, (8 or 1, T, r, w).
@@ -300,10 +305,10 @@ class CudaNetwork:
         maps = []
         with torch.cuda.device_of(clip):  # where kernels are started
             x = run_layers(self.trunk, self.stem(clip.float().contiguous(), top, bottom))
-            for level, scale, (tall, _) in zip(self.levels, self.scales, self.sizes, strict=True):
+            for level, scale in zip(self.levels, self.scales, strict=True):
                 out = level.head(run_layers(level.layers, x))
                 first = rows.start // scale
-                last = tall if rows.stop == height else rows.stop // scale
+                last = rows.stop // scale
                 maps.append(out[:, :, first - top // scale : last - top // scale])
         return maps
 
