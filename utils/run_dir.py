@@ -41,7 +41,8 @@ class Included(NamedTuple):
     def complete(self, given):
         """Sets what was not given of the options of tracks, where tracks are asked for."""
         for name in ("min_score", "mark_reach"):
-            if given.min_track is not None and getattr(given, name) is None:
+            wanted = given.min_track is not None or given.overlay_video
+            if wanted and getattr(given, name) is None:
                 setattr(given, name, getattr(self, name))
 
     def line(self, stabilised, min_score, mark_reach):

@@ -34,7 +34,7 @@ def read_boxes(path, kind, shape, options):
     first = _first_frame(labels, first, shape, path, kind, options)
     numbers = shape.numbers if first is None else range(first, first + shape.count)
     places = {number: index for index, number in enumerate(numbers)}
-    boxes = []
+    boxes, seen = [], set()
     for label in labels:
         if label.frame not in places:
             options.problems.report(label.where, _wrong_frame(label.frame, numbers, shape))
@@ -42,8 +42,20 @@ def read_boxes(path, kind, shape, options):
         box = replace(label.box, frame=places[label.frame])
         box = accept(box, label.where, shape, options.problems)
         if box is not None:
+            seen = _tell_repeat(label, box, seen, options.problems)
             boxes.append(box)
     return sorted(boxes, key=lambda box: box.frame)
+
+
+def _tell_repeat(label, box, seen, problems):
+    """A doubt about a box that its frame has already, or another of that track; `seen` with it."""
+    keys = {"box": (box.frame, box.top, box.left, box.height, box.width)}
+    if box.track is not None:
+        keys["track"] = box.frame, box.track
+    repeated = [kind for kind, key in keys.items() if (kind, key) in seen]
+    if repeated:
+        problems.doubt(f"{label.where}: its frame has this {repeated[0]} already; both are taken")
+    return seen | {*keys.items()}
 
 
 def _first_frame(labels, usual, shape, path, kind, options):

@@ -41,6 +41,23 @@ def test_coco_images_of_one_id_are_refused(tmp_path):
     assert "same id" in complaint(write_coco(tmp_path / "c.json", [], images))
 
 
+@pytest.mark.parametrize(
+    "lines, kind",
+    [
+        ("1,1,10,10,5,5\n1,1,10,10,5,5\n", "box"),
+        ("1,-1,10,10,5,5\n1,-1,10,10,5,5\n", "box"),
+        ("1,7,10,10,5,5\n2,7,10,10,5,5\n2,7,30,10,5,5\n", "track"),
+        ("1,7,10,10,5,5\n2,7,10,10,5,5\n2,8,30,10,5,5\n1,-1,9,9,5,5\n1,-1,19,9,5,5\n", None),
+    ],
+)
+def test_what_a_frame_has_twice_is_told(tmp_path, lines, kind):
+    problems = Problems()
+    boxes = read(write(tmp_path / "clip.txt", lines), "mot", problems=problems)
+    assert len(boxes) == lines.count("\n")
+    told = [f"its frame has this {kind} already; both are taken"] * (kind is not None)
+    assert [doubt.split(": ")[-1] for doubt in problems.doubts] == told
+
+
 @pytest.mark.parametrize("kind", ["yolo", "coco"])
 def test_labels_named_as_the_frames_stay_there_whatever_first_frame_says(kind, tmp_path):
     names = tuple(f"{n:05d}.png" for n in range(1, 31))

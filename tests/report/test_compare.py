@@ -56,6 +56,13 @@ def test_a_run_whose_frames_were_laid_on_each_other_is_told(runs):
         assert not any("laid on" in line for line in lines_of(pair))
 
 
+def test_of_runs_with_tracks_it_is_told_that_these_are_not_compared(runs):
+    tracked = {**runs[1], "tracks": {"tracks": 3}}
+    told = "Of run 2 all detections are compared, not those of tracks"
+    assert told in "\n".join(lines_of([runs[0], tracked]))
+    assert not any("tracks" in line for line in lines_of(runs))
+
+
 @pytest.mark.usefixtures("drawn")
 def test_comparing_a_run_with_itself_shows_no_difference(folders, tmp_path, capsys):
     arguments = [folders[0], folders[0] / "metrics.json", "--samples", 200]

@@ -193,6 +193,7 @@ def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
         ("--log_dir a b --export_model x.pt2", "--export_model with several runs"),
         ("--model TopHat --min_score 0.9", "--min_score without tracks"),
         ("--model TopHat --mark_reach 0", "--mark_reach without tracks"),
+        ("--model TopHat --min_area 3", "--min_area without tracks"),
         ("--model TopHat --gpu foo", "--gpu foo: expected cpu or the index"),
         ("--model TopHat --gpu -1", "--gpu -1: expected cpu or the index"),
     ],

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import math
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from tests.builders import ArraySequence
 from utils.evaluation import ScoredBlock
 from utils.metrics import ScoredFrames, find_targets
 from utils.protocols import MAIN, OPERATING_POINT, PROTOCOLS, operating_point
+from utils.report.results import part_of_results
 from utils.tracks.linking import Linker, assign
 from utils.tracks.options import TrackOptions
-from utils.tracks.writer import Tracks
+from utils.tracks.writer import Tracks, linked_frames
 
 SIZE = (40, 50)
 
@@ -143,11 +145,19 @@ def kept_pixels(scores, options):
 
 
 def marked(pixels, centre, reach):
-    """Which pixels of a detection are within reach of its centroid, or nearest to it."""
+    """Which pixels of a detection are marked, from that nearest to its centroid on, one by one."""
     distances = [math.dist(pixel, centre) for pixel in pixels]
+    nearest = distances.index(min(distances))
     near = [reach is None or max(abs(pixel - centre)) <= reach for pixel in pixels]
-    near[distances.index(min(distances))] = True
-    return near
+    found, last = {nearest}, None
+    while found != last:
+        last, steps = found, range(len(pixels))
+        found = {*found} | {
+            k
+            for k in steps
+            if near[k] and any(max(abs(pixels[k] - pixels[other])) <= 1 for other in found)
+        }
+    return sorted(found)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -165,6 +175,23 @@ def test_pixels_are_counted_as_those_of_kept_tracks(protocol, limits, rng, tmp_p
     expected = chosen.figures(chosen.count(block))
     figures = writer.figures()[protocol]
     assert all(figures[key] == expected[key][place] for key in figures)
+
+
+@pytest.mark.parametrize("reach", [1, 4.2, 6, 8])
+def test_a_detection_is_marked_as_one_however_it_is_shaped(reach, rng, tmp_path):
+    angle = np.arange(0, 2 * np.pi, 0.05)
+    scores = np.zeros((3, *SIZE), np.float32)
+    for frame in scores:
+        for row, column, radius in ((15, 12, 6), (25, 34, 8)):
+            y, x = (row + radius * np.sin(angle)).round(), (column + radius * np.cos(angle)).round()
+            frame[y.astype(int), x.astype(int)] = rng.uniform(0.5, 1, len(angle))
+    options = TrackOptions(mark_reach=reach)
+    expected = kept_pixels(scores, options)
+    (block,) = [ScoredBlock(sequence_of(scores)[0], 0, scores, scores)]
+    found = np.zeros_like(expected)
+    for frame in linked_frames(block, 0.5, options, Linker(5, 5)):
+        found[frame.index].ravel()[frame.pixels] = 1
+    assert np.array_equal(found, expected) and find_targets(found > 0).count == 6
 
 
 def test_short_tracks_and_small_detections_are_left_out(rng, tmp_path):
@@ -258,7 +285,10 @@ def test_a_faint_track_is_kept_from_100_frames_before_it_was_bright(tmp_path, st
     assert read_lines(tmp_path / "one.txt")[:, 0].tolist() == [*range(151, 301)]
     (row,) = (tmp_path / "tracks.csv").read_text().splitlines()[1:]
     assert row.split(",")[2:5] == ["151", "300", "150"]
-    assert "their highest score 0.9 or more" in writer.lines()[0]
+    first, second = writer.lines()
+    assert "their highest score 0.9 or more" in first
+    assert second.startswith("150 detections of these are left out: they came more than 100 frames")
+    assert writer.figures()["left_out"] == 150
 
 
 class OfTwo:
@@ -288,7 +318,10 @@ def test_processes_share_what_they_counted(rng, tmp_path):
         assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
-@pytest.mark.parametrize("bad", ["min_area=0", "min_track=0", "gap=-1", "gate=0", "frame_rate=nan"])
+@pytest.mark.parametrize(
+    "bad",
+    ["min_area=0", "min_track=0", "gap=-1", "gate=0", "frame_rate=nan", "frame_rate=2000000.0"],
+)
 def test_options_out_of_range_are_refused(bad):
     name, value = bad.split("=")
     with pytest.raises(ValueError, match=f"--{name} {value}"):
@@ -316,6 +349,18 @@ def test_motmetrics_reads_the_tracks(rng, tmp_path):
     metrics = motmetrics.metrics.create()
     summary = metrics.compute(accumulator, metrics=["mota", "num_switches", "num_unique_objects"])
     assert summary.iloc[0].tolist() == [1.0, 0, 2]
+
+
+def test_a_protocol_without_figures_at_one_threshold_has_no_line(rng, tmp_path):
+    lines = run(tmp_path, [sequence_of(*scene(rng))], protocol="roc3d").lines()
+    assert len(lines) == 2 and all("detections of tracks" not in line for line in lines)
+
+
+def test_tracks_of_an_earlier_test_go_with_its_numbers():
+    for name, part in (("tracks", "results"), ("tracks_epoch-5", "results_epoch-5")):
+        assert part_of_results(PurePosixPath(name, "one.txt")) == part
+        assert part_of_results(PurePosixPath(name.replace("tracks", "metrics") + ".json")) == part
+    assert part_of_results(PurePosixPath("visual/one.mp4")) == "visual"
 
 
 def test_half_of_its_frames_make_a_target_found(tmp_path):

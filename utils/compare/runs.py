@@ -83,6 +83,9 @@ def comparison_notes(runs, names):
     laid = [name for name, run in zip(names, runs, strict=True) if run.get("stabilised")]
     if laid and any(run.get("stabilised") is False for run in runs):
         notes.append(f"Frames were laid on each other first (--stabilise) in {', '.join(laid)}")
+    tracked = [name for name, run in zip(names, runs, strict=True) if run.get("tracks")]
+    if tracked:
+        notes.append(f"Of {', '.join(tracked)} all detections are compared, not those of tracks")
     shared = [protocol.name for protocol, _ in shared_protocols(runs)]
     for protocol in shared:
         sizes = [len(run["protocols"][protocol]["thresholds"]) for run in runs]

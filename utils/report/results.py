@@ -108,13 +108,14 @@ def _summarise_protocol(evaluation, protocol, subsets):
 def part_of_results(path):
     """Which part of a test's results a file is of; see `utils.files.renewed`.
 
-    Files of numbers and pages are one, each epoch's of its own; pictures and tables by folder.
+    Files of numbers, tracks and pages are one, each epoch's of its own; pictures and other tables
+    are by folder.
 
     Args:
         path: `PurePosixPath`, relative to the folder of the results.
     """
     name = path.parts[0]
-    page = re.fullmatch(r"(?:eval|metrics|report|detections)(_epoch-\d+)?(?:\.\w+)?", name)
+    page = re.fullmatch(r"(?:eval|metrics|report|detections|tracks)(_epoch-\d+)?(?:\.\w+)?", name)
     return name if page is None else f"results{page[1] or ''}"
 
 

@@ -269,7 +269,8 @@ def live_line(delay, frame_rate, patience):
     line = f"Live: detections are final at most {delay} frames later, {delay / frame_rate:.1f} s "
     line += f"at {frame_rate:g} a second"
     if patience is not None:
-        line += f"; tracks {patience} frames after them, {patience / frame_rate:.1f} s more"
+        line += f"; tracks {patience} frames after them, {patience / frame_rate:.1f} s more; "
+        line += "they are in files when the frames end"
     return line
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from utils.command_line import fraction, not_negative, positive
 
 WAIT = 100  # frames that one waits for its tracks to be decided
+MOST = 10**6  # pixels or frames a second
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class TrackOptions:
         min_track: frames in which a track was seen, at least.
         min_score: the highest score of a track, at least.
         mark_reach: pixels that the marks of a detection may be from its centroid, along rows and
-            along columns; the others count as not positive, but for that nearest to it. A large
-            target is then marked where a small one would be. None: no limit.
+            along columns; the others count as not positive. A large target is then marked where a
+            small one would be. The pixel nearest to the centroid is always marked, and others only
+            where they are connected to it, so that there are as many detections as before. None:
+            no limit.
         gate: pixels that a target may be from where it is predicted in the next frame.
         gap: frames that it may not be seen.
         frame_rate: frames a second, for what is counted per minute.
@@ -47,8 +50,10 @@ class TrackOptions:
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")
         for name in ("gate", "frame_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(self, name)}: expected a number above 0")
+            if not 0 < getattr(self, name) <= MOST:
+                raise ValueError(
+                    f"--{name} {getattr(self, name)}: expected a number above 0, at most {MOST:,}"
+                )
         if not 0 <= self.min_score <= 1:
             raise ValueError(f"--min_score {self.min_score}: expected a score, from 0 to 1")
         if self.mark_reach is not None and not self.mark_reach >= 0:
@@ -76,29 +81,33 @@ def add_track_options(add):
     Args:
         add: `argparse.ArgumentParser.add_argument`.
     """
-    own = "; with --min_track the included run for footage has its own if not given"
+    own = "; the included run for footage has its own if not given"
     add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
-    words = "keep a track only if its highest score reaches this"
+    words = (
+        f"keep a track only if its highest score reaches this; what is seen of it more than {WAIT} "
+    )
+    words += "frames before that is left out, and told"
     add("--min_score", type=fraction, help=words + own)
     words = "of tracks: pixels from the centroid of a detection, along rows and columns, that its "
     words += "marks reach at most"
     add("--mark_reach", type=not_negative(float), metavar="PIXELS", help=words + own)
-    add("--min_area", type=positive(int), default=1, help="of tracks: pixels of a detection")
+    words = "of tracks: pixels of a detection, at least (default: 1)"
+    add("--min_area", type=positive(int), help=words)
     add("--frame_rate", type=positive(float), default=30.0, help="of videos")
 
 
 def check_track_options(refuse, given):
     """Refuses what would be ignored of the options `given`: calls `refuse` with a line."""
-    for name in ("min_score", "mark_reach"):
+    for name in ("min_area", "min_score", "mark_reach"):
         asked = given.min_track is not None or given.overlay_video
         if getattr(given, name) is not None and not asked:
             refuse(f"--{name} without tracks; expected --min_track N or --overlay_video beside it")
 
 
 def track_options(given):
-    """`TrackOptions` of a command's options, of which all but two may be None."""
+    """`TrackOptions` of a command's options, of which all but the frame rate may be None."""
     return TrackOptions(
-        given.min_area,
+        given.min_area or 1,
         given.min_track or 1,
         given.min_score or 0.0,
         given.mark_reach,

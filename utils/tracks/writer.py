@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import ndimage
 
 from utils.files import csv_text, short_name, write_text
 from utils.metrics import ScoredFrames
@@ -32,11 +33,13 @@ class TrackCounts:
 
     Attributes:
         tracks: kept, of all sequences.
+        left_out: detections of these that came too long before their track was known to be kept.
         targets, found, false, frames: of sequences with truth: tracks of targets, those of them
             that were found, false tracks, frames.
     """
 
     tracks: int = 0
+    left_out: int = 0
     targets: int = 0
     found: int = 0
     false: int = 0
@@ -44,7 +47,7 @@ class TrackCounts:
     protocol: object = None
 
     def __add__(self, other):
-        names = "tracks", "targets", "found", "false", "frames"
+        names = "tracks", "left_out", "targets", "found", "false", "frames"
         sums = {name: getattr(self, name) + getattr(other, name) for name in names}
         both = [each.protocol for each in (self, other) if each.protocol is not None]
         protocol = sum(both[1:], both[0]) if both else None
@@ -209,7 +212,8 @@ class Tracks(Writer):
         done.file.keep()
         false = [tally.marked > _HALF * tally.seen for tally in done.kept.values()]
         found = [tally.marked >= _HALF * tally.seen for tally in done.targets.values()]
-        self.counts += TrackCounts(len(false), len(found), sum(found), sum(false))
+        late = sum(track.count - tally.seen for track, tally in done.kept.items())
+        self.counts += TrackCounts(len(false), late, len(found), sum(found), sum(false))
         self.rows.append([])
         for (track, tally), wrong in zip(done.kept.items(), false, strict=True):
             ends = sequence.numbers[tally.first], sequence.numbers[track.last]
@@ -234,6 +238,7 @@ class Tracks(Writer):
         counts, options = self.counts, self.options
         report = {name: getattr(options, name) for name in options.__dataclass_fields__}
         report |= {"threshold": self.threshold, "tracks": counts.tracks}
+        report["left_out"] = counts.left_out
         if counts.frames:
             minutes = counts.frames / options.frame_rate / 60
             report |= {"target_tracks": counts.targets, "found_tracks": counts.found}
@@ -262,6 +267,11 @@ class Tracks(Writer):
             f"{options.min_area} pixels or more at threshold {self.threshold:g}{reach}; gate "
             f"{options.gate:g} px, gaps up to {options.gap} frames"
         ]
+        if self.counts.left_out:
+            lines.append(
+                f"{self.counts.left_out} detections of these are left out: they came more than "
+                f"{options.patience} frames before their track was known to be kept"
+            )
         if self.counts.frames:
             own = report[self.protocol.name]
             pixels = "  ".join(
@@ -269,7 +279,8 @@ class Tracks(Writer):
                 for title, key, factor, digits in self.protocol.columns
                 if key in own
             )
-            lines.append(f"{self.protocol.title}  detections of tracks  {pixels}")
+            if pixels:  # some protocols have no figure at one threshold
+                lines.append(f"{self.protocol.title}  detections of tracks  {pixels}")
             rate = f"{report['false_tracks_a_minute']:.2f}"
             lines.append(
                 f"{report['found_tracks']} of {report['target_tracks']} targets' tracks found; "
@@ -323,16 +334,20 @@ def linked_frames(block, threshold, options, linker):
 
 
 def _is_near(rows, columns, owner, centroids, reach):
-    """Which pixels are at most `reach` from the centroid of their detection, along each axis.
-
-    That nearest to it always is.
-    """
+    """Which pixels of a frame's detections are marked, see `TrackOptions.mark_reach`."""
     off = np.abs(np.stack([rows, columns], axis=1) - centroids[owner])
+    near = off.max(axis=1, initial=0) <= reach
+    if near.all():
+        return near
     order = np.lexsort(((off**2).sum(axis=1), owner))
     nearest = order[np.searchsorted(owner[order], np.arange(len(centroids)))]
-    near = off.max(axis=1, initial=0) <= reach
     near[nearest] = True
-    return near
+    top, left = rows.min(), columns.min()
+    image = np.zeros((rows.max() - top + 1, columns.max() - left + 1), bool)
+    image[rows[near] - top, columns[near] - left] = True
+    labels, _ = ndimage.label(image, np.ones((3, 3)))
+    parts = labels[rows - top, columns - left]
+    return near & (parts == parts[nearest][owner])
 
 
 def _measure(rows, columns, scores, owner):
