@@ -55,7 +55,7 @@ from utils.report.writers import (
     Surfaces,
     live_line,
 )
-from utils.run_dir import check_apart, find_model_name, find_run, included_run, make_folder
+from utils.run_dir import check_apart, find_included, find_model_name, find_runs, make_folder
 from utils.scan import Stabiliser, open_scan
 from utils.several import as_list
 from utils.tracks.options import add_track_options, check_track_options, track_options
@@ -234,22 +234,13 @@ def open_tested(args, quiet=False):
         model = build_model(args.model, args.seqlen)
         yield Tested(args.model, args.model, model.eval(), folder, stabilise=bool(args.stabilise))
         return
-    if args.log_dir is None:
-        run, included = included_run(args.dataset)
-        runs, results = [run], tests / args.dataset
-        if args.stabilise is None:
-            args.stabilise = included.stabilise and not args.attribution
+    results = tests / args.dataset if args.log_dir is None else None
+    runs = find_runs(args.logpath, args.log_dir, args.dataset, args.output)
+    included = find_included(runs, args.dataset)
+    if included is not None:
         included.complete(args)
         if not quiet:
-            print(included.line(args.stabilise, args.min_score, args.mark_reach))
-    else:
-        runs, results = [find_run(args.logpath, name) for name in args.log_dir], None
-        names = [run.name for run in runs]
-        if args.output is not None and len(set(names)) < len(names):
-            raise ValueError(
-                f"--output {args.output}: two runs would write to one folder of it; expected runs "
-                "of different names"
-            )
+            print(included.line(args))
     for run in runs:
         output = args.output
         if output is not None and len(runs) > 1:

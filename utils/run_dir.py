@@ -39,23 +39,26 @@ class Included(NamedTuple):
     mark_reach: float | None = None
 
     def complete(self, given):
-        """Sets what was not given of the options of tracks, where tracks are asked for."""
+        """Sets what was not given of a test's options: how it was meant to be used."""
+        if given.stabilise is None:
+            given.stabilise = self.stabilise and not given.attribution
         for name in ("min_score", "mark_reach"):
             wanted = given.min_track is not None or given.overlay_video
             if wanted and getattr(given, name) is None:
                 setattr(given, name, getattr(self, name))
 
-    def line(self, stabilised, min_score, mark_reach):
-        """Says that it is used, and how."""
-        words = (
-            f"No --log_dir: {self.name}, which comes with this code, trained on {self.trained_on}"
-        )
-        if stabilised:
+    def line(self, given):
+        """Says that it is used, and how, by the options of the test."""
+        words = f"{self.name}, which comes with this code, trained on {self.trained_on}"
+        if given.log_dir is None:
+            words = f"No --log_dir: {words}"
+        if given.stabilise:
             words += "; frames are laid on each other first (--no-stabilise: they are not)"
-        if min_score:
-            words += f"; of a track the highest score is {min_score:g} or more (--min_score)"
-        if mark_reach is not None:
-            words += f"; its marks reach {mark_reach:g} px from their centroids (--mark_reach)"
+        if given.min_score:
+            words += f"; of a track the highest score is {given.min_score:g} or more (--min_score)"
+        if given.mark_reach is not None:
+            reach = f"{given.mark_reach:g} px from their centroids (--mark_reach)"
+            words += f"; its marks reach {reach}"
         return words
 
 
@@ -204,7 +207,7 @@ def find_run(logpath, log_dir):
 
 
 def included_run(dataset):
-    """The run that comes with this code for a data set: its `RunDir` and `Included`.
+    """The run that comes with this code for a data set.
 
     Raises:
         ValueError: there is none, so that the run has to be named.
@@ -214,8 +217,38 @@ def included_run(dataset):
             f"--log_dir is missing: expected the run to test, or --weights FILE; a run comes "
             f"with this code for --dataset {' or '.join(INCLUDED)} only"
         )
-    included = INCLUDED[dataset]
-    return find_run(Path(__file__).resolve().parent.parent / "log", included.name), included
+    return find_run(Path(__file__).resolve().parent.parent / "log", INCLUDED[dataset].name)
+
+
+def find_runs(logpath, names, dataset, output):
+    """The runs that a test names; where it names none, that which comes with this code.
+
+    Args:
+        logpath, names: as `find_run` takes them; names may be None.
+        dataset: that is tested on.
+        output: where all write to, in a folder each, or None.
+
+    Raises:
+        FileNotFoundError: see `find_run`.
+        ValueError: none is named, and none comes with this code; or two would write to one folder.
+    """
+    if names is None:
+        return [included_run(dataset)]
+    runs = [find_run(logpath, name) for name in names]
+    if output is not None and len({run.name for run in runs}) < len(runs):
+        raise ValueError(
+            f"--output {output}: two runs would write to one folder of it; expected runs of "
+            "different names"
+        )
+    return runs
+
+
+def find_included(runs, dataset):
+    """The `Included` that a list of runs is, named or not; None where it is another or several."""
+    included = INCLUDED.get(dataset)
+    if included is None or [run.name for run in runs] != [included.name]:
+        return None
+    return included if runs[0].path.resolve() == included_run(dataset).path.resolve() else None
 
 
 def find_model_name(run, recorded, names):

@@ -95,6 +95,12 @@ def test_own_footage_needs_no_run(tmp_path, capsys):
     assert call(test_script, given, "--no-stabilise") == 0
     said = capsys.readouterr().out
     assert said.splitlines()[0] == words and "stabilised" not in said
+    named = f"--dataset Frames --datapath {tmp_path / 'frames.npy'} --gpu cpu --log_dir {run}"
+    assert call(test_script, named, f"--output {tmp_path / 'named'}") == 0  # as without its name
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == words.split(": ", 1)[1] + laid and "stabilised: fram" in said
+    for folder in ("named", "tests/Frames"):
+        assert (tmp_path / folder / "detections.csv").is_file()
     own = INCLUDED["Frames"].min_score, INCLUDED["Frames"].mark_reach
     for more, (least, reach) in (("3", own), ("3 --min_score 0 --mark_reach 9", (0, 9))):
         assert call(test_script, given, f"--no-stabilise --min_track {more}") == 0
