@@ -112,7 +112,7 @@ class RowNetwork:
         """
         last = band.stop == clip.shape[1]
         # torch's own threads would wait for more, spinning, on the cores of those that have rows.
-        with one_thread() if works_by_rows(self.arithmetic) else nullcontext():
+        with one_thread(workers.threads) if works_by_rows(self.arithmetic) else nullcontext():
             rows = clip[:, band].transpose(0, 1).unsqueeze(3)
             self.stem.append(len(rows))
             self.stem.write(0, rows)

@@ -1,5 +1,6 @@
 """Threads among which the tiles of a band are divided."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -8,13 +9,36 @@ import torch
 from models.engine.tape import Scratch
 
 
-@contextmanager
-def one_thread():
-    """Keeps torch from dividing what this thread computes among threads of its own.
+class _Calls:
+    """Calls of detectors under way in this process.
 
-    A thread that is started meanwhile, anywhere in the process, begins with one for itself, too.
+    While one is, a thread that is started anywhere in the process begins with one thread of torch's
+    for itself, so that what it finds is not what torch was set to.
     """
-    count = torch.get_num_threads()
+
+    def __init__(self):
+        self.lock, self.count, self.threads = threading.Lock(), 0, 1
+
+    def begin(self):
+        """Threads that torch was set to before the first of the calls."""
+        with self.lock:
+            if self.count == 0:
+                self.threads = torch.get_num_threads()
+            self.count += 1
+            return self.threads
+
+    def end(self):
+        with self.lock:
+            self.count -= 1
+            torch.set_num_threads(self.threads)  # here, and in threads that are started later
+
+
+_calls = _Calls()
+
+
+@contextmanager
+def one_thread(count):
+    """Keeps torch from dividing what this thread computes among threads; `count` of them later."""
     torch.set_num_threads(1)
     try:
         yield
@@ -23,8 +47,10 @@ def one_thread():
 
 
 def thread_count(device):
-    """Threads among which this thread's tasks are divided."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
+    """Threads among which a call's tasks are divided."""
+    if device.type != "cpu":
+        return 1
+    return _calls.threads if _calls.count else torch.get_num_threads()
 
 
 class Runs:
@@ -75,7 +101,8 @@ class Workers:
         self.threads = 1  # among which tasks are divided
 
     def __enter__(self):
-        count = self.threads = thread_count(self.arithmetic.device)
+        count = _calls.begin()
+        count = self.threads = count if self.arithmetic.device.type == "cpu" else 1
         while len(self.scratches) < count:
             self.scratches.append(Scratch(self.arithmetic))
         if count > 1:
@@ -88,8 +115,7 @@ class Workers:
         if self.executor is not None:
             self.executor.shutdown()
             self.executor = None
-            # The pool's threads set the number of threads that later threads start with, too.
-            torch.set_num_threads(torch.get_num_threads())
+        _calls.end()
 
     @property
     def scratch(self):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from models import build_model
 from models.engine.budget import parse_memory
+from models.engine.workers import one_thread
 from models.folding import fold
 from models.fused import fuse
 from tests.builders import STAGED, perturbed
@@ -272,6 +273,29 @@ def test_threads_started_later_have_torchs_number_of_threads():
     fuse(PERTURBED["DeepPro"])(torch.randn(1, 1, 5, 40, 40))
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_calls_that_overlap_leave_torchs_number_of_threads(name):
+    def count():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    fast, clip, before = (
+        fuse(PERTURBED[name]),
+        torch.randn(1, 1, 5, 40, 40),
+        torch.get_num_threads(),
+    )
+    torch.set_num_threads(3)
+    try:
+        with fast.runs.taken(), one_thread(3):  # as a call does; threads now begin with one
+            assert count() == 1
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(fast, clip).result()
+                assert fast.runs.idle[0][1].threads == 3
+        assert count() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_unknown_precision_is_refused():
