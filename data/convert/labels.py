@@ -42,20 +42,19 @@ def read_boxes(path, kind, shape, options):
         box = replace(label.box, frame=places[label.frame])
         box = accept(box, label.where, shape, options.problems)
         if box is not None:
-            seen = _tell_repeat(label, box, seen, options.problems)
+            _tell_repeat(label, box, seen, options.problems)
             boxes.append(box)
     return sorted(boxes, key=lambda box: box.frame)
 
 
 def _tell_repeat(label, box, seen, problems):
-    """A doubt about a box that its frame has already, or another of that track; `seen` with it."""
-    keys = {"box": (box.frame, box.top, box.left, box.height, box.width)}
-    if box.track is not None:
-        keys["track"] = box.frame, box.track
-    repeated = [kind for kind, key in keys.items() if (kind, key) in seen]
+    """A doubt about a box, or another of its track, that its frame has already."""
+    kinds = {"box": (box.top, box.left, box.height, box.width), "track": box.track}
+    keys = [(box.frame, kind, what) for kind, what in kinds.items() if what is not None]
+    repeated = [kind for _, kind, _ in filter(seen.__contains__, keys)]
     if repeated:
         problems.doubt(f"{label.where}: its frame has this {repeated[0]} already; both are taken")
-    return seen | {*keys.items()}
+    seen.update(keys)
 
 
 def _first_frame(labels, usual, shape, path, kind, options):
