@@ -12,6 +12,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from utils.files import hold, sweep
+from utils.tracks.options import wants_tracks
 
 LOG_FORMAT = "%(asctime)s - Model - %(levelname)s - %(message)s"
 # What the test at the end of a training writes, in this order.
@@ -43,8 +44,7 @@ class Included(NamedTuple):
         if given.stabilise is None:
             given.stabilise = self.stabilise and not given.attribution
         for name in ("min_score", "mark_reach"):
-            wanted = given.min_track is not None or given.overlay_video
-            if wanted and getattr(given, name) is None:
+            if wants_tracks(given) and getattr(given, name) is None:
                 setattr(given, name, getattr(self, name))
 
     def line(self, given):

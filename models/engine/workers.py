@@ -14,18 +14,19 @@ class _Calls:
 
     While one is, a thread that is started anywhere in the process begins with one thread of torch's
     for itself, so that what it finds is not what torch was set to.
+
+    Attributes:
+        threads: that torch was set to before the first of the calls.
     """
 
     def __init__(self):
         self.lock, self.count, self.threads = threading.Lock(), 0, 1
 
     def begin(self):
-        """Threads that torch was set to before the first of the calls."""
         with self.lock:
             if self.count == 0:
                 self.threads = torch.get_num_threads()
             self.count += 1
-            return self.threads
 
     def end(self):
         with self.lock:
@@ -101,8 +102,8 @@ class Workers:
         self.threads = 1  # among which tasks are divided
 
     def __enter__(self):
-        count = _calls.begin()
-        count = self.threads = count if self.arithmetic.device.type == "cpu" else 1
+        _calls.begin()
+        count = self.threads = thread_count(self.arithmetic.device)
         while len(self.scratches) < count:
             self.scratches.append(Scratch(self.arithmetic))
         if count > 1:

@@ -83,10 +83,8 @@ def add_track_options(add):
     """
     own = "; the included run for footage has its own if not given"
     add("--min_track", type=positive(int), help="write tracks seen in this many frames or more")
-    words = (
-        f"keep a track only if its highest score reaches this; what is seen of it more than {WAIT} "
-    )
-    words += "frames before that is left out, and told"
+    words = "keep a track only if its highest score reaches this; what is seen of it more than "
+    words += f"{WAIT} frames before that is left out, and told"
     add("--min_score", type=fraction, help=words + own)
     words = "of tracks: pixels from the centroid of a detection, along rows and columns, that its "
     words += "marks reach at most"
@@ -96,11 +94,15 @@ def add_track_options(add):
     add("--frame_rate", type=positive(float), default=30.0, help="of videos")
 
 
+def wants_tracks(given):
+    """Whether the options of a command ask for tracks."""
+    return given.min_track is not None or given.overlay_video
+
+
 def check_track_options(refuse, given):
     """Refuses what would be ignored of the options `given`: calls `refuse` with a line."""
     for name in ("min_area", "min_score", "mark_reach"):
-        asked = given.min_track is not None or given.overlay_video
-        if getattr(given, name) is not None and not asked:
+        if getattr(given, name) is not None and not wants_tracks(given):
             refuse(f"--{name} without tracks; expected --min_track N or --overlay_video beside it")
 
 
