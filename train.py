@@ -14,6 +14,7 @@ from tqdm import tqdm
 import test
 from data.batches import Batches
 from data.cache.build import MODES, open_frames
+from data.cache.validation import keep_decoded
 from data.clips import CROPS, ClipOptions
 from data.lists import prepare
 from data.record import read_normalisation
@@ -256,7 +257,8 @@ def open_data(args, specs, group):
             f"{len(clips)} clips an epoch do not fill one batch of {args.batch_size}; "
             "expected a smaller --batch_size or a larger --sample_rate"
         )
-    return clips, sequences
+    # Several processes have a node's memory together.
+    return clips, sequences if group.size > 1 else keep_decoded(sequences, args.cache)
 
 
 def normalise(args, group, spec, root, training):

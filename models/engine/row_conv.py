@@ -5,6 +5,8 @@ from torch.nn import functional
 
 from models.engine import onednn
 
+LEAST_EPS = 1e-30  # of a norm: adds nothing to a variance of 1; torch 2.11 refuses 0
+
 
 def works_by_rows(arithmetic):
     """Whether threads take a few rows each from cut to cut: on a CPU, where oneDNN convolves.
@@ -80,7 +82,7 @@ class StemConv(RowConv):
         time, beside = self.padding
         y = onednn.convolve(clip, self.kernel, self.bias, (time, 0, beside), (1, 1, 1))
         if y.device.type == "cpu":
-            y = functional.batch_norm(y, *self.norm, eps=0).clamp_min_(0)
+            y = functional.batch_norm(y, *self.norm, eps=LEAST_EPS).clamp_min_(0)
         else:  # cuDNN wants an eps
             scale, shift = (a.view(-1, 1, 1, 1) for a in self.norm[2:])
             y = torch.addcmul(shift, y, scale).clamp_min_(0)

@@ -1,8 +1,9 @@
-"""Triton kernels over maps (T, R, W, C), channels last, of float32: every layer in one pass.
+"""Triton kernels over maps (T, R, W, C), channels last: every layer in one pass.
 
 Bias, ReLU, projection and shortcut are applied while a tile of pixels is in registers: as passes of
-their own they would read and write whole maps of few channels. Products of float32 are taken in
-three parts of TF32 ("tf32x3"): nearly as exact as in float32, see `tests/benchmarks/README.md`.
+their own they would read and write whole maps of few channels. Maps and weights are of one type,
+sums float32. Products of float32 are taken in three parts of TF32 ("tf32x3"): nearly as exact as in
+float32, see `tests/benchmarks/README.md`.
 
 Triton comes with PyTorch's builds for CUDA.
 """
@@ -180,7 +181,7 @@ def second_kernel(
     output, channel = tl.arange(0, COUT), tl.arange(0, ENTRY_PADDED)
     y = relu(y + tl.load(bias + output)[None, :])
     matrix = tl.load(mix + output[:, None] * COUT + output[None, :])
-    total = tl.dot(y, matrix, input_precision=PRODUCT)
+    total = tl.dot(y.to(matrix.dtype), matrix, input_precision=PRODUCT)
     source = entry + (frame * pixels + at)[:, None] * ENTRY + channel[None, :]
     before = tl.load(source, mask=inside[:, None] & (channel < ENTRY)[None, :], other=0.0)
     matrix = tl.load(shortcut + channel[:, None] * COUT + output[None, :])
@@ -224,12 +225,12 @@ def head_kernel(
     y = tl.load(source, mask=inside[None, :], other=0.0)
     y = relu(y + tl.load(probe_bias + channel * frames + frame)[:, None])
     matrix = tl.load(mix + channel[:, None] * CHANNELS + channel[None, :])
-    y = tl.dot(matrix, y, input_precision=PRODUCT)
+    y = tl.dot(matrix, y.to(matrix.dtype), input_precision=PRODUCT)
     y = relu(y + tl.load(mix_bias + channel)[:, None])
     matrix = tl.load(projection + output[:, None] * CHANNELS + channel[None, :])
-    y = tl.dot(matrix, y, input_precision=PRODUCT)
+    y = tl.dot(matrix, y.to(matrix.dtype), input_precision=PRODUCT)
     y = relu(y + tl.load(projection_bias + output)[:, None])
     matrix = tl.load(merge + output[:, None] * PADDED + output[None, :])
-    y = tl.dot(matrix, y, input_precision=PRODUCT)
+    y = tl.dot(matrix, y.to(matrix.dtype), input_precision=PRODUCT)
     target = out + (output[:, None] * frames + frame) * pixels + at[None, :]
     tl.store(target, y, mask=inside[None, :] & (output < OUTPUTS)[:, None])

@@ -1,8 +1,4 @@
-"""Detectors of residual blocks on a GPU, as the few kernels of `models.engine.cuda.kernels`.
-
-In float32 alone: with numbers of 16 bits, on an H200 with Triton 3.6, the same kernels gave wrong
-scores for 3 x 3 x 3 convolutions, though not for those along time.
-"""
+"""Detectors of residual blocks on a GPU, as the few kernels of `models.engine.cuda.kernels`."""
 
 import functools
 import importlib
@@ -13,13 +9,20 @@ from torch import nn
 
 from models.blocks import ConvBNReLU, STDResBlock, TDResBlock
 from models.engine.heads import channel_matrix
+from models.engine.precision import Arithmetic
 from models.folding import ChannelAffine
 from models.stages import is_pool, run_layers
 
 # Of a program: the pixels it takes, its warps, the loads that are under way at a time.
 STEM = {"TILE": 128, "num_warps": 4}
-CONVOLUTION = {"TILE": 128, "num_warps": 4, "num_stages": 3, "PRODUCT": "tf32x3"}
-HEAD = {"TILE": 128, "num_warps": 4, "PRODUCT": "tf32x3"}
+# By the bytes of a number. For four warps Triton takes the products of warp groups of a Hopper GPU:
+# in 16 bits these gave wrong scores for 3 x 3 x 3 convolutions (H200, Triton 3.6).
+CONVOLUTION = {
+    4: {"TILE": 128, "num_warps": 4, "num_stages": 3},
+    2: {"TILE": 64, "num_warps": 2, "num_stages": 3},
+}
+HEAD = {"TILE": 128, "num_warps": 4}
+PRODUCT = {"PRODUCT": "tf32x3"}  # of float32
 LEAST = 16  # rows, columns and inner size that a product on a matrix unit has at least
 LEAST_CAPABILITY = 8, 0  # of GPUs that multiply in TF32
 LARGEST_INDEX = 2**31 - 1  # into a map: kernels count in 32 bits
@@ -48,16 +51,18 @@ class CudaStem:
         conv, norm, _ = stem
         self.sizes = {"KT": conv.kernel_size[0], "KS": conv.kernel_size[1]}
         self.channels, self.reach = conv.out_channels, conv.padding[1]
-        self.weight = arithmetic.cast(conv.weight.flatten(1).T)
+        self.dtype = arithmetic.dtype
+        single = Arithmetic(torch.float32, arithmetic.device)
+        self.weight = single.cast(conv.weight.flatten(1).T)
         scale, shift = torch.ones_like(conv.bias), torch.zeros_like(conv.bias)
         if isinstance(norm, ChannelAffine):
             scale, shift = norm.scale.flatten(), norm.shift.flatten()
-        self.affine = arithmetic.cast(torch.stack([conv.bias, scale, shift]))
+        self.affine = single.cast(torch.stack([conv.bias, scale, shift]))
 
     def __call__(self, clip, top, bottom):
         frames, height, width = clip.shape
         pixels = (bottom - top) * width
-        out = clip.new_empty(frames, bottom - top, width, self.channels)
+        out = clip.new_empty(frames, bottom - top, width, self.channels, dtype=self.dtype)
         kernels().stem_kernel[programs(pixels, frames, STEM)](
             clip, self.weight, self.affine, out, frames, height, width, top, pixels,
             **self.sizes, CHANNELS=self.channels, **STEM,
@@ -100,16 +105,19 @@ class CudaBlock:
         frames, rows, width, channels = x.shape
         sizes, outputs = (frames, rows, width), self.first.outputs
         y = x.new_empty(*sizes, outputs)
-        grid = programs(rows * width, frames, CONVOLUTION)
+        launch = CONVOLUTION[x.element_size()]
+        grid = programs(rows * width, frames, launch)
         kernels().first_kernel[grid](
             x, self.first.weight, self.first.bias, y, *sizes,
-            **self.first.sizes, CIN=channels, PADDED=padded(channels), COUT=outputs, **CONVOLUTION,
+            **self.first.sizes, CIN=channels, PADDED=padded(channels), COUT=outputs, **launch,
+            **PRODUCT,
         )  # fmt: skip
         out = x.new_empty(*((outputs, *sizes) if self.channels_first else (*sizes, outputs)))
         kernels().second_kernel[grid](
             y, self.second.weight, self.second.bias, self.mix, x, self.shortcut, self.bias, out,
             *sizes, **self.second.sizes, COUT=outputs, ENTRY=channels,
-            ENTRY_PADDED=padded(channels), CHANNELS_FIRST=self.channels_first, **CONVOLUTION,
+            ENTRY_PADDED=padded(channels), CHANNELS_FIRST=self.channels_first, **launch,
+            **PRODUCT,
         )  # fmt: skip
         return out
 
@@ -145,11 +153,11 @@ class CudaHead:
         channels, frames, rows, width = features.shape
         pixels = rows * width
         x = torch.bmm(self.correlation, features.flatten(2))
-        out = x.new_empty(self.outputs, frames, rows, width)
+        out = x.new_empty(self.outputs, frames, rows, width, dtype=torch.float32)
         kernels().head_kernel[programs(pixels, frames, HEAD)](
             x, self.probe_bias, *self.numbers, out, frames, pixels,
             CHANNELS=channels, PADDED=LEAST, OUTPUTS=self.outputs,
-            **HEAD,
+            **HEAD, **PRODUCT,
         )  # fmt: skip
         return out
 
@@ -225,7 +233,7 @@ class CudaNetwork:
     @staticmethod
     def computes_in(arithmetic):
         device = arithmetic.device
-        if device.type != "cuda" or arithmetic.dtype != torch.float32 or torch.version.hip:
+        if device.type != "cuda" or torch.version.hip:
             return False
         if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
             return False
@@ -259,8 +267,8 @@ class CudaNetwork:
         )
 
     def __init__(self, stages, seqlen, arithmetic):
-        self.seqlen = seqlen
-        self.map_arithmetic = arithmetic
+        self.seqlen, self.dtype = seqlen, arithmetic.dtype
+        self.map_arithmetic = Arithmetic(torch.float32, arithmetic.device)
         stem, *rest = stages.trunk
         self.stem = CudaStem(stem, arithmetic)
         self.trunk = [make_layer(layer, arithmetic) for layer in rest]
@@ -314,5 +322,6 @@ class CudaNetwork:
 
     def memory_needed(self, rows, width, tile, threads):
         """Upper bound of the working memory for bands of `rows` rows, in bytes."""
-        values = 3 * MOST_CHANNELS + 44  # of a block or a head; maps of the levels, and their sum
-        return self.seqlen * (rows + 2 * self.halo) * width * values * torch.float32.itemsize
+        # Maps of a block or a head; the levels' maps, and their sum.
+        values = 3 * MOST_CHANNELS * self.dtype.itemsize + 44 * torch.float32.itemsize
+        return self.seqlen * (rows + 2 * self.halo) * width * values

@@ -1,0 +1,67 @@
+"""Sequences that are validated every epoch: their frames and masks are decoded once."""
+
+from data.cache.build import MEMORY_LIMIT, available_memory
+from data.sequences import FrameBlock, TestSequences
+
+
+class Room:
+    """Bytes that may still be kept."""
+
+    def __init__(self, size):
+        self.left = size
+
+    def take(self, size):
+        """Whether that many are left; then they are taken."""
+        fits = size <= self.left
+        self.left -= size if fits else 0
+        return fits
+
+
+class KeptSequence:
+    """A test sequence as `utils.evaluation.validate` takes it, whose frames stay in memory.
+
+    Reads as the sequence itself where there is no room for it.
+
+    Args:
+        sequence: `data.sequences.TestSequence` with masks.
+        room: `Room`, of all that are kept together.
+    """
+
+    def __init__(self, sequence, room):
+        self.sequence, self.room = sequence, room
+        self.name = sequence.name
+        self.is_kept, self.whole = None, None
+
+    def __len__(self):
+        return len(self.sequence)
+
+    @property
+    def normalisation(self):
+        """(mean, std) of the sequence."""
+        return self.sequence.normalisation
+
+    def read(self, start, stop):
+        """The frames [start, stop) and their masks, as `TestSequence.read` gives."""
+        if self.is_kept is None:
+            block = self.sequence.read(0, 1)
+            each = sum(array.nbytes for array in (block.frames, block.masks, block.centroids))
+            self.is_kept = self.room.take(len(self) * each)
+        if not self.is_kept:
+            return self.sequence.read(start, stop)
+        if self.whole is None:
+            self.whole = self.sequence.read(0, len(self))
+        parts = self.whole.frames, self.whole.masks, self.whole.centroids
+        return FrameBlock(start, *(part[start:stop] for part in parts))
+
+
+def keep_decoded(sequences, mode):
+    """`TestSequences` that are decoded once, as far as memory suffices.
+
+    Args:
+        sequences: `TestSequences` with masks.
+        mode: of the training frames, see `data.cache.build`; kept are they for "auto" and "memory".
+    """
+    if mode not in ("auto", "memory"):
+        return sequences
+    room = Room(min(MEMORY_LIMIT, available_memory() // 2))
+    return TestSequences([KeptSequence(each, room) for each in sequences], sequences.remarks)
