@@ -60,4 +60,6 @@ def export_program(model):
     try:
         return torch.export.export(fold(model).cpu(), (clip,), dynamic_shapes=shapes)
     except Exception as error:  # of many kinds, for what torch.export cannot follow
-        raise ValueError(f"{name} cannot be exported: torch cannot follow its steps") from error
+        raise ValueError(
+            f"{name} cannot be exported: torch {torch.__version__} cannot follow its steps"
+        ) from error

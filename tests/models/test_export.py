@@ -40,7 +40,7 @@ def test_sides_are_multiples_of_what_the_detector_asks_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("Res-U+RFR", "recurrent"), ("TopHat", "torch cannot follow")]
+    ("name", "words"), [("Res-U+RFR", "recurrent"), ("TopHat", "cannot follow its steps")]
 )
 def test_what_is_no_single_program_is_refused(name, words, tmp_path):
     with pytest.raises(ValueError, match=words):
