@@ -5,13 +5,17 @@ from data.sequences import FrameBlock, TestSequences
 
 
 class Room:
-    """Bytes that may still be kept."""
+    """Bytes that may still be kept, of those that are free when the first are asked for.
 
-    def __init__(self, size):
-        self.left = size
+    That is after an epoch of training, which by then holds what its steps need.
+    """
+
+    left = None
 
     def take(self, size):
         """Whether that many are left; then they are taken."""
+        if self.left is None:
+            self.left = min(MEMORY_LIMIT, available_memory() // 2)
         fits = size <= self.left
         self.left -= size if fits else 0
         return fits
@@ -63,5 +67,5 @@ def keep_decoded(sequences, mode):
     """
     if mode not in ("auto", "memory"):
         return sequences
-    room = Room(min(MEMORY_LIMIT, available_memory() // 2))
+    room = Room()
     return TestSequences([KeptSequence(each, room) for each in sequences], sequences.remarks)
