@@ -42,6 +42,7 @@ from utils.launcher import job_size, relaunch
 from utils.process import StopRequest, is_launched, joined_group, ready_device, seed_everything
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
 from utils.several import OneOrMore, as_list, one_for_each
+from utils.training.compiled import compiled
 from utils.training.epochs import Epochs
 from utils.training.history import Recorder
 from utils.training.memory import memory_line, step_bytes
@@ -313,7 +314,7 @@ def build_detector(args):
 def build_trainer(args, detector, clips, group):
     """What trains a network."""
     device = next(detector.parameters()).device
-    network = torch.compile(detector) if args.compile else FastTraining(detector)
+    network = compiled(detector, device) if args.compile else FastTraining(detector)
     rates = args.learning_rate, args.decay_rate, args.beta2
     criterion = build_loss(args.loss)
     if args.exclude_padding:

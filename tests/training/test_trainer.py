@@ -8,6 +8,7 @@ from losses import build_loss
 from losses.options import WithoutPadding
 from models.detector import Detector
 from utils.process import Group
+from utils.training.compiled import compiled
 from utils.training.trainer import MovingAverage, Trainer, TrainerOptions
 
 
@@ -91,3 +92,14 @@ def test_averaged_weights_are_those_of_the_definition():
         now = min(decay, (1 + step) / (10 + step))
         expected = now * expected + (1 - now) * step
     assert average.weights["mix.bias"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_where_nothing_compiles_one_line_says_so_before_the_first_step(monkeypatch):
+    def fail(function):
+        raise RuntimeError("No working C++ compiler found\nand more")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(
+        ValueError, match=r"--compile: .* for cpu \(No working C\+\+ compiler found\)"
+    ):
+        compiled(torch.nn.Linear(1, 1), torch.device("cpu"))
