@@ -46,7 +46,8 @@ def _computes_in(dtype, device):
 
 def _cpu_has_units_for(dtype):
     """Whether the instruction set multiplies in the type, and torch's layers may use it."""
-    capabilities = torch.cpu.get_capabilities()
+    # torch 2.8 does not tell: then none are used.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     names = {
         torch.bfloat16: ("avx512_bf16", "amx_bf16"),
         torch.float16: ("avx512_fp16", "amx_fp16"),

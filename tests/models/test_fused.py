@@ -181,14 +181,14 @@ def test_half_precision_is_close_and_gives_float32_logits(monkeypatch, name, pre
 
 
 def test_precision_that_onednn_lacks_is_not_used_though_the_processor_has_it(monkeypatch):
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     without_onednn(monkeypatch)
     with pytest.warns(UserWarning, match="cpu does not compute in bf16: using fp32"):
         fuse(PERTURBED["DeepPro"], "bf16")
 
 
 def test_half_precision_falls_back_with_one_warning(monkeypatch):
-    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     with pytest.warns(UserWarning, match="cpu does not compute in bf16: using fp32") as warnings:
         fast = fuse(PERTURBED["DeepPro"], "bf16")
     assert len(warnings) == 1
