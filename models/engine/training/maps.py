@@ -10,9 +10,12 @@ import torch
 from torch.nn import functional
 
 from models.difference_conv import kernel_of
+from models.engine.precision import Arithmetic
 from models.engine.training.moments import new_rows
+from models.engine.workers import Workers
 
-PIXELS = 1024  # wanted of a piece of `PixelTiles`
+FLOAT32 = Arithmetic(torch.float32, torch.device("cpu"))
+PIXELS = 256  # wanted of a piece of `PixelTiles`
 POSITIONS = 16384  # wanted of a piece of `Volumes`
 
 
@@ -48,9 +51,13 @@ class Pieces:
         return rows, rows.unbind(0)
 
     def run(self, task):
-        """Calls task(i) for every piece, one after the other."""
-        for piece in range(self.pieces):
-            task(piece)
+        """Calls task(i) for every piece: a thread takes a piece at a time and computes alone.
+
+        Without gradients. Threads that meet in every product wait for each other; where other
+        programs want the cores too, most of the time.
+        """
+        with Workers(FLOAT32) as workers:
+            workers.run(lambda piece, _: task(piece), range(self.pieces))
 
 
 class PixelTiles(Pieces):

@@ -23,6 +23,7 @@ class ChannelMoments:
     """Mean and biased variance of every channel of a map, noted piece by piece."""
 
     def __init__(self, pieces, channels):
+        self.pieces = pieces
         self.parts = new_rows(pieces.pieces, 2, channels)
 
     def note(self, piece, rows):
@@ -33,8 +34,8 @@ class ChannelMoments:
 
     def note_all(self, rows):
         """Takes the moments of a whole map (pieces, N, C)."""
-        for piece, part in enumerate(rows.detach()):
-            self.note(piece, part)
+        parts = rows.detach().unbind()
+        self.pieces.run(lambda i: self.note(i, parts[i]))
 
     def join(self):
         """(mean, variance), (C,) float64."""
