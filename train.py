@@ -27,7 +27,7 @@ from losses.options import WithEmptyClips, WithoutPadding
 from models import MODELS, build_model
 from models.engine.training.network import FastTraining
 from models.fused import fuse
-from utils.checkpoint import load, load_last, load_weights
+from utils.checkpoint import load, load_last, load_weights, why_unreadable
 from utils.command_line import (
     CommandParser,
     add_normalisation,
@@ -363,7 +363,7 @@ def build_state(args, trainer, clips, run, checkpoint):
     state = TrainingState(*parts, plain(vars(args)), data)
     if checkpoint is not None:
         load_weights(trainer.detector, checkpoint, args.model, run.path)
-        state.restore(checkpoint, run.path)
+        state.restore(checkpoint, run.path, why_unreadable(run.checkpoint("best")))
     return state
 
 

@@ -97,6 +97,17 @@ def load_last(run):
     return load(path if path.is_file() else run.checkpoint("best"))
 
 
+def why_unreadable(path):
+    """Why a checkpoint cannot be tested, in words; None if it can."""
+    try:
+        load(path)
+    except FileNotFoundError:
+        return f"{path.name} is gone"
+    except (OSError, ValueError):
+        return f"{path.name} cannot be read"
+    return None
+
+
 def _check_records(path):
     """Refuses a file whose records are not what was written; torch itself does not look.
 

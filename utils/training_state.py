@@ -172,12 +172,13 @@ class TrainingState:
             "random": random_states(),
         }
 
-    def restore(self, checkpoint, path):
+    def restore(self, checkpoint, path, best_is=None):
         """Goes on from a checkpoint, whose weights the model already has.
 
         Args:
             checkpoint: from `utils.checkpoint.load`.
             path: of the run, for messages.
+            best_is: why its best checkpoint cannot be read, which is then sought anew; or None.
 
         Raises:
             ValueError: it has nothing to continue with, or was trained with options that cannot
@@ -206,7 +207,8 @@ class TrainingState:
         self.history = list(checkpoint.get("history", ()))
         self.log_size = checkpoint.get("log_size")
         best = checkpoint.get("best_iou", checkpoint.get("class_avg_iou", -math.inf))
-        self.anew = self._selection_changed(checkpoint) if best > -math.inf else None
+        if best > -math.inf:
+            self.anew = self._selection_changed(checkpoint) or best_is
         self.best_iou = -math.inf if self.anew else float(best)
 
     def _selection_changed(self, checkpoint):

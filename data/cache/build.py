@@ -13,10 +13,10 @@ from pathlib import Path
 from threading import Lock
 
 from data.cache.file import CacheFile, make_cache_folder
-from data.cores import usable_cores
 from data.formats.levels import check_type
 from data.frames import FrameArrays, any_in_row, decode_window, read_window
 from data.images import read_frame, read_mask
+from data.machine import free_memory, usable_cores
 
 MODES = ("auto", "memory", "disk", "none")
 MEMORY_LIMIT = 4 << 30  # bytes that "auto" takes of the memory at most, and half of what is free
@@ -204,22 +204,17 @@ def estimated_bytes(sequences, size):
     return total
 
 
+def room_in_memory():
+    """Bytes that decoded frames may take of the memory."""
+    free = free_memory()
+    return MEMORY_LIMIT if free is None else min(MEMORY_LIMIT, free // 2)
+
+
 def choose_mode(needed, folder):
     """The mode of "auto" for that many bytes."""
-    if needed <= min(MEMORY_LIMIT, available_memory() // 2):
+    if needed <= room_in_memory():
         return "memory"
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     if os.access(existing, os.W_OK) and needed * 1.1 < shutil.disk_usage(existing).free:
         return "disk"
     return "none"
-
-
-def available_memory():
-    """Bytes of memory that can be had without swapping, as far as the system tells."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return MEMORY_LIMIT

@@ -1,6 +1,6 @@
 """Sequences that are validated every epoch: their frames and masks are decoded once."""
 
-from data.cache.build import MEMORY_LIMIT, available_memory
+from data.cache.build import room_in_memory
 from data.sequences import FrameBlock, TestSequences
 
 
@@ -15,7 +15,7 @@ class Room:
     def take(self, size):
         """Whether that many are left; then they are taken."""
         if self.left is None:
-            self.left = min(MEMORY_LIMIT, available_memory() // 2)
+            self.left = room_in_memory()
         fits = size <= self.left
         self.left -= size if fits else 0
         return fits

@@ -11,6 +11,8 @@ VIDEO_SUFFIXES = {
     *(".ts", ".mts", ".m2ts", ".flv", ".3gp", ".ogv", ".y4m"),
 }
 DECODER = "pip install av"
+MICROSECONDS = 1_000_000  # a second, in a container's length
+SOUND_SECONDS = 1.0  # that sound may go on after the last picture
 
 
 class VideoFrames:
@@ -95,26 +97,36 @@ class VideoFrames:
                 f"{self.path}: no decoder for videos is installed; install one with `{DECODER}`, "
                 "or give the frames as images"
             ) from error
-        count = 0
+        count, promise = 0, None
         try:
             with av.open(str(self.path), format=self.form) as video:
                 if not video.streams.video:
                     raise ValueError("there is sound in it, or other data, but no picture")
-                promised = video.streams.video[0].frames  # 0: the container does not say
                 for frame in video.decode(video=0):
                     if count == 0:
                         self._look_at(frame)
+                        self._look_at_streams(video.streams.video)
                     count += 1
+                    seen = count, frame.time
                     yield frame
+                if count:
+                    promise = broken_promise(video, *seen)
         except Exception as error:  # a decoder may meet damage with any
             raise ValueError(
                 f"{self.path}: cannot be read as a video after {count} frames ({error})"
             ) from error
         if not count:
             raise ValueError(f"{self.path}: a video without frames")
-        if count < promised:
+        if promise is not None:
+            self.remarks.make("short video", f"{self.path}: {promise}")
+
+    def _look_at_streams(self, streams):
+        """Remarks on pictures that are not read; a cover, which has one, is none of them."""
+        others = [stream for stream in streams[1:] if stream.frames != 1]
+        if others:
             self.remarks.make(
-                "short video", f"{self.path}: {count} frames, but its header promises {promised}"
+                "streams",
+                f"{self.path}: has {1 + len(others)} streams of pictures; the first is read",
             )
 
     def _look_at(self, frame):
@@ -140,6 +152,31 @@ class VideoFrames:
                 f"{self.path}: a video in colours, of which {what} is read; the colours of a "
                 "palette are no grey levels",
             )
+
+
+def broken_promise(video, count, time):
+    """How a video is shorter than its header says, in words, or None.
+
+    Where the header does not count frames, as in Matroska, by its length in time; sound may go on
+    longer.
+
+    Args:
+        video: the open container.
+        count: frames that were read.
+        time: seconds at which the last one begins, or None.
+    """
+    stream = video.streams.video[0]
+    if stream.frames:
+        missing = count < stream.frames
+        return f"{count} frames, but its header promises {stream.frames}" if missing else None
+    if time is None or not video.duration or not stream.average_rate:
+        return None
+    whole, each = video.duration / MICROSECONDS, float(1 / stream.average_rate)
+    slack = max(2.5 * each, 0.02 * whole, SOUND_SECONDS if video.streams.audio else 0.0)
+    seen = time + each
+    if whole - seen <= slack:
+        return None
+    return f"{count} frames of {seen:.2f} seconds, but its header promises {whole:.2f}"
 
 
 def _has_colours(frame):

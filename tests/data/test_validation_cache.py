@@ -43,7 +43,7 @@ def test_kept_sequences_read_as_those_on_disk(nudt, monkeypatch, mode, keeps):
 def test_what_does_not_fit_is_read_from_disk_each_time(nudt, monkeypatch):
     sizes = [41 * 8 * 10 * 3, 7 * 12 * 14 * 3]
     for room, fitting in ((sum(sizes), 2), (sum(sizes) - 1, 1), (sizes[1], 1), (0, 0)):
-        monkeypatch.setattr(validation, "available_memory", lambda room=room: 2 * room)
+        monkeypatch.setattr(validation, "room_in_memory", lambda room=room: room)
         kept = list(keep_decoded(open_test_list(SPEC, nudt), "auto"))
         read_all(kept)
         assert sum(each.whole is not None for each in kept) == fitting
@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_read_from_disk_each_time(nudt, monkeypatch):
 
 def test_room_is_never_below_nothing(rng, monkeypatch):
     room, taken = Room(), 0
-    monkeypatch.setattr(validation, "available_memory", lambda: 2001)
+    monkeypatch.setattr(validation, "room_in_memory", lambda: 1000)
     for size in rng.integers(1, 300, 50).tolist():
         taken += size * room.take(size)
         assert room.left == 1000 - taken >= 0

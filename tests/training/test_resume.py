@@ -265,6 +265,22 @@ def test_the_best_checkpoint_is_sought_anew_on_other_data(dataset, tmp_path, cap
 
 
 @pytest.mark.usefixtures("untested")
+@pytest.mark.parametrize("damage, words", [(None, "is gone"), (100, "cannot be read")])
+def test_a_best_checkpoint_that_is_lost_is_sought_anew(dataset, tmp_path, capsys, damage, words):
+    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
+    assert call(train_script, arguments, "--epoch 1") == 0
+    run = RunDir(run_folder(tmp_path))
+    last = load(run.checkpoint("last"))
+    save(run.checkpoint("last"), {**last, "best_iou": 0.839})
+    best = run.checkpoint("best")
+    best.unlink() if damage is None else best.write_bytes(best.read_bytes()[:damage])
+    capsys.readouterr()
+    assert proceed(run.path, "--epoch 2") == 0
+    assert f"sought anew: best_model.pth {words}" in capsys.readouterr().out
+    assert load(best)["epoch"] == 1
+
+
+@pytest.mark.usefixtures("untested")
 def test_a_training_killed_before_its_first_checkpoint_starts_afresh(dataset, tmp_path, capsys):
     run = new_run(tmp_path, "NUDT-MIRSDT__2026-01-02_03-04__HAMloss_DeepPro_DataL8")
     run.log_file("DeepPro").write_text("left behind\n")

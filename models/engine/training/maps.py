@@ -15,7 +15,7 @@ from models.engine.training.moments import new_rows
 from models.engine.workers import Workers
 
 FLOAT32 = Arithmetic(torch.float32, torch.device("cpu"))
-PIXELS = 256  # wanted of a piece of `PixelTiles`
+PIXELS = 512  # wanted of a piece of `PixelTiles`
 POSITIONS = 16384  # wanted of a piece of `Volumes`
 
 
