@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from data.convert.boxes import Box, Problems
 from data.convert.lookup import (
@@ -21,6 +22,20 @@ from data.convert.lookup import (
     read_lines,
     text_files,
 )
+
+# What the columns of a table may be called.
+PLACE_NAMES = {
+    **{"row": ("row", "y"), "column": ("column", "x"), "top": ("top",), "left": ("left",)},
+    **{"height": ("height", "h"), "width": ("width", "w")},
+}
+
+
+# What may stand in a COCO file: types, in words.
+COCO_TYPES = {
+    **dict.fromkeys(("id", "image_id", "category_id"), ((int, str), "a number or a name")),
+    **dict.fromkeys(("height", "width"), (int, "a whole number of pixels")),
+    **{"file_name": (str, "a name"), "bbox": (list, "[left, top, width, height]")},
+}
 
 
 @dataclass(frozen=True)
@@ -197,22 +212,13 @@ def _points(path, shape, options):
     """A table of points: columns `frame`, `row` and `column` (or `y` and `x`), from 0.
 
     Of several sequences, a column `sequence` tells which, or each has a file. Columns `id`,
-    `height`, `width` and `class` are read where they are there. So are `pixels` and `peak_score`,
-    the square of a target's side and its score: detections.csv is such a table. In place of a row
-    and a column there may be `top` and `left` of a box.
+    `height` and `width` (or `h` and `w`) and `class` are read where they are there. So are `pixels`
+    and `peak_score`, the square of a target's side and its score: detections.csv is such a table.
+    In place of a row and a column, which are of a centre, there may be `top` and `left` of a box.
     """
     path = own_file(path, shape, ".csv", (), options.several, alone=True)
     columns, rows = read_table(path)
-    row_name, column_name = (
-        next((columns[name] for name in names if name in columns), None)
-        for names in (("row", "y", "top"), ("column", "x", "left"))
-    )
-    corners = row_name is not None and row_name == columns.get("top")
-    if rows and ("frame" not in columns or row_name is None or column_name is None):
-        raise ValueError(
-            f"{path}: its first line is {','.join(columns.values())!r}; expected names of columns "
-            "with commas between them: frame, row, column"
-        )
+    place = _place_columns(path, columns, options) if rows else None
     if options.several and "sequence" not in columns and path.stem != shape.name:
         raise ValueError(
             f"{path}: no column sequence, and {shape.name} is not the only one; expected it, or a "
@@ -234,18 +240,58 @@ def _points(path, shape, options):
                 side = math.sqrt(max((as_numbers([row[columns["pixels"]]]) or [0])[0], 1))
             if "peak_score" in columns:
                 score = (as_numbers([row[columns["peak_score"]]]) or [1.0])[0]
-            sizes = [row[columns[n]] if n in columns else side for n in ("height", "width")]
-            values = as_numbers([row[columns["frame"]], row[row_name], row[column_name], *sizes])
+            sizes = [side if name is None else row[name] for name in place.sizes]
+            values = as_numbers([row[columns["frame"]], *(row[n] for n in place.names), *sizes])
             if values is None or values[0] != int(values[0]):
                 options.problems.report(where, "expected numbers, a whole one for the frame")
                 continue
             frame, y, x, height, width = values
             track = as_numbers([row[columns["id"]]]) if "id" in columns else None
             track = None if track is None else int(track[0])
-            top, left = (y, x) if corners else (y + 0.5 - height / 2, x + 0.5 - width / 2)
-            yield Label(where, int(frame), Box(0, top, left, height, width, track, score))
+            if not place.is_corner:
+                y, x = y + 0.5 - height / 2, x + 0.5 - width / 2
+            yield Label(where, int(frame), Box(0, y, x, height, width, track, score))
 
     return labels(), None
+
+
+class PlaceColumns(NamedTuple):
+    """Where a table says where targets are.
+
+    Attributes:
+        names: of the columns of row and column.
+        is_corner: whether these are a box's upper left corner; else they are its centre.
+        sizes: names of the columns of height and width; None: it has none.
+    """
+
+    names: tuple
+    is_corner: bool
+    sizes: tuple
+
+
+def _place_columns(path, columns, options):
+    """The `PlaceColumns` of a table; what mixes corners and centres is refused."""
+    first = {
+        key: next((columns[name] for name in names if name in columns), None)
+        for key, names in PLACE_NAMES.items()
+    }
+    centre, corner = (first["row"], first["column"]), (first["top"], first["left"])
+    sizes = first["height"], first["width"]
+    header = ",".join(columns.values())
+    names = centre if None not in centre else corner
+    if "frame" not in columns or None in names:
+        raise ValueError(
+            f"{path}: its first line is {header!r}; expected names of columns with commas between "
+            "them: frame, row, column (of a centre) or frame, top, left (of a box)"
+        )
+    if (sizes[0] is None) != (sizes[1] is None):
+        raise ValueError(f"{path}: its first line is {header!r}; expected height and width or none")
+    if names is centre and None not in sizes and not {"row", "column"} & set(columns):
+        options.problems.doubt(
+            f"{path}: {', '.join(centre)} are taken as the centres of boxes; if they are corners, "
+            "name them top and left"
+        )
+    return PlaceColumns(names, names is corner, sizes)
 
 
 def read_table(path):
@@ -283,7 +329,7 @@ def _coco_track(annotation):
 def _load_json(path):
     try:
         content = json.loads(path.read_text("utf-8-sig"))
-    except (UnicodeDecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
     missing = [
         key
@@ -298,6 +344,13 @@ def _load_json(path):
             lacking = [n for n in names if n not in each] if isinstance(each, dict) else ["names"]
             if lacking:
                 raise ValueError(f"{path}: number {number} of {key} has no {lacking[0]}")
+            for name in COCO_TYPES.keys() & each.keys():
+                types, expected = COCO_TYPES[name]
+                if not isinstance(each[name], types) or isinstance(each[name], bool):
+                    raise ValueError(
+                        f"{path}: number {number} of {key} has the {name} "
+                        f"{json.dumps(each[name])[:60]}; expected {expected}"
+                    )
     return content
 
 

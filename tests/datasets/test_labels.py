@@ -258,6 +258,42 @@ def test_coco_files_that_do_not_fit_are_one_line(tmp_path):
         read(path, shape=shape_of("other"), several=True)
 
 
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+@pytest.mark.parametrize("name", ["id", "image_id", "category_id", "file_name", "height", "bbox"])
+@pytest.mark.parametrize("value", [None, True, 1.5, [1], {"a": 1}, [[1], 2, 3, 4], ["x", 2, 3, 4]])
+def test_odd_types_in_a_coco_file_are_one_line(tmp_path, key, name, value):
+    content = {
+        "images": [{"id": 1, "file_name": "clip/00001.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+        "categories": [{"id": 1, "name": "drone"}],
+    }
+    if name not in content[key][0]:
+        return
+    content[key][0][name] = value
+    path = write(tmp_path / "c.json", json.dumps(content))
+    assert str(path) in complaint(path)
+
+
+def test_a_table_of_boxes_says_what_it_is_read_as(tmp_path):
+    def table(header):
+        return write(tmp_path / f"{header}.csv", f"frame,{header}\n1,10,20,9,5\n")
+
+    def found(header):
+        problems = Problems()
+        (box,) = read(table(header), problems=problems)
+        return (box.top, box.left, box.height, box.width), problems.doubts
+
+    assert found("left,top,width,height") == ((20, 10, 5, 9), [])
+    assert found("left,top,w,h") == ((20, 10, 5, 9), [])
+    assert found("column,row,width,height") == ((18, 6, 5, 9), [])
+    for header in ("x,y,w,h", "x,y,width,height"):
+        place, (doubt,) = found(header)
+        assert place == (18, 6, 5, 9) and "x are taken as the centres" in doubt
+    for header in ("left,row,width,height", "x,top,w,h"):
+        assert "row, column (of a centre) or frame, top, left" in complaint(table(header))
+    assert "expected height and width or none" in complaint(table("x,y,w,score"))
+
+
 def test_a_table_of_points_needs_its_columns_and_numbers(tmp_path):
     assert "frame, row, column" in complaint(write(tmp_path / "a.csv", "a,b\n1,2\n"))
     path = write(tmp_path / "b.csv", "frame,row,column\n1,2,\n")
