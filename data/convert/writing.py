@@ -135,7 +135,10 @@ def plan_pieces(footage, options):
         if test_names is None:  # one sequence: cut in time
             kept = len(frames) - max(round(len(frames) * options.share), 1)
             if kept < 1:
-                raise ValueError(f"{each.shape.name}: {len(frames)} frames cannot be split in two")
+                raise ValueError(
+                    f"{each.shape.name}: {len(frames)} frames, every {stride} of the file's, cannot be "
+                    "split into training and test; expected more frames, or a smaller --stride"
+                )
             parts = ("train", frames[:kept]), ("test", frames[kept:])
             pieces += [Piece(f"{names[0]}_{s}", s, each, part, speed) for s, part in parts]
         else:

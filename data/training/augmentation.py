@@ -141,7 +141,8 @@ CHANGES_HELP = (
     "movers=P (through this share of the clips without target something larger moves), waves=P "
     "(this share of the clips has waves)"
 )
-AT_MOST = {"dark": 1.0, "still": 1.0, "movers": 1.0, "waves": 1.0}  # the others may be any number
+AT_MOST = {"dark": 1.0, "still": 1.0, "movers": 1.0, "waves": 1.0}  # shares
+LARGEST = 1000  # of the others: beyond, clips are no numbers any more
 
 
 def parse_augmentation(text):
@@ -163,16 +164,15 @@ def parse_augmentation(text):
         if name in given:
             raise ValueError(f"--augment {text}: {name} is given twice; expected it once")
         kind = CHANGES[name].type
-        least, most = CHANGES[name].default if kind is int else 0, AT_MOST.get(name, math.inf)
+        least, most = CHANGES[name].default if kind is int else 0, AT_MOST.get(name, LARGEST)
         try:
             given[name] = kind(number)
-            known = least <= given[name] <= most and given[name] < math.inf
+            known = least <= given[name] <= most
         except ValueError:
             known = False
         if not known:
             what = "a whole number" if kind is int else "a number"
-            bounds = f"from {least} to {most:g}" if most < math.inf else f"of {least} or more"
-            raise ValueError(f"--augment {name}={number}: expected {what} {bounds}")
+            raise ValueError(f"--augment {name}={number}: expected {what} from {least} to {most:g}")
     return Augmentation(**given)
 
 
