@@ -136,8 +136,8 @@ def plan_pieces(footage, options):
             kept = len(frames) - max(round(len(frames) * options.share), 1)
             if kept < 1:
                 raise ValueError(
-                    f"{each.shape.name}: {len(frames)} frames at stride {stride} cannot be split into "
-                    "training and test; expected more frames, or a smaller --stride"
+                    f"{each.shape.name}: {len(frames)} frames at stride {stride} cannot be split "
+                    "in two, training and test; expected more frames, or a smaller --stride"
                 )
             parts = ("train", frames[:kept]), ("test", frames[kept:])
             pieces += [Piece(f"{names[0]}_{s}", s, each, part, speed) for s, part in parts]
