@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import test
 from data.batches import Batches
@@ -39,7 +38,15 @@ from utils.command_line import (
 )
 from utils.evaluation import add_up, validate
 from utils.launcher import job_size, relaunch
-from utils.process import StopRequest, is_launched, joined_group, ready_device, seed_everything
+from utils.memory import free_memory
+from utils.process import (
+    StopRequest,
+    is_launched,
+    joined_group,
+    progress_bar,
+    ready_device,
+    seed_everything,
+)
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
 from utils.several import OneOrMore, as_list, one_for_each
 from utils.training.compiled import compiled
@@ -220,7 +227,7 @@ def train(args, group):
 def validate_on(sequences, args, trainer, detector):
     """(mean loss, IoU) of a detector on the sequences, of which each process takes its share."""
     group = trainer.group
-    mine = bar(sequences.share(group.shard), group, "Validating")
+    mine = progress_bar(sequences.share(group.shard), group, "Validating")
     settings = args.threshold_eval, trainer.device
     results = validate(detector, fuse(detector), trainer.criterion, mine, *settings)
     losses, ious = zip(*group.gather(results), strict=True)
@@ -258,8 +265,9 @@ def open_data(args, specs, group):
             f"{len(clips)} clips an epoch do not fill one batch of {args.batch_size}; "
             "expected a smaller --batch_size or a larger --sample_rate"
         )
-    # Several processes have a node's memory together.
-    return clips, sequences if group.size > 1 else keep_decoded(sequences, args.cache)
+    if group.size > 1:  # they have a node's memory together
+        return clips, sequences
+    return clips, keep_decoded(sequences, args.cache, free_memory)
 
 
 def normalise(args, group, spec, root, training):
@@ -282,18 +290,13 @@ def open_cache(args, group, spec, root, training):
     mode = args.cache
     if mode == "auto" and group.size > 1:
         mode = "disk"  # one copy for all processes of a node
-    progress = partial(bar, group=group, title="Decoding frames", total=len(training))
+    progress = partial(progress_bar, group=group, title="Decoding frames", total=len(training))
     folder = args.cache_dir or Path(root) / ".frames"
-    build = partial(open_frames, training, spec.train_size, mode, folder, None, progress)
+    place = mode, folder, None, progress, free_memory()
+    build = partial(open_frames, training, spec.train_size, *place)
     frames = build() if group.is_first_of_node else None
     group.barrier()
     return frames or build()
-
-
-def bar(sequences, group, title, total=None):
-    """Iterates over sequences; a bar shows how far that is, where this process has the terminal."""
-    hidden = None if group.is_main else True
-    return tqdm(sequences, title, total, leave=False, disable=hidden, unit="sequence")
 
 
 def goes_on(args):

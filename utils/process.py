@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import distributed
+from tqdm import tqdm
 
 SETTLING = 0.05  # seconds
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # that a launcher sets
@@ -255,3 +256,9 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+
+
+def progress_bar(sequences, group, title, total=None):
+    """Iterates over sequences; a bar shows how far that is, where this process has the terminal."""
+    hidden = None if group.is_main else True
+    return tqdm(sequences, title, total, leave=False, disable=hidden, unit="sequence")

@@ -13,10 +13,10 @@ from pathlib import Path
 from threading import Lock
 
 from data.cache.file import CacheFile, make_cache_folder
+from data.cores import usable_cores
 from data.formats.levels import check_type
 from data.frames import FrameArrays, any_in_row, decode_window, read_window
 from data.images import read_frame, read_mask
-from data.machine import free_memory, usable_cores
 
 MODES = ("auto", "memory", "disk", "none")
 MEMORY_LIMIT = 4 << 30  # bytes that "auto" takes of the memory at most, and half of what is free
@@ -81,7 +81,9 @@ class Frames:
         return self._rows[index][start:stop]
 
 
-def open_frames(sequences, size=None, mode="none", folder=None, workers=None, progress=iter):
+def open_frames(
+    sequences, size=None, mode="none", folder=None, workers=None, progress=iter, free=None
+):
     """Decoded frames of a training set, built or found.
 
     Args:
@@ -92,6 +94,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
         folder: of the cache files.
         workers: threads that decode; None: one per usable core.
         progress: wraps the iterator over finished sequences; its length is that of `sequences`.
+        free: bytes of memory that there are to take from; None: what the system says is free.
 
     Raises:
         ValueError: an image cannot be read, or an unknown mode.
@@ -100,7 +103,7 @@ def open_frames(sequences, size=None, mode="none", folder=None, workers=None, pr
     if mode not in MODES:
         raise ValueError(f"unknown cache {mode!r}: expected one of {', '.join(MODES)}")
     if mode == "auto":
-        mode = choose_mode(estimated_bytes(sequences, size), Path(folder))
+        mode = choose_mode(estimated_bytes(sequences, size), Path(folder), free)
     if mode == "none":
         return Frames(sequences, size, mode, [])
     if mode == "disk":
@@ -204,15 +207,25 @@ def estimated_bytes(sequences, size):
     return total
 
 
-def room_in_memory():
-    """Bytes that decoded frames may take of the memory."""
-    free = free_memory()
-    return MEMORY_LIMIT if free is None else min(MEMORY_LIMIT, free // 2)
+def room_in_memory(free=None):
+    """Bytes that decoded frames may take of the memory, of which so many are free."""
+    return min(MEMORY_LIMIT, (available_memory() if free is None else free) // 2)
 
 
-def choose_mode(needed, folder):
+def available_memory():
+    """Bytes of memory that can be had without swapping, as far as the system tells."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return MEMORY_LIMIT
+
+
+def choose_mode(needed, folder, free=None):
     """The mode of "auto" for that many bytes."""
-    if needed <= room_in_memory():
+    if needed <= room_in_memory(free):
         return "memory"
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     if os.access(existing, os.W_OK) and needed * 1.1 < shutil.disk_usage(existing).free:

@@ -8,14 +8,18 @@ class Room:
     """Bytes that may still be kept, of those that are free when the first are asked for.
 
     That is after an epoch of training, which by then holds what its steps need.
+
+    Args:
+        free: callable() -> bytes that are free then, or None as in `data.cache.build`.
     """
 
-    left = None
+    def __init__(self, free):
+        self.free, self.left = free, None
 
     def take(self, size):
         """Whether that many are left; then they are taken."""
         if self.left is None:
-            self.left = room_in_memory()
+            self.left = room_in_memory(self.free())
         fits = size <= self.left
         self.left -= size if fits else 0
         return fits
@@ -58,14 +62,15 @@ class KeptSequence:
         return FrameBlock(start, *(part[start:stop] for part in parts))
 
 
-def keep_decoded(sequences, mode):
+def keep_decoded(sequences, mode, free=lambda: None):
     """`TestSequences` that are decoded once, as far as memory suffices.
 
     Args:
         sequences: `TestSequences` with masks.
         mode: of the training frames, see `data.cache.build`; kept are they for "auto" and "memory".
+        free: see `Room`.
     """
     if mode not in ("auto", "memory"):
         return sequences
-    room = Room()
+    room = Room(free)
     return TestSequences([KeptSequence(each, room) for each in sequences], sequences.remarks)

@@ -23,7 +23,7 @@ from data.convert.exports import write_mot
 from data.convert.pictures import MOST_TILES, draw_tile, write_sheet
 from data.convert.sources import BOX_FOLDER, LabelledFootage
 from data.convert.targets import central_pixels, draw_targets_of
-from data.machine import usable_cores
+from data.cores import usable_cores
 from data.record import write_record
 from data.saving import in_order, new_folder, save_image, suffix_for
 

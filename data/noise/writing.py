@@ -22,9 +22,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.cores import usable_cores
 from data.images import read_frame
 from data.lists import find_sequences, prepare
-from data.machine import usable_cores
 from data.noise.model import RECIPE, LawFit, StrongNoise, VarianceLaw
 from data.remarks import Remarks
 from data.saving import in_order, save_image

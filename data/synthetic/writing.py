@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from data.machine import usable_cores
+from data.cores import usable_cores
 from data.saving import new_folder
 from data.synthetic.plans import GENERATED, GENERATION, PRESETS, plan_sequences
 from data.synthetic.rendering import render_sequence

@@ -142,7 +142,7 @@ CHANGES_HELP = (
     "(this share of the clips has waves)"
 )
 AT_MOST = {"dark": 1.0, "still": 1.0, "movers": 1.0, "waves": 1.0}  # shares
-LARGEST = 1000  # of the others: beyond, clips are no numbers any more
+MOST_OF_OTHERS = 1000  # of the others: beyond, clips are no numbers any more
 
 
 def parse_augmentation(text):
@@ -164,7 +164,7 @@ def parse_augmentation(text):
         if name in given:
             raise ValueError(f"--augment {text}: {name} is given twice; expected it once")
         kind = CHANGES[name].type
-        least, most = CHANGES[name].default if kind is int else 0, AT_MOST.get(name, LARGEST)
+        least, most = CHANGES[name].default if kind is int else 0, AT_MOST.get(name, MOST_OF_OTHERS)
         try:
             given[name] = kind(number)
             known = least <= given[name] <= most

@@ -261,7 +261,7 @@ def test_an_unreadable_image_is_named_and_leaves_no_half_file(nudt, sequences, t
 
 def test_the_mode_follows_the_room(tmp_path, monkeypatch):
     assert choose_mode(1000, tmp_path / "absent") == "memory"
-    monkeypatch.setattr(cache, "free_memory", lambda: 1000)
+    monkeypatch.setattr(cache, "available_memory", lambda: 1000)
     assert choose_mode(1000, tmp_path / "absent") == "disk"
     assert choose_mode(1 << 60, tmp_path) == "none"
 

@@ -1,11 +1,11 @@
 """What is validated every epoch is decoded once, and reads as it would from disk."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 
-from data.cache import validation
 from data.cache.validation import Room, keep_decoded
 from data.sequences import open_test_list
 from data.specs import get_spec
@@ -40,18 +40,17 @@ def test_kept_sequences_read_as_those_on_disk(nudt, monkeypatch, mode, keeps):
     assert len(decoded) - first == (0 if keeps else frames * 3)
 
 
-def test_what_does_not_fit_is_read_from_disk_each_time(nudt, monkeypatch):
+def test_what_does_not_fit_is_read_from_disk_each_time(nudt):
     sizes = [41 * 8 * 10 * 3, 7 * 12 * 14 * 3]
     for room, fitting in ((sum(sizes), 2), (sum(sizes) - 1, 1), (sizes[1], 1), (0, 0)):
-        monkeypatch.setattr(validation, "room_in_memory", lambda room=room: room)
-        kept = list(keep_decoded(open_test_list(SPEC, nudt), "auto"))
+        free = partial(int, 2 * room)
+        kept = list(keep_decoded(open_test_list(SPEC, nudt), "auto", free))
         read_all(kept)
         assert sum(each.whole is not None for each in kept) == fitting
 
 
-def test_room_is_never_below_nothing(rng, monkeypatch):
-    room, taken = Room(), 0
-    monkeypatch.setattr(validation, "room_in_memory", lambda: 1000)
+def test_room_is_never_below_nothing(rng):
+    room, taken = Room(lambda: 2001), 0
     for size in rng.integers(1, 300, 50).tolist():
         taken += size * room.take(size)
         assert room.left == 1000 - taken >= 0
