@@ -265,9 +265,8 @@ def open_data(args, specs, group):
             f"{len(clips)} clips an epoch do not fill one batch of {args.batch_size}; "
             "expected a smaller --batch_size or a larger --sample_rate"
         )
-    if group.size > 1:  # they have a node's memory together
-        return clips, sequences
-    return clips, keep_decoded(sequences, args.cache, free_memory)
+    mode = "none" if group.size > 1 else args.cache  # several have a node's memory together
+    return clips, keep_decoded(sequences, mode, free_memory)
 
 
 def normalise(args, group, spec, root, training):
@@ -291,8 +290,7 @@ def open_cache(args, group, spec, root, training):
     if mode == "auto" and group.size > 1:
         mode = "disk"  # one copy for all processes of a node
     progress = partial(progress_bar, group=group, title="Decoding frames", total=len(training))
-    folder = args.cache_dir or Path(root) / ".frames"
-    place = mode, folder, None, progress, free_memory()
+    place = mode, args.cache_dir or Path(root) / ".frames", None, progress, free_memory()
     build = partial(open_frames, training, spec.train_size, *place)
     frames = build() if group.is_first_of_node else None
     group.barrier()
@@ -361,9 +359,8 @@ def open_run(args):
 
 def build_state(args, trainer, clips, run, checkpoint):
     """How far the training is: at its start, or where the checkpoint says."""
-    data = [[files.name, len(files)] for files in clips.sequences]
-    parts = trainer.detector, trainer.optimizer, trainer.average
-    state = TrainingState(*parts, plain(vars(args)), data)
+    parts = trainer.detector, trainer.optimizer, trainer.average, plain(vars(args))
+    state = TrainingState(*parts, [[files.name, len(files)] for files in clips.sequences])
     if checkpoint is not None:
         load_weights(trainer.detector, checkpoint, args.model, run.path)
         state.restore(checkpoint, run.path, why_unreadable(run.checkpoint("best")))
