@@ -67,7 +67,7 @@ def keep_decoded(sequences, mode, free=lambda: None):
 
     Args:
         sequences: `TestSequences` with masks.
-        mode: of the training frames, see `data.cache.build`; kept are they for "auto" and "memory".
+        mode: of the training frames, see `data.cache.build`; "auto" and "memory" keep.
         free: see `Room`.
     """
     if mode not in ("auto", "memory"):

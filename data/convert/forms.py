@@ -25,16 +25,19 @@ from data.convert.lookup import (
 
 # What the columns of a table may be called.
 PLACE_NAMES = {
-    **{"row": ("row", "y"), "column": ("column", "x"), "top": ("top",), "left": ("left",)},
-    **{"height": ("height", "h"), "width": ("width", "w")},
+    "row": ("row", "y"),
+    "column": ("column", "x"),
+    "top": ("top",),
+    "left": ("left",),
+    "height": ("height", "h"),
+    "width": ("width", "w"),
 }
-
-
 # What may stand in a COCO file: types, in words.
 COCO_TYPES = {
     **dict.fromkeys(("id", "image_id", "category_id"), ((int, str), "a number or a name")),
     **dict.fromkeys(("height", "width"), (int, "a whole number of pixels")),
-    **{"file_name": (str, "a name"), "bbox": (list, "[left, top, width, height]")},
+    "file_name": (str, "a name"),
+    "bbox": (list, "[left, top, width, height]"),
 }
 
 

@@ -83,7 +83,7 @@ class StemConv(RowConv):
         y = onednn.convolve(clip, self.kernel, self.bias, (time, 0, beside), (1, 1, 1))
         if y.device.type == "cpu":
             y = functional.batch_norm(y, *self.norm, eps=LEAST_EPS).clamp_min_(0)
-        else:  # cuDNN wants an eps
+        else:  # not tried on a GPU with so small an eps
             scale, shift = (a.view(-1, 1, 1, 1) for a in self.norm[2:])
             y = torch.addcmul(shift, y, scale).clamp_min_(0)
         return y[0].permute(2, 1, 3, 0)
