@@ -11,6 +11,7 @@ from torch import nn
 from models import build_model
 from models.blocks import STDResBlock
 from models.difference_conv import TemporalDifferenceConv3d
+from models.engine.training.few_channels import Product, widened, write_products
 from models.engine.training.maps import Pieces, PixelTiles, Volumes
 from models.engine.training.moments import ChannelMoments
 from models.engine.training.network import FastTraining
@@ -83,6 +84,23 @@ def test_moments_are_exact_over_many_positions():
     exact = rows.double().flatten(0, 1)
     torch.testing.assert_close(mean, exact.mean(0), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(variance, exact.var(0, correction=0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 640])
+@pytest.mark.parametrize("columns", [(8, 1), (16, 8), (8, 8), (3, 5), (32, 24), (8, 32)])
+def test_products_of_few_channels_are_those_of_the_formula(count, columns):
+    sizes = (count, columns[0]), (count, columns[1]), columns[1:], columns
+    x, y, bias, matrix = (torch.randn(size, dtype=torch.float64) for size in sizes)
+    product, out = Product(matrix), torch.full_like(y, torch.nan)
+    torch.testing.assert_close(product.write(x), x @ matrix)
+    torch.testing.assert_close(product.write(x, out, plus=bias), x @ matrix + bias)
+    torch.testing.assert_close(product.add(x, out), 2 * (x @ matrix) + bias)
+    for a, b in ((x, y), (y, x), (x, x)):
+        sums = a.new_full((a.shape[1], b.shape[1]), torch.nan)
+        write_products(a, b, sums)
+        torch.testing.assert_close(sums, (a[:, :, None] * b[:, None]).sum(0))
+    wide, biases = widened(y, bias)
+    torch.testing.assert_close((wide * biases).view_as(y), y * bias)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 6), (13, 9), (127, 127), (128, 128), (1, 2053)])

@@ -19,6 +19,7 @@ from tests.processes import run_alone
 from tests.training.runs import TRAINING, proceed, refused, rows, run_folder
 from utils.checkpoint import load, save, strip
 from utils.run_dir import RunDir, find_run, new_run
+from utils.training.trainer import Trainer
 
 OPTIONS = f"--model DeepPro --epoch 4 --loss HAM --ema 0.9 --flips {TRAINING} --cache disk"
 
@@ -128,6 +129,26 @@ def test_sigterm_within_an_epoch_loses_no_step(dataset, tmp_path, monkeypatch, c
     assert load(folder / "checkpoints/last_model.pth")["position"]["step"] > 0
     # Everything but the run's place is remembered.
     assert proceed(folder) == 0
+    assert_same_training(run_folder(tmp_path / "whole"), folder)
+
+
+def test_an_epoch_whose_validation_fails_is_not_trained_again(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    arguments = f"--datapath {dataset} {OPTIONS} --epoch 2 --cache memory"
+    assert call(train_script, arguments, f"--savepath {tmp_path / 'whole'}") == 0
+    steps, validate, step = [], train_script.validate, Trainer.step
+
+    def fail(*given):
+        monkeypatch.setattr(train_script, "validate", validate)
+        raise ValueError("mask 7: unreadable")
+
+    monkeypatch.setattr(train_script, "validate", fail)
+    monkeypatch.setattr(Trainer, "step", lambda *given: steps.append(given) or step(*given))
+    refused(capsys, call(train_script, arguments, f"--savepath {tmp_path / 'cut'}"), "mask 7")
+    folder, half = run_folder(tmp_path / "cut"), len(steps)
+    assert proceed(folder) == 0
+    assert len(steps) == 2 * half > 0
     assert_same_training(run_folder(tmp_path / "whole"), folder)
 
 

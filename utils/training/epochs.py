@@ -27,9 +27,10 @@ class Epochs:
         """
         for epoch in range(self.state.epoch + 1, total):
             row = self._train(epoch, total, stop)
-            if self.state.position is not None:
-                self.recorder.save_last(within_epoch=True)
+            self.recorder.save_last(within_epoch=True)  # a validation may fail
+            if row is None:
                 self.recorder.stop(stop.signal)
+            self.state.epoch, self.state.position = epoch, None
             self.recorder.save_numbered(last=epoch + 1 == total)
             row |= self._validate(epoch)
             row["best_iou"] = self.recorder.save_best(row["val_iou"])
@@ -38,16 +39,15 @@ class Epochs:
                 self.recorder.stop(stop.signal)
 
     def _train(self, epoch, total, stop):
-        """Trains an epoch, or the rest of one: its row of the history, begun."""
+        """Trains an epoch, or the rest of one: its row of the history, begun; None: interrupted."""
         self.log(f"**** Epoch {epoch + 1} ({epoch + 1}/{total}) ****")
         rate = self.schedule.rate(epoch)
         self.trainer.set_learning_rate(rate)
         self.log(f"Learning rate:{rate:f}")
         loss, iou, position = self.trainer.train_epoch(epoch, self.state.position, stop)
         self.state.position = position
-        if position is not None:
-            return {}
-        self.state.epoch = epoch
+        if loss is None:
+            return None
         self.log(f"Training mean loss: {loss:f}")
         self.log(f"Training accuracy (IoU) of prediction: {iou:f}")
         self.trainer.share_statistics()

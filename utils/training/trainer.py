@@ -110,11 +110,11 @@ class TrainerOptions:
 
 
 class EpochResult(NamedTuple):
-    """What an epoch gave: mean loss, IoU of the training pixels; or where it was interrupted."""
+    """Mean loss and IoU of an epoch's pixels, None if it was interrupted, and where it goes on."""
 
     loss: float | None
     iou: float | None
-    position: dict | None = None
+    position: dict
 
 
 class Trainer:
@@ -179,8 +179,9 @@ class Trainer:
                     f"the epoch was interrupted after step {first}, but has {steps} steps; "
                     "expected the data and the options as before"
                 )
-            losses += position["loss_sum"]
-            iou.counts += torch.tensor(position["iou_counts"], device=self.device)
+            if self.group.is_main:  # they are of all processes
+                losses += position["loss_sum"]
+                iou.counts += torch.tensor(position["iou_counts"], device=self.device)
             restore_random_states(position["random"])
         self.waited = 0.0
         with self._progress(epoch, first, steps) as bar:
@@ -201,7 +202,8 @@ class Trainer:
         self.seconds, self.steps = time.perf_counter() - self.began, steps - first
         self.group.sum(losses)
         self.group.sum(iou.counts)
-        return EpochResult(losses.item() / (steps * self.group.size), iou.iou())
+        end = position_after(steps - 1, losses, iou)
+        return EpochResult(losses.item() / (steps * self.group.size), iou.iou(), end)
 
     def step(self, batch):
         """One optimiser step: (loss, logits (B, n, H, W), mask (B, n, H, W)), on the device."""
@@ -289,7 +291,7 @@ def distributed_network(network, learns_all=True):
 
 
 def position_after(step, losses, iou):
-    """Where an epoch goes on that is interrupted after a step (0-based): for its checkpoint."""
+    """Where an epoch goes on after a step (0-based): for a checkpoint."""
     return {
         "step": step + 1,
         "loss_sum": losses.item(),

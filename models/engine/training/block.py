@@ -5,7 +5,6 @@ stays in cache. Kept for the gradients are a block's input and output and what i
 put out; the rest is computed again, and 1x1x1 convolutions never need to be: see `Mixture`.
 """
 
-import torch
 from torch.autograd import Function
 
 from models.difference_conv import kernel_of
@@ -91,9 +90,7 @@ class TwoConvolutions(Function):
         tiles, convs, norm = ctx.parts
         channels = y.shape[2]
         grads, xs, ys = (a.contiguous().unbind() for a in (grad, x, y))
-        kernels1, kernels2 = (
-            x.new_empty(tiles.pieces, len(conv.taps), *conv.taps[0].shape) for conv in convs
-        )
+        kernels1, kernels2 = (x.new_empty(tiles.pieces, *conv.shape) for conv in convs)
         (grad_x, grad_xs), (_, inner) = tiles.new(x.shape[2]), tiles.new(channels)
         sums = GradientSums(tiles, norm)
 
@@ -138,8 +135,8 @@ class BlockEnd(Function):
         shift = main.shift + beside.shift
 
         def add(i):
-            torch.addmm(shift, norm.relu(ys[i]), main.matrix, out=outs[i])
-            outs[i].addmm_(xs[i], beside.matrix).relu_()
+            main.product.write(norm.relu(ys[i]), outs[i], plus=shift)
+            beside.product.add(xs[i], outs[i]).relu_()
 
         pieces.run(add)
         found = norm, main.norm, beside.norm

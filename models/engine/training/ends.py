@@ -6,6 +6,7 @@ from torch.autograd import Function
 from models.engine.onednn import relu_gradient
 from models.engine.training.backward import differentiable_once, zero_gradients
 from models.engine.training.block import normalise
+from models.engine.training.few_channels import write_products
 from models.engine.training.maps import Volumes
 from models.engine.training.moments import (
     ChannelCovariance,
@@ -68,7 +69,7 @@ class Merge(Function):
         def leave_last(i):
             x = torch.cat(parts[i], 1)
             m = mix.relu(x)
-            torch.mm(grads[i].T, m, out=kernels[i])
+            write_products(grads[i], m, kernels[i])
             torch.sum(grads[i], 0, out=sums[i])
             products.note(i, relu_gradient(grads[i] @ last, m, out=inner[i]), x)
 

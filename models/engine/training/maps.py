@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from models.difference_conv import kernel_of
 from models.engine.precision import Arithmetic
+from models.engine.training.few_channels import Product, write_products
 from models.engine.training.moments import new_rows
 from models.engine.workers import Workers
 
@@ -102,8 +103,8 @@ class Volumes(Pieces):
         super().__init__(count // positions, positions)
 
     def cut(self, x):
-        """(B, C, T, H, W) to (pieces, N, C); a view where channels are innermost."""
-        return x.permute(0, 2, 3, 4, 1).reshape(self.pieces, self.positions, -1)
+        """(B, C, T, H, W) to (pieces, N, C), dense; a view where channels are innermost."""
+        return x.permute(0, 2, 3, 4, 1).reshape(self.pieces, self.positions, -1).contiguous()
 
     def join(self, rows):
         """The way back, a view."""
@@ -125,41 +126,41 @@ class TimeKernel:
     """
 
     def __init__(self, kernel, padding, dilation, tiles):
-        self.taps = [tap.contiguous() for tap in kernel.unbind(2)]  # (C_out, C_in)
-        shifts = [(index * dilation - padding) * tiles.pixels for index in range(len(self.taps))]
+        taps = kernel.unbind(2)  # (C_out, C_in)
+        self.shape = len(taps), *taps[0].shape
+        self.forwards = [Product(tap.T) for tap in taps]
+        self.backwards = [Product(tap) for tap in taps]
+        shifts = [(index * dilation - padding) * tiles.pixels for index in range(len(taps))]
         # What is not shifted is first: it writes, the others add.
         order = sorted(range(len(shifts)), key=lambda index: abs(shifts[index]))
         self.order = [(index, shifts[index]) for index in order]
 
     def convolve(self, x, out):
         """Writes the convolution of x (N, C_in) to `out` (N, C_out)."""
-        if self.order[0][1] != 0:
-            out.zero_()
-        for index, shift in self.order:
-            if shift == 0:
-                torch.mm(x, self.taps[index].T, out=out)
-            else:
-                to, of = shifted_slices(len(x), shift)
-                out[to].addmm_(x[of], self.taps[index].T)
+        return self.add_up(self.forwards, x, out, 1)
 
     def gradient(self, grad, out=None):
         """The gradient for the input (N, C_in), from that for the output."""
-        out = grad.new_empty(len(grad), self.taps[0].shape[1]) if out is None else out
+        out = grad.new_empty(len(grad), self.shape[2]) if out is None else out
+        return self.add_up(self.backwards, grad, out, -1)
+
+    def add_up(self, products, x, out, sign):
+        """Writes the sum of the taps' products of x, each moved, to `out`."""
         if self.order[0][1] != 0:
             out.zero_()
         for index, shift in self.order:
             if shift == 0:
-                torch.mm(grad, self.taps[index], out=out)
+                products[index].write(x, out)
             else:
-                of, to = shifted_slices(len(grad), shift)
-                out[to].addmm_(grad[of], self.taps[index])
+                to, of = shifted_slices(len(x), sign * shift)
+                products[index].add(x[of], out[to])
         return out
 
     def note_gradient(self, grad, x, out):
         """Writes the gradient for the kernel to `out` (K, C_out, C_in)."""
         for index, shift in self.order:
             to, of = shifted_slices(len(x), shift)
-            torch.mm(grad[to].T, x[of], out=out[index])
+            write_products(grad[to], x[of], out[index])
 
     @staticmethod
     def joined(kernels):

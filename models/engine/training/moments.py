@@ -6,6 +6,8 @@ float32, of distances from a mean, while it is in cache, and joined in float64.
 
 import torch
 
+from models.engine.training.few_channels import Product, widened, write_products
+
 
 def new_rows(*shape):
     return torch.empty(shape, dtype=torch.float32, device="cpu")
@@ -19,6 +21,12 @@ def pivot(mean, variance):
     return mean.float() if (mean.square() > 9 * variance).any() else None
 
 
+def centred(rows, mean):
+    """Rows (N, C) less a mean (C,)."""
+    wide, means = widened(rows, mean)
+    return wide.sub(means).view(rows.shape)
+
+
 class ChannelMoments:
     """Mean and biased variance of every channel of a map, noted piece by piece."""
 
@@ -30,7 +38,7 @@ class ChannelMoments:
         """Takes the moments of a piece (N, C)."""
         mean, variance = self.parts[piece]
         torch.mean(rows, 0, out=mean)
-        torch.mean(rows.sub(mean).square_(), 0, out=variance)
+        torch.mean(centred(rows, mean).square_(), 0, out=variance)
 
     def note_all(self, rows):
         """Takes the moments of a whole map (pieces, N, C)."""
@@ -54,8 +62,8 @@ class ChannelCovariance:
     def note(self, piece, rows):
         """Takes the products of a piece (N, C)."""
         torch.mean(rows, 0, out=self.means[piece])
-        centred = rows.sub(self.means[piece])
-        torch.mm(centred.T, centred, out=self.products[piece])
+        distances = centred(rows, self.means[piece])
+        write_products(distances, distances, self.products[piece])
 
     def join(self):
         """(means (C,), covariances (C, C)), float64."""
@@ -83,7 +91,7 @@ class Normalisation:
 
     def relu(self, y, out=None):
         """relu(BatchNorm(y)) of rows (N, C)."""
-        return torch.addcmul(self.shift, y, self.scale, out=out).relu_()
+        return scaled(y, self.scale, self.shift, out).relu_()
 
     def gradients(self, sums):
         """What backward needs, from sums over the gradient g for the output.
@@ -104,10 +112,18 @@ class Normalisation:
         slope = slope.float()
 
         def gradient(grad, y, out=None):
-            slopes = torch.addcmul(constant, y, slope)
-            return torch.addcmul(slopes, grad, self.scale, out=out)
+            return scaled(grad, self.scale, scaled(y, slope, constant), out)
 
         return (of_weight.float(), of_bias.float()), gradient
+
+
+def scaled(rows, scale, plus, out=None):
+    """plus + scale rows, of rows (N, C), scale (C,), `plus` (C,) or (N, C)."""
+    out = torch.empty_like(rows) if out is None else out
+    wide, scale = widened(rows, scale)
+    plus = plus.view(wide.shape) if plus.dim() == 2 else widened(rows, plus)[1]
+    torch.addcmul(plus, wide, scale, out=out.view(wide.shape))
+    return out
 
 
 class GradientSums:
@@ -126,7 +142,7 @@ class GradientSums:
         """Takes the sums of a piece (N, C)."""
         sums, products = self.parts[piece]
         torch.sum(grad, 0, out=sums)
-        of_y = y * grad if self.pivot is None else y.sub(self.pivot).mul_(grad)
+        of_y = y * grad if self.pivot is None else centred(y, self.pivot).mul_(grad)
         torch.sum(of_y, 0, out=products)
 
     def join(self):
@@ -152,12 +168,12 @@ class Mixture:
         mean, variance = self.kernel @ mean, ((self.kernel @ covariance) * self.kernel).sum(1)
         self.norm = Normalisation(mean, variance, norm_weight, norm_bias, eps, count)
         self.scale = norm_weight.double() * self.norm.per_deviation
-        self.matrix = (self.scale[:, None] * self.kernel).T.float().contiguous()
+        self.product = Product((self.scale[:, None] * self.kernel).T.float())
         self.shift = self.norm.shift
 
     def relu(self, r, out=None):
         """Its output after a ReLU, of rows (N, C_in)."""
-        return torch.addmm(self.shift, r, self.matrix, out=out).relu_()
+        return self.product.write(r, out, plus=self.shift).relu_()
 
     def gradients(self, products):
         """What backward needs.
@@ -175,15 +191,16 @@ class Mixture:
         of_kernel = scale[:, None] * (products - per_unit[:, None] * (kernel @ self.covariance))
         slope = scale * per_unit / count
         constant = (slope * self.norm.mean - scale * sums / count) @ kernel
-        parts = scale[:, None] * kernel, -(kernel.T * slope) @ kernel, constant
+        linear = scale[:, None] * kernel, -(kernel.T * slope) @ kernel
         learned = of_kernel, of_weight, sums
-        return tuple(a.float() for a in learned), tuple(a.float().contiguous() for a in parts)
+        parts = *(Product(matrix.float()) for matrix in linear), constant.float()
+        return tuple(a.float() for a in learned), parts
 
     @staticmethod
     def gradient(parts, grad, r, out=None):
         """The gradient for the input r, from that for the output: linear in both."""
         of_grad, of_input, constant = parts
-        return torch.addmm(constant, grad, of_grad, out=out).addmm_(r, of_input)
+        return of_input.add(r, of_grad.write(grad, out, plus=constant))
 
 
 class GradientProducts:
@@ -203,7 +220,8 @@ class GradientProducts:
     def note(self, piece, grad, r):
         """Takes the products of a piece, (N, C_out) with (N, C_in)."""
         torch.sum(grad, 0, out=self.sums[piece])
-        torch.mm(grad.T, r if self.pivot is None else r - self.pivot, out=self.products[piece])
+        r = r if self.pivot is None else centred(r, self.pivot)
+        write_products(grad, r, self.products[piece])
 
     def join(self):
         """(sums of g (C_out,), of products of g and r - mean (C_out, C_in)), float64."""
