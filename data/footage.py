@@ -1,13 +1,14 @@
 """Own footage: frames from folders, TIFF, GIF, arrays and video, with or without masks."""
 
 import os
+import re
 from functools import partial
 from pathlib import Path
 
-from data.formats.arrays import ARRAY_SUFFIXES, open_arrays
+from data.formats.arrays import ARRAY_SUFFIXES, is_one_frame, open_arrays
 from data.formats.pages import PAGE_SUFFIXES, Pages
 from data.formats.video import VIDEO_SUFFIXES, VideoFrames
-from data.frames import ImageFiles
+from data.frames import ArrayFiles, ImageFiles
 from data.images import read_frame, read_mask
 from data.pairing import first_names, is_image, left_out, list_images, pair, printable, visible
 from data.remarks import Remarks
@@ -17,8 +18,8 @@ FRAME_FOLDERS = ("images", "img", "frames", "imgs")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "gt")
 CENTROID_FOLDERS = ("masks_centroid", "centroids")
 FORMS = (
-    "a folder of images, a folder of such folders, a multi-page TIFF, a GIF, a .npy or .npz array "
-    "(T, H, W), or a video"
+    "a folder of images or of .npy frames (H, W), a folder of such folders, a multi-page TIFF, a "
+    "GIF, a .npy or .npz array (T, H, W), or a video"
 )
 DEPTH = 4  # folders below each other in which frames are looked for, for a message
 
@@ -81,6 +82,13 @@ class Finder:
             raise ValueError(
                 f"{path}: {labels[0].name} but no frames beside it in a folder; expected images/"
             )
+        names = [sequence.name for sequence in sequences]
+        labels = [name for name in names if _names_labels(name, names)]
+        if labels:
+            raise ValueError(
+                f"{path}: {labels[0]} is named as the masks of another sequence; expected folders "
+                "images/ and masks/ for each, or a .npz of frames and masks"
+            )
         rest = left_out(child for child, sequence in found if sequence is None)
         if sequences and rest:
             self.remarks.make("ignored", f"{path}: {first_names(rest)} ignored, without frames")
@@ -107,6 +115,12 @@ class Finder:
                     "ignored", f"{path}: {first_names(rest)} beside {named_so.name}/ ignored"
                 )
             return self._images(named_so, path, _name_of(path))
+        arrays = [child for child in children if child.suffix.lower() == ".npy"]
+        if len(arrays) > 1 and all(map(is_one_frame, arrays)):
+            rest = left_out(child for child in children if child not in arrays)
+            if rest:
+                self.remarks.make("ignored", f"{path}: {first_names(rest)} ignored beside arrays")
+            return self._make(_name_of(path), ArrayFiles(arrays), (None, None))
         images = [child for child in children if is_image(child)]
         if images and _has_pages(images[0]):
             _expect_stacks(path, images)
@@ -169,6 +183,13 @@ def _only(folder, children, names):
 def _is_for_labels(path):
     name = path.name if path.is_dir() else path.stem
     return name.casefold() in MASK_FOLDERS + CENTROID_FOLDERS
+
+
+def _names_labels(name, names):
+    """Whether a sequence has the name of another one of these with a word for labels behind it."""
+    words = "|".join(MASK_FOLDERS + CENTROID_FOLDERS)
+    found = re.fullmatch(rf"(.+?)[ _.-]*(?:{words})", name.casefold())
+    return found is not None and found[1] in (other.casefold() for other in names)
 
 
 def _is_sequence(path):

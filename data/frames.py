@@ -3,6 +3,7 @@
 import numpy as np
 
 from data import images
+from data.formats.arrays import read_one_frame
 from data.formats.levels import check_size, check_type
 from data.images import resize, resize_mask
 
@@ -58,6 +59,17 @@ class ImageFiles:
             check_type(pixels.dtype, path, stacked.dtype, self.paths[start])
             stacked[index] = pixels
         return np.empty((0, 0, 0), np.uint8) if stacked is None else stacked
+
+
+class ArrayFiles(ImageFiles):
+    """Frames of a sequence, one a `.npy` file (H, W)."""
+
+    def __init__(self, paths):
+        super().__init__(paths, read_one_frame)
+
+    def size(self):
+        """(height, width) of the first frame."""
+        return self.read_one(self.paths[0]).shape
 
 
 class FrameArrays:

@@ -15,6 +15,7 @@ from data.formats.levels import check_colours, check_labels, check_numbers, grey
 from data.formats.library import LibraryPages
 
 READ_BYTES = 1 << 18  # asked of a file at first: more than most images have
+LOSSY_LEAST = 160  # that a target's brightest pixel has where levels are inexact
 LOSSY_TARGET = 128  # level of a mask's pixel that belongs to a target, where levels are inexact
 
 
@@ -64,7 +65,7 @@ def read_labels(path, remarks=None):
         content = _read_file(path)
         picture = _picture(path, content)
         labels = picture if picture.ndim == 2 else _labels_of(picture)
-        if _is_lossy(content):
+        if _is_lossy(content, path):
             labels = _exact_labels(labels)
             if remarks is not None:
                 remarks.make(
@@ -117,6 +118,8 @@ def resize_mask(pixels, size=None):
 def _picture(path, content=None):
     """All channels of the one picture in a file: (H, W), or (H, W, C), see `LibraryPages`."""
     content = _read_file(path) if content is None else content
+    if png.is_animated(content):
+        raise ValueError("an animated PNG, where one frame is expected: save it as a GIF")
     pixels = png.decode_grey(content)
     if pixels is not None:
         return pixels
@@ -148,14 +151,19 @@ def _labels_of(picture):
     return np.where(alpha > 0, colours, 0)
 
 
-def _is_lossy(content):
-    """Whether a file's levels are not exactly those that were saved: JPEG, or WebP like it."""
-    return content.startswith(b"\xff\xd8\xff") or content[8:16] == b"WEBPVP8 "
+def _is_lossy(content, path):
+    """Whether a file's levels are not exactly those that were saved: JPEG and what is like it."""
+    if content.startswith(b"\xff\xd8\xff") or content[8:16] == b"WEBPVP8 ":
+        return True
+    if tiff.is_tiff(content):
+        return tiff.is_lossy(path)
+    coding = content.find(b"\xff\x52", content.find(b"\xff\x4f\xff\x51"))
+    return path.suffix.lower() in (".jp2", ".j2k") and content[coding + 13] == 0  # 9-7 wavelet
 
 
 def _exact_labels(labels):
     brightest = int(labels.max())
-    if 0 < brightest < LOSSY_TARGET:
+    if 0 < brightest < LOSSY_LEAST:
         raise ValueError(f"its levels are inexact, the highest is {brightest}: save masks as PNG")
     return np.where(labels >= LOSSY_TARGET, np.uint8(255), np.uint8(0))
 

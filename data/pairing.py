@@ -5,6 +5,7 @@ One lister and one pairing for labelled data sets and own footage. Nothing is op
 
 import os
 import re
+from decimal import Decimal
 
 IMAGE_SUFFIXES = {
     *(".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".webp", ".jp2", ".j2k"),
@@ -49,7 +50,7 @@ def list_images(folder, remarks):
     rest = left_out(path for path in paths if not is_image(path))
     if images and rest:
         remarks.make("ignored", f"{folder}: {first_names(rest)} ignored, which are no images")
-    check_names(folder, images)
+    check_names(folder, images, remarks)
     return images
 
 
@@ -58,12 +59,12 @@ def left_out(paths):
     return [path for path in paths if path.suffix.lower() not in TEXT_SUFFIXES or path.is_dir()]
 
 
-def check_names(folder, images):
-    """Refuses images of one folder that are not the frames of one sequence.
+def check_names(folder, images, remarks):
+    """Refuses images of one folder that are not the frames of one sequence; doubts are told.
 
     Raises:
-        ValueError: two images differ in their suffix alone, or there are two kinds of names with
-            the same numbers, as 001_image.png and 001_mask.png.
+        ValueError: two images differ in their suffix alone or in noughts before a number, or there
+            are two kinds of names with the same numbers, as 001_image.png and 001_mask.png.
     """
     stems, kinds = {}, {}
     for path in images:
@@ -73,7 +74,13 @@ def check_names(folder, images):
                 f"{folder}: {other.name} and {path.name} have one name; expected one file a frame"
             )
         kind = re.sub(r"\d+", "#", path.stem.casefold())
-        kinds.setdefault(kind, {})[tuple(map(int, re.findall(r"\d+", path.stem)))] = path
+        numbers = tuple(map(int, re.findall(r"\d+", path.stem)))
+        other = kinds.setdefault(kind, {}).setdefault(numbers, path)
+        if other is not path:
+            raise ValueError(
+                f"{folder}: {other.name} and {path.name} have the same number; expected one file a "
+                "frame"
+            )
     first, *others = kinds.values() if kinds else ({},)
     for other in others:
         shared = first.keys() & other.keys() - {()}
@@ -84,12 +91,52 @@ def check_names(folder, images):
                 "expected the frames of one sequence, and masks in a folder of their own"
             )
         first = first | other
+    _doubt_names(folder, images, list(kinds.values()), remarks)
+
+
+def _doubt_names(folder, images, kinds, remarks):
+    """Remarks on a few images that are named unlike most, and on numbers that begin again.
+
+    Args:
+        kinds: for each kind of names {numbers in the name: path}.
+    """
+    most = max(kinds, key=len, default={})
+    odd = [path for kind in kinds if kind is not most for path in kind.values()]
+    if odd and (4 * len(odd) <= len(most) or len(kinds) <= 3):
+        remarks.make(
+            "odd names",
+            f"{folder}: {first_names(odd)} not named as the {len(most)} others, such as "
+            f"{next(iter(most.values())).name}; read as frames of the sequence",
+        )
+    numbers = last_numbers(images) if len(kinds) == 1 else []
+    starts = [i for i in range(1, len(numbers)) if numbers[i] <= numbers[i - 1]]
+    if starts and all(numbers[i] == numbers[0] for i in starts):
+        again = starts[0]
+        remarks.make(
+            "numbers again",
+            f"{folder}: {images[again].name} follows {images[again - 1].name}, so numbers begin "
+            f"again; all {len(images)} images are read as one sequence",
+        )
+    steps = [b - a for a, b in zip(numbers, numbers[1:], strict=False)]
+    usual = min(steps, default=0)
+    counted = {len(found or ()) for found in changing_numbers(images)} == {1}
+    often = usual == 1 or 2 * steps.count(usual) >= len(steps)  # else they are times
+    if counted and 0 < 2 * usual <= max(steps) and often:
+        gap = next(index for index, step in enumerate(steps) if step >= 2 * usual)
+        remarks.make(
+            "gap",
+            f"{folder}: {images[gap + 1].name} follows {images[gap].name}; frames are taken as "
+            "consecutive, though numbers are missing",
+        )
 
 
 def natural_order(path):
-    """A sorting key by which text and numbers of a name compare in turn: frame2 before frame10."""
-    parts = re.split(r"(\d+)", path.name.casefold())
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
+    """A sorting key by which text and numbers of a name compare in turn: frame2 before frame10.
+
+    Nine digits and more before a point are seconds, of which the digits behind are fractions.
+    """
+    parts = re.split(r"(\d{9,}\.\d+|\d+)", path.name.casefold())
+    return [Decimal(part) if index % 2 else part for index, part in enumerate(parts)], path.name
 
 
 def frame_numbers(paths):

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from data.convert.boxes import Problems
 from data.convert.exports import EXPORTERS
-from data.convert.forms import LABEL_FORMS, LabelOptions
+from data.convert.forms import LabelOptions
+from data.convert.labels import LABEL_FORMS
 from data.convert.sources import export_labels, open_labelled
 from data.convert.writing import DatasetOptions, describe_record, refuse_full, write_converted
 

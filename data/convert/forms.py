@@ -1,17 +1,14 @@
-"""The forms of labels, each read line by line: MOTChallenge, YOLO, COCO, tables of points.
+"""The forms of labels, each read line by line: MOTChallenge, YOLO, COCO.
 
 A reader takes (path, shape, options) as `data.convert.labels.read_boxes` does and gives
 (iterator of `Label`, the number of the first frame in this form; None: the frames' own numbers;
 `data.convert.lookup.BY_NAME`: the labels' frames are indices).
 """
 
-import csv
 import json
-import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 from data.convert.boxes import Box, Problems
 from data.convert.lookup import (
@@ -23,15 +20,6 @@ from data.convert.lookup import (
     text_files,
 )
 
-# What the columns of a table may be called.
-PLACE_NAMES = {
-    "row": ("row", "y"),
-    "column": ("column", "x"),
-    "top": ("top",),
-    "left": ("left",),
-    "height": ("height", "h"),
-    "width": ("width", "w"),
-}
 # What may stand in a COCO file: types, in words.
 COCO_TYPES = {
     **dict.fromkeys(("id", "image_id", "category_id"), ((int, str), "a number or a name")),
@@ -78,7 +66,7 @@ class Label:
     box: Box
 
 
-def _mot(path, shape, options):
+def read_mot(path, shape, options):
     """MOTChallenge: `frame,id,left,top,width,height[,confidence[,class[,...]]]`, all from 1.
 
     Lines with confidence 0 are not to be considered, as the form has it.
@@ -92,15 +80,19 @@ def _mot(path, shape, options):
             if len(words) > 1 and not words[1].strip():
                 words[1] = "-1"  # no id
             values = as_numbers(words)
-            if values is None or len(values) < 6 or values[0] != int(values[0]):
+            if values is None or not 6 <= len(values) <= 10 or values[0] != int(values[0]):
                 expected = "frame,id,left,top,width,height"
                 options.problems.report(where, f"{line[:60]!r}; expected {expected}")
                 continue
+            if len(values) == 10 and -1 not in values[7:]:
+                options.problems.doubt(
+                    f"{path}: ten numbers a line; if their decimals have commas, give points"
+                )
             frame, track, left, top, width, height, confidence, category = (
                 *values[:8],
                 *(1.0, -1.0)[len(values[:8]) - 6 :],
             )
-            if confidence == 0 or not _wanted(options, f"{category:g}"):
+            if confidence == 0 or not is_wanted(options, f"{category:g}"):
                 continue
             track = int(track) if track >= 0 else None
             top, left = top - options.first_pixel, left - options.first_pixel
@@ -109,7 +101,7 @@ def _mot(path, shape, options):
     return labels(), 1
 
 
-def _yolo(path, shape, options):
+def read_yolo(path, shape, options):
     """YOLO: a file for each frame, `class centre_x centre_y width height`, shares of the frame.
 
     A frame without a file has no target. Files are named as the frames; for frames without files
@@ -143,7 +135,7 @@ def _yolo(path, shape, options):
                     options.problems.report(where, "expected shares of the frame, from 0 to 1")
                     continue
                 name = names[int(category)] if names else None
-                if _wanted(options, f"{category:g}", name):
+                if is_wanted(options, f"{category:g}", name):
                     box = Box(0, (y - h / 2) * height, (x - w / 2) * width, h * height, w * width)
                     yield Label(where, key, box)
 
@@ -157,7 +149,7 @@ def _is_yolo_box(values):
     return len(values) < 7 or values[6] == int(values[6])
 
 
-def _coco(path, shape, options):
+def read_coco(path, shape, options):
     """COCO: one JSON file, `bbox` as [left, top, width, height] from 0.
 
     Images are found by name, and, where there are several sequences, by a folder of the sequence's
@@ -203,7 +195,7 @@ def _coco(path, shape, options):
                 options.problems.report(where, f"category {each.get('category_id')} is unknown")
             elif len(bbox := as_numbers(each.get("bbox") or ()) or ()) != 4:
                 options.problems.report(where, "expected a bbox [left, top, width, height]")
-            elif _wanted(options, str(each["category_id"]), categories[each["category_id"]]):
+            elif is_wanted(options, str(each["category_id"]), categories[each["category_id"]]):
                 left, top, width, height = bbox
                 box = Box(0, top, left, height, width, _coco_track(each))
                 yield Label(where, frames[each["image_id"]], box)
@@ -211,105 +203,8 @@ def _coco(path, shape, options):
     return labels(), first
 
 
-def _points(path, shape, options):
-    """A table of points: columns `frame`, `row` and `column` (or `y` and `x`), from 0.
-
-    Of several sequences, a column `sequence` tells which, or each has a file. Columns `id`,
-    `height` and `width` (or `h` and `w`) and `class` are read where they are there. So are `pixels`
-    and `peak_score`, the square of a target's side and its score: detections.csv is such a table.
-    In place of a row and a column, which are of a centre, there may be `top` and `left` of a box.
-    """
-    path = own_file(path, shape, ".csv", (), options.several, alone=True)
-    columns, rows = read_table(path)
-    place = _place_columns(path, columns, options) if rows else None
-    if options.several and "sequence" not in columns and path.stem != shape.name:
-        raise ValueError(
-            f"{path}: no column sequence, and {shape.name} is not the only one; expected it, or a "
-            "file for each"
-        )
-    kind = next((columns[name] for name in ("class", "category", "label") if name in columns), None)
-    if options.classes and rows and kind is None:
-        raise ValueError(f"{path}: --classes, but it has no column class")
-
-    def labels():
-        for number, row in enumerate(rows, 2):
-            where = f"{path}, line {number}"
-            if "sequence" in columns and row[columns["sequence"]] != shape.name:
-                continue
-            if kind is not None and not _wanted(options, str(row[kind]).strip()):
-                continue
-            side, score = options.point_size, 1.0
-            if "pixels" in columns:
-                side = math.sqrt(max((as_numbers([row[columns["pixels"]]]) or [0])[0], 1))
-            if "peak_score" in columns:
-                score = (as_numbers([row[columns["peak_score"]]]) or [1.0])[0]
-            sizes = [side if name is None else row[name] for name in place.sizes]
-            values = as_numbers([row[columns["frame"]], *(row[n] for n in place.names), *sizes])
-            if values is None or values[0] != int(values[0]):
-                options.problems.report(where, "expected numbers, a whole one for the frame")
-                continue
-            frame, y, x, height, width = values
-            track = as_numbers([row[columns["id"]]]) if "id" in columns else None
-            track = None if track is None else int(track[0])
-            if not place.is_corner:
-                y, x = y + 0.5 - height / 2, x + 0.5 - width / 2
-            yield Label(where, int(frame), Box(0, y, x, height, width, track, score))
-
-    return labels(), None
-
-
-class PlaceColumns(NamedTuple):
-    """Where a table says where targets are.
-
-    Attributes:
-        names: of the columns of row and column.
-        is_corner: whether these are a box's upper left corner; else they are its centre.
-        sizes: names of the columns of height and width; None: it has none.
-    """
-
-    names: tuple
-    is_corner: bool
-    sizes: tuple
-
-
-def _place_columns(path, columns, options):
-    """The `PlaceColumns` of a table; what mixes corners and centres is refused."""
-    first = {
-        key: next((columns[name] for name in names if name in columns), None)
-        for key, names in PLACE_NAMES.items()
-    }
-    centre, corner = (first["row"], first["column"]), (first["top"], first["left"])
-    sizes = first["height"], first["width"]
-    header = ",".join(columns.values())
-    names = centre if None not in centre else corner
-    if "frame" not in columns or None in names:
-        raise ValueError(
-            f"{path}: its first line is {header!r}; expected names of columns with commas between "
-            "them: frame, row, column (of a centre) or frame, top, left (of a box)"
-        )
-    if (sizes[0] is None) != (sizes[1] is None):
-        raise ValueError(f"{path}: its first line is {header!r}; expected height and width or none")
-    if names is centre and None not in sizes and not {"row", "column"} & set(columns):
-        options.problems.doubt(
-            f"{path}: {', '.join(centre)} are taken as the centres of boxes; if they are corners, "
-            "name them top and left"
-        )
-    return PlaceColumns(names, names is corner, sizes)
-
-
-def read_table(path):
-    """({name of a column in lower case: as it stands}, rows as dicts) of a file of labels."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        try:
-            rows = list(reader)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: cannot be read as a table ({error})") from error
-    names = reader.fieldnames or ()
-    return {name.strip().lower(): name for name in names if name}, rows
-
-
-def _wanted(options, *names):
+def is_wanted(options, *names):
+    """Whether a target whose category has these names is one of the `classes` asked for."""
     return not options.classes or any(name in options.classes for name in names)
 
 
@@ -355,6 +250,3 @@ def _load_json(path):
                         f"{json.dumps(each[name])[:60]}; expected {expected}"
                     )
     return content
-
-
-LABEL_FORMS = {"mot": _mot, "yolo": _yolo, "coco": _coco, "points": _points}

@@ -1,16 +1,20 @@
 """Labels in the forms that annotation tools write: MOTChallenge, YOLO, COCO, tables of points.
 
 A form's own way of counting frames and pixels is turned into that of `Box` here, at the edge; see
-`data.convert.forms`.
+`data.convert.forms` and `data.convert.tables`.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 from data.convert.boxes import accept
-from data.convert.forms import LABEL_FORMS
+from data.convert.forms import read_coco, read_mot, read_yolo
 from data.convert.lookup import BY_NAME
+from data.convert.tables import read_points
 from data.pairing import is_image
+
+LABEL_FORMS = {"mot": read_mot, "yolo": read_yolo, "coco": read_coco, "points": read_points}
+FEW_LABELS = 3  # of which fewer say nothing about their unit
 
 
 def read_boxes(path, kind, shape, options):
@@ -31,13 +35,16 @@ def read_boxes(path, kind, shape, options):
     """
     labels, first = LABEL_FORMS[kind](Path(path), shape, options)
     labels = list(labels)
+    _check_units(labels, shape, path, options.problems)
     first = _first_frame(labels, first, shape, path, kind, options)
     numbers = shape.numbers if first is None else range(first, first + shape.count)
     places = {number: index for index, number in enumerate(numbers)}
     boxes, seen = [], set()
+    everywhere = [label.frame for label in labels if label.frame is not None]
     for label in labels:
         if label.frame not in places:
-            options.problems.report(label.where, _wrong_frame(label.frame, numbers, shape))
+            message = _wrong_frame(label.frame, numbers, shape, everywhere)
+            options.problems.report(label.where, message)
             continue
         box = replace(label.box, frame=places[label.frame])
         box = accept(box, label.where, shape, options.problems)
@@ -70,15 +77,16 @@ def _first_frame(labels, usual, shape, path, kind, options):
     if asked not in (None, "auto"):
         return asked
     numbers = {label.frame for label in labels if label.frame is not None}
-    own = set(shape.numbers)
     fits = [
         first
         for first in (None, 1, 0, 2)
-        if numbers and numbers <= (own if first is None else set(range(first, first + shape.count)))
+        if numbers and numbers <= set(_numbers_from(first, shape))
     ]
-    if usual is None and (asked is None or None in fits):
+    if None in fits and (usual is None or _are_own(numbers, usual, fits, shape, path, options)):
         return None
     counted = [first for first in fits if first is not None]
+    if usual is None and asked is None:
+        return None
     chosen = usual if asked is None or not counted else counted[0]
     if kind in ("yolo", "coco") and chosen == 1 and 0 in fits:  # no name says where they begin
         options.problems.doubt(
@@ -88,14 +96,64 @@ def _first_frame(labels, usual, shape, path, kind, options):
     return chosen
 
 
-def _wrong_frame(number, numbers, shape):
+def _numbers_from(first, shape):
+    """The numbers of all frames if the first one is `first`; None: their own."""
+    return shape.numbers if first is None else range(first, first + shape.count)
+
+
+def _are_own(numbers, usual, fits, shape, path, options):
+    """Whether labels that fit the frames' own numbers mean these, rather than count from `usual`.
+
+    Where both are possible they do if the first or last of them has a label, which is told.
+    """
+    own = shape.numbers
+    if usual not in fits or tuple(_numbers_from(usual, shape)) == tuple(own):
+        return usual not in fits
+    chosen = own[0] == min(numbers) or own[-1] == max(numbers)
+    numbered = f"as the files are, {own[0]} to {own[-1]}"
+    taken, other = (numbered, f"from {usual}") if chosen else (f"from {usual}", numbered)
+    options.problems.doubt(
+        f"{path}: labels of frames {min(numbers)} to {max(numbers)} of {shape.name} are taken as "
+        f"numbered {taken}; if they are numbered {other}, give --first_frame "
+        f"{usual if chosen else own[0]}"
+    )
+    return chosen
+
+
+def _check_units(labels, shape, path, problems):
+    """Looks at positions that all labels of a sequence have alike.
+
+    Raises:
+        ValueError: they are shares of the frame.
+    """
+    boxes = [label.box for label in labels]
+    places = [value for box in boxes for value in box.centre]
+    fractions = any(value % 0.5 for value in places)
+    if fractions and all(-0.5 <= value <= 1 for value in places):
+        raise ValueError(
+            f"{path}: all targets of {shape.name} lie within its first pixels, as shares of the "
+            "frame would; expected pixels (or YOLO files, which have shares)"
+        )
+    if len(boxes) >= FEW_LABELS and all(
+        box.width > box.left > 0 and box.height > box.top > 0 for box in boxes
+    ):
+        problems.doubt(
+            f"{path}: every box of {shape.name} is larger than its upper left corner is far from "
+            "the frame's; are widths and heights positions of the other corner?"
+        )
+
+
+def _wrong_frame(number, numbers, shape, all_numbers):
     if number is None:
         return f"it is of a frame that {shape.name} does not have"
     low, high = numbers[0], numbers[-1]
     message = f"frame {number}, but {shape.name} has {shape.count} frames, {low} to {high}"
-    for edge, first in ((low - 1, low - 1), (high + 1, low + 1)):
-        if number == edge:
-            message += f": do the labels count from {first}? Then give --first_frame {first}"
+    first, last = min(all_numbers), max(all_numbers)
+    for shifted in (low - 1, low + 1):
+        if shifted <= first and last < shifted + shape.count:
+            return (
+                f"{message}: do the labels count from {shifted}? Then give --first_frame {shifted}"
+            )
     return message
 
 

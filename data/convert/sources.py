@@ -6,8 +6,9 @@ from pathlib import Path
 
 from data.convert.boxes import SequenceShape, boxes_of_masks
 from data.convert.exports import write_exports
-from data.convert.forms import LabelOptions, read_table
+from data.convert.forms import LabelOptions
 from data.convert.labels import guess_form, read_boxes
+from data.convert.tables import read_table
 from data.footage import open_footage
 from data.frames import ImageFiles
 from data.images import read_mask
@@ -65,7 +66,7 @@ def open_labelled(source, labels, form, options):
     Args:
         source: as for `data.footage.open_footage`.
         labels: path of the labels; None: the masks that are beside the footage.
-        form: a key of `data.convert.forms.LABEL_FORMS`, "masks", or None: as the files look.
+        form: a key of `data.convert.labels.LABEL_FORMS`, "masks", or None: as the files look.
         options: `LabelOptions`.
 
     Returns:
@@ -149,7 +150,7 @@ def _find_masks(folder, shape, several):
 def _open(path):
     """The sequences at a path; that labels beside them are no frames goes without saying."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
+        warnings.filterwarnings("ignore", r".* ignored", DataWarning)
         return list(open_footage(None, path))
 
 

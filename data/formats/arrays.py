@@ -3,6 +3,7 @@
 import numpy as np
 
 from data.formats.levels import check_colours, check_labels, grey_levels
+from data.remarks import Remarks
 
 ARRAY_SUFFIXES = {".npy", ".npz"}
 FRAME_NAMES = ("frames", "images", "imgs", "img")
@@ -115,6 +116,19 @@ def open_arrays(path, remarks):
         None if label is None else ArrayMasks(path, _stacked(path, label, "masks"), remarks)
         for label in (masks, centroids)
     )
+
+
+def is_one_frame(path):
+    """Whether a `.npy` file holds a single frame (H, W)."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).ndim == 2
+    except (ValueError, OSError, EOFError):
+        return False  # reading it will tell
+
+
+def read_one_frame(path):
+    """The frame (H, W) of a `.npy` file for which `is_one_frame`."""
+    return open_arrays(path, Remarks())[0].read(0, 1)[0]
 
 
 def _array_named(path, arrays, names):

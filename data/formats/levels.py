@@ -68,7 +68,17 @@ def check_colours(picture, path, remarks):
 
 
 def check_labels(labels, place, remarks):
-    """Remarks on what a mask holds (H, W), where it looks like something else."""
+    """Remarks on what a mask holds (H, W), where it looks like something else.
+
+    Raises:
+        ValueError: it holds what is neither background, 0, nor above it.
+    """
+    if labels.dtype.kind in "if" and not (labels >= 0).all():
+        odd = labels[~(labels >= 0)]
+        raise ValueError(
+            f"{place}: a mask with {odd.size} pixels of {odd.flat[0]:g}; expected 0 where there is "
+            "no target and more where there is one"
+        )
     rows = (labels.view(bool) if labels.dtype == np.uint8 else labels > 0).any(axis=1)
     if not rows.any():
         return

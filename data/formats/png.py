@@ -37,6 +37,11 @@ def decode_grey(content):
     return None if lines is None else _unfilter(lines[:, 0], lines[:, 1:])
 
 
+def is_animated(content):
+    """Whether it is a PNG of several pictures, of which others than the first would be lost."""
+    return content.startswith(_START) and b"acTL" in content[: content.find(b"IDAT")]
+
+
 def is_deep_colour(content):
     """Whether it is a PNG of 16-bit colour, or of 16-bit grey with transparency."""
     return content.startswith(_START) and content[24] == 16 and content[25] in (2, 4, 6)

@@ -18,8 +18,10 @@ from data.formats.library import picture_of
 
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE = 0, 1, 2, 3
 UNPACKED, DEFLATED = 1, (8, 32946)  # compressions
+LOSSY = (6, 7, 33003, 33005, 34712, 34892, 50001)  # JPEG, JPEG 2000 and WebP, as they may be
 REDUCED, MASK = 1, 4  # bits of the tag that says what a page is for
 ORIENTATION = 274  # the tag
+STACK_AXES = {"T": "frames", "Z": "slices", "C": "channels"}  # of stacks, as ImageJ calls them, too
 # What undoes each orientation: transpose, then the axes to flip.
 _TURNS = {
     1: (False, ()),
@@ -37,6 +39,12 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is rai
 def is_tiff(content):
     """Whether a file that begins so is a TIFF."""
     return content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_lossy(path):
+    """Whether the first page of a TIFF is compressed in a way that changes levels."""
+    with tifffile.TiffFile(path) as file:
+        return int(file.pages[0].compression) in LOSSY
 
 
 class TiffPages:
@@ -81,6 +89,7 @@ class TiffPages:
                 f"one page of {first.samplesperpixel} planes, which may be that many frames or one "
                 "colour picture; save a page for each frame, or the colours of a pixel together"
             )
+        self._check_axes()
         self.no_data = _no_data(first)
         self.joined = None  # (N, H, W), mapped, where one directory stands for all frames
         self.count = len(self.pages)
@@ -90,6 +99,22 @@ class TiffPages:
                 raise ValueError(f"{self.count} frames, but its description promises {promised}")
             self.joined = self._join(first, promised)
             self.count = promised
+
+    def _check_axes(self):
+        """Refuses frames, slices and channels beside each other; one of them alone are frames."""
+        if self.file.is_imagej:
+            found = self.file.imagej_metadata or {}
+            sizes = {axis: int(found.get(name, 1)) for axis, name in STACK_AXES.items()}
+        elif self.file.is_ome:
+            with tifffile.TiffFile(self.path) as file:
+                axes = file.series[0]
+                sizes = dict(zip(axes.axes, axes.shape, strict=True))
+        else:
+            return
+        axes = [axis for axis in "TZC" if sizes.get(axis, 1) > 1]
+        if len(axes) > 1:
+            told = ", ".join(f"{sizes[axis]} {STACK_AXES[axis]}" for axis in axes)
+            raise ValueError(f"{told}; save the frames of one slice and channel")
 
     def _promised(self, first):
         """How many frames the file's own description speaks of; 0: it has none."""

@@ -12,6 +12,7 @@ VIDEO_SUFFIXES = {
 }
 DECODER = "pip install av"
 MICROSECONDS = 1_000_000  # a second, in a container's length
+RARE = 0.05  # share of steps in time, up to which longer ones are gaps
 SOUND_SECONDS = 1.0  # that sound may go on after the last picture
 
 
@@ -97,7 +98,7 @@ class VideoFrames:
                 f"{self.path}: no decoder for videos is installed; install one with `{DECODER}`, "
                 "or give the frames as images"
             ) from error
-        count, promise = 0, None
+        count, promise, times = 0, None, []
         try:
             with av.open(str(self.path), format=self.form) as video:
                 if not video.streams.video:
@@ -107,10 +108,10 @@ class VideoFrames:
                         self._look_at(frame)
                         self._look_at_streams(video.streams.video)
                     count += 1
-                    seen = count, frame.time
+                    times.append(frame.time)
                     yield frame
                 if count:
-                    promise = broken_promise(video, *seen)
+                    promise = broken_promise(video, count, times[-1])
         except Exception as error:  # a decoder may meet damage with any
             raise ValueError(
                 f"{self.path}: cannot be read as a video after {count} frames ({error})"
@@ -119,6 +120,9 @@ class VideoFrames:
             raise ValueError(f"{self.path}: a video without frames")
         if promise is not None:
             self.remarks.make("short video", f"{self.path}: {promise}")
+        odd = uneven_times(times)
+        if odd is not None:
+            self.remarks.make("uneven video", f"{self.path}: {odd}")
 
     def _look_at_streams(self, streams):
         """Remarks on pictures that are not read; a cover, which has one, is none of them."""
@@ -177,6 +181,31 @@ def broken_promise(video, count, time):
     if whole - seen <= slack:
         return None
     return f"{count} frames of {seen:.2f} seconds, but its header promises {whole:.2f}"
+
+
+def uneven_times(times):
+    """How the frames of a video do not come at one rate, in words, or None.
+
+    Args:
+        times: seconds at which each begins; None: not known.
+    """
+    if None in times or len(times) < 3:
+        return None
+    steps = np.diff(times)
+    usual = float(np.percentile(steps, 25))
+    jumps = np.flatnonzero(steps > 1.75 * usual)
+    if usual <= 0 or not len(jumps):
+        return None
+    if len(jumps) > RARE * len(steps):
+        return (
+            f"frames come after {steps.min():.3f} to {steps.max():.3f} seconds, not at one rate; "
+            "speeds and labels by time are off"
+        )
+    lost = round(float((steps[jumps] / usual - 1).sum()))
+    return (
+        f"about {lost} frames are missing, the first after frame {jumps[0] + 1}; labels that count "
+        "them belong to other frames"
+    )
 
 
 def _has_colours(frame):

@@ -1,5 +1,6 @@
 """Frames of a pipe or of a running video, one by one, as grey levels."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,17 @@ from data.formats.video import DECODER, VideoFrames
 
 PIPE = "-"
 CAMERAS = "v4l2"  # what the decoder calls the devices of Linux
+# How streams begin that are no bare pixels.
+SIGNATURES = {
+    "y4m": rb"YUV4MPEG2 ",
+    "PNG": rb"\x89PNG\r\n",
+    "JPEG": rb"\xff\xd8\xff[\xdb\xe0\xe1\xee]",
+    "AVI": rb"RIFF....AVI ",
+    "MP4": rb"....ftyp",
+    "Matroska": rb"\x1aE\xdf\xa3",
+    "GIF": rb"GIF8[79]a",
+    "PGM or PPM": rb"P[56]\s+\d+\s+\d+\s+\d+\s",
+}
 LEVELS = {8: np.dtype("u1"), 16: np.dtype("<u2")}  # by bits of a pixel
 
 
@@ -41,6 +53,8 @@ class RawFrames:
         whole = self.size[0] * self.size[1] * self.dtype.itemsize
         count = 0
         while len(data := self.source.read(whole)) == whole:
+            if not count:
+                self._check_begin(data)
             yield np.frombuffer(data, self.dtype).reshape(self.size)
             count += 1
         if not count:
@@ -55,6 +69,15 @@ class RawFrames:
                 f"{self.title}: {len(data)} bytes after frame {count}, of which one takes {whole}, "
                 "are left out; if it was not cut short, --size or --bits is another",
             )
+
+    def _check_begin(self, data):
+        """Refuses what begins as a file does, whose pixels are somewhere behind."""
+        for form, begin in SIGNATURES.items():
+            if re.match(begin, data[:64], re.DOTALL):
+                raise ValueError(
+                    f"{self.title}: a stream of the form {form}; expected bare pixels, as of "
+                    "`ffmpeg -f rawvideo -pix_fmt gray` (gray16le with --bits 16)"
+                )
 
 
 class RunningVideo:

@@ -113,6 +113,28 @@ def test_a_folder_of_sequences_gives_each_by_name_with_masks_where_there_are(tmp
     np.testing.assert_array_equal(whole(sequences[1]).centroids, frames == 250)
 
 
+def test_a_folder_of_arrays_of_a_frame_each_is_one_sequence(tmp_path, frames):
+    for number, frame in enumerate(frames, 1):
+        np.save(tmp_path / f"f{number}.npy", frame)
+    (sequence,) = open_all(tmp_path)
+    np.testing.assert_array_equal(whole(sequence).frames, frames)
+    assert sequence.file_names[8] == "f9.npy"
+    np.save(tmp_path / "f3.npy", frames[2].T)
+    with pytest.raises(ValueError, match="f3.npy: 21x19 pixels, but .*f1.npy has 19x21"):
+        whole(sequence)
+
+
+def test_masks_beside_their_footage_are_no_footage(tmp_path, frames):
+    np.save(tmp_path / "clip1.npy", frames)
+    np.save(tmp_path / "clip1_masks.npy", frames > 100)
+    with pytest.raises(ValueError, match="clip1_masks is named as the masks of another sequence"):
+        open_all(tmp_path)
+    write_folder(tmp_path / "folders" / "clip", frames)
+    write_folder(tmp_path / "folders" / "clip_mask", frames)
+    with pytest.raises(ValueError, match="clip_mask is named as the masks"):
+        open_all(tmp_path / "folders")
+
+
 def test_a_constant_frame_is_not_divided_by_zero(tmp_path):
     np.save(tmp_path / "flat.npy", np.full((1, 4, 5), 7, np.uint8))
     (sequence,) = open_all(tmp_path / "flat.npy")

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -354,3 +355,39 @@ def test_good_images_are_read_without_a_word(tmp_path):
             warnings.simplefilter("error")
             if name != "film.gif":
                 assert read_frame(tmp_path / name).shape == (9, 11)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([1] * 30 + [7] + [1] * 20, "about 6 frames are missing, the first after frame 31"),
+        ([1, 3] * 25, "frames come after 0.040 to 0.120 seconds, not at one rate"),
+        ([1] * 50, None),
+    ],
+)
+def test_frames_that_are_missing_in_a_video_are_said(tmp_path, steps, words):
+    av = pytest.importorskip("av")
+    path, time = tmp_path / "x.mkv", 0
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 24, 18, "gray"
+        for step in [0, *steps]:
+            time += step
+            picture = av.VideoFrame.from_ndarray(np.full((18, 24), 9, np.uint8), "gray")
+            picture.pts, picture.time_base = time, Fraction(1, 25)
+            video.mux(stream.encode(picture))
+        video.mux(stream.encode())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert len(read_all(path)) == len(steps) + 1
+    assert len(said) == (words is not None)
+    assert words is None or words in str(said[0].message)
+
+
+@pytest.mark.parametrize(("axes", "words"), [("TCYX", "6 frames, 2 channels"), ("TZYX", "slices")])
+def test_stacks_of_two_kinds_are_refused(tmp_path, axes, words):
+    levels = (LEVELS // 256).astype(np.uint8)[:12].reshape(6, 2, 16, 24)
+    for name, kind in (("a.tif", "imagej"), ("a.ome.tif", "ome")):
+        tifffile.imwrite(tmp_path / name, levels, metadata={"axes": axes}, **{kind: True})
+        with pytest.raises(ValueError, match=words):
+            read_all(tmp_path / name)

@@ -11,6 +11,7 @@ from PIL import Image
 from data import images as images_module
 from data.formats import png
 from data.images import read_frame, read_mask, resize_mask
+from data.remarks import Remarks
 from tests.builders import random_sequence, write_image
 
 
@@ -167,3 +168,36 @@ def test_an_unreadable_image_is_named(nudt, content):
         read_frame(path)
     with pytest.raises(ValueError, match="00002.png: cannot be read as a mask"):
         read_mask(path)
+
+
+def test_an_animated_png_is_no_frame(tmp_path, rng):
+    pages = [Image.fromarray(rng.integers(0, 9, (6, 7), dtype=np.uint8)) for _ in range(3)]
+    pages[0].save(tmp_path / "a.png", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match="an animated PNG"):
+        read_frame(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("level", [-1, np.nan])
+def test_a_mask_is_0_or_more(tmp_path, level):
+    mask = np.zeros((6, 7), np.float32)
+    mask[2, 3] = level
+    write_image(tmp_path / "m.tif", mask)
+    with pytest.raises(ValueError, match=f"a mask with 1 pixels of {level:g}"):
+        read_mask(tmp_path / "m.tif", remarks=Remarks())
+
+
+def test_masks_saved_with_loss_are_those_that_were_saved(tmp_path):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:23, 30:34] = 255
+    for suffix, options in (
+        ("jpg", {"quality": 75}),
+        ("tif", {"compression": "jpeg"}),
+        ("jp2", {"irreversible": True, "quality_layers": [8], "quality_mode": "rates"}),
+        ("j2k", {"irreversible": False}),
+    ):
+        path = tmp_path / f"m.{suffix}"
+        Image.fromarray(mask).save(path, **options)
+        np.testing.assert_array_equal(read_mask(path), mask > 0, suffix)
+    Image.fromarray(mask // 2).save(tmp_path / "half.jpg")
+    with pytest.raises(ValueError, match="inexact, the highest is 1"):
+        read_mask(tmp_path / "half.jpg")

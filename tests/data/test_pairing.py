@@ -174,3 +174,38 @@ def test_a_clean_folder_is_listed_without_a_word(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         listed(touch(tmp_path / "s", ["00001.png", "00002.png", ".DS_Store"]))
+        listed(touch(tmp_path / "every fifth", [f"{n}.png" for n in range(0, 50, 5)]))
+        listed(touch(tmp_path / "milliseconds", [f"t{n}.png" for n in (0, 33, 66, 100, 133, 166)]))
+        listed(touch(tmp_path / "clock", [f"12-{m}-{s}.png" for m in (7, 8) for s in (3, 33)][1:]))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            [*(f"f{n:03d}.png" for n in range(1, 8)), "average.png"],
+            "average.png not named as the 7 others, such as f001.png",
+        ),
+        ([*(f"f{n}.png" for n in range(1, 6)), "f4 (1).png"], r"f4 \(1\).png not named as the 5"),
+        (["a1.png", "a2.png", "b3.png", "b4.png"], "b3.png, b4.png not named as the 2 others"),
+        (
+            [f"cam{c}_{n:02d}.png" for c in (1, 2) for n in range(1, 6)],
+            "cam2_01.png follows cam1_05.png, so numbers begin again; all 10",
+        ),
+        (["f1.png", "f2.png", "f4.png"], "f4.png follows f2.png; frames are taken as consecutive"),
+    ],
+)
+def test_names_that_may_not_be_those_of_one_sequence_are_told(tmp_path, names, words):
+    with pytest.warns(DataWarning, match=words):
+        assert len(listed(touch(tmp_path / "s", names))) == len(names)
+
+
+def test_a_number_with_and_without_noughts_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="f01.png and f1.png have the same number"):
+        listed(touch(tmp_path / "s", ["f1.png", "f01.png", "f2.png"]))
+
+
+def test_times_are_in_the_order_of_time(tmp_path):
+    times = [1690000000 + n / 30 for n in range(40)]
+    names = [f"{float(f'{time:.3f}')}.png" for time in times]
+    assert [path.name for path in listed(touch(tmp_path / "s", names[::-1]))] == names

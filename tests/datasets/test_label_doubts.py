@@ -5,6 +5,7 @@ import pytest
 
 from data.convert.boxes import Box, Problems, link
 from data.convert.targets import draw_targets_of
+from data.remarks import DataWarning
 from tests.builders import write_image
 from tests.datasets.test_convert import convert, refusal, scene
 from tests.datasets.test_labels import complaint, read, shape_of, write, write_coco
@@ -212,3 +213,74 @@ def test_masks_do_not_depend_on_the_scale_of_grey_levels(scale, rng):
         expected = draw_targets_of(frame, [box])
         scaled = draw_targets_of((frame * scale).astype(np.float32), [box])
         assert np.array_equal(expected[0], scaled[0]) and expected[2] == scaled[2] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["frame,row,column\n1,47,5,50,5\n", "frame,row,column\n7,1,47.5,50.5\n"]
+)
+def test_a_line_of_more_cells_than_names_is_refused(text, tmp_path):
+    assert "line 2: " in (message := complaint(write(tmp_path / "a.csv", text)))
+    assert "cells, but the first line names 3" in message
+    path = write(tmp_path / "b.csv", "frame,row,column\n1,47,50,\n")
+    assert read(path)[0].centre == (47, 50)
+    assert read(write(tmp_path / "empty.csv", "")) == []
+
+
+def test_decimals_with_commas_in_a_mot_file_are_doubted(tmp_path):
+    problems = Problems()
+    read(write(tmp_path / "clip.txt", "1,1,44,5,43,5,15,5,11,5\n"), problems=problems)
+    assert "if their decimals have commas" in problems.doubts[0]
+    assert "expected frame,id" in complaint(write(tmp_path / "b.txt", "1,1,4,5,3,5,5,5,1,5,1\n"))
+
+
+def test_a_point_outside_the_frame_is_no_target(tmp_path):
+    path = write(tmp_path / "a.csv", "frame,row,column\n1,-1,-1\n2,95.4,127.4\n")
+    assert "line 2: row -1, column -1 lies outside the frame" in complaint(path)
+    problems = Problems(skip=True)
+    assert len(read(path, problems=problems)) == 1 == len(problems.found)
+
+
+def test_shares_of_the_frame_are_no_pixels(tmp_path):
+    path = write(tmp_path / "a.csv", "frame,x,y\n1,0.526,0.494\n2,0.53,0.49\n")
+    assert "as shares of the frame would" in complaint(path)
+    coco = write_coco(tmp_path / "c.json", [{"image_id": 1, "bbox": [0.4, 0.5, 0.05, 0.04]}])
+    assert "as shares of the frame would" in complaint(coco)
+
+
+def test_positions_of_both_corners_are_no_sizes(tmp_path):
+    lines = "".join(f"{n},1,{20 + n},30,{29 + n},35\n" for n in range(1, 6))
+    problems = Problems()
+    read(write(tmp_path / "clip.txt", lines), problems=problems)
+    assert any("positions of the other corner?" in doubt for doubt in problems.doubts)
+    for lines in ("1,1,20,30,9,5\n2,1,20,30,9,5\n3,1,20,30,9,5\n", "1,1,5,5,9,9\n"):
+        problems = Problems()
+        read(write(tmp_path / "clip.txt", lines), problems=problems)
+        assert not problems.doubts
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected", "doubtful"),
+    [
+        (10, 39, 0, False),  # fits no other numbering
+        (10, 20, 0, True),
+        (12, 20, 11, True),
+        (1, 9, 0, False),
+    ],
+)
+def test_labels_numbered_as_the_files_are_told_from_those_from_1(
+    first, last, expected, doubtful, tmp_path
+):
+    shape = shape_of(count=30, numbers=range(10, 40), file_names=None)
+    lines = "".join(f"{n},1,20,20,5,5\n" for n in range(first, last + 1))
+    problems = Problems()
+    boxes = read(write(tmp_path / "clip.txt", lines), shape=shape, problems=problems)
+    assert boxes[0].frame == expected and bool(problems.doubts) == doubtful
+    assert all("give --first_frame" in doubt for doubt in problems.doubts)
+
+
+def test_what_is_doubtful_about_footage_is_told_in_converting_it(tmp_path):
+    np.save(tmp_path / "turned.npy", np.arange(40 * 50 * 10, dtype=np.uint16).reshape(40, 50, 10))
+    write(tmp_path / "turned.csv", "frame,row,column\n1,5,5\n")
+    words = f"{tmp_path / 'turned.npy'} --labels {tmp_path / 'turned.csv'}"
+    with pytest.warns(DataWarning, match="arrays are read as .frames, height, width"):
+        convert(*words.split(), "--output", tmp_path / "out")

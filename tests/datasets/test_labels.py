@@ -146,7 +146,7 @@ def test_boxes_are_cut_at_the_border_of_the_frame(tmp_path):
             "0,1,20,20,5,5,1",
             "frame 0, but clip has 30 frames, 1 to 30: do the labels count from 0?",
         ),
-        ("31,1,20,20,5,5,1", "1 to 30: do the labels count from 2? Then give --first_frame 2"),
+        ("31,1,20,20,5,5,1", "frame 31, but clip has 30 frames, 1 to 30;"),
         ("95,1,20,20,5,5,1", "frame 95, but clip has 30 frames, 1 to 30"),
         ("2,1,20", "line 2: '2,1,20'; expected frame,id,left,top,width,height"),
         ("2,1,nan,20,5,5,1", "line 2: '2,1,nan,20,5,5,1'; expected"),
@@ -159,7 +159,13 @@ def test_a_bad_mot_label_is_one_line_or_left_out(line, expected, tmp_path):
     assert expected in message and str(path) in message and "--skip_bad" in message
     problems = Problems(skip=True)
     assert len(read(path, problems=problems)) == 1
-    assert len(problems.found) == 1 and expected in problems.found[0]
+    assert len(problems.found) == 1 and expected.rstrip(";") in problems.found[0]
+
+
+def test_another_first_frame_is_proposed_where_all_labels_fit(tmp_path):
+    lines = "".join(f"{n},1,20,20,5,5,1\n" for n in range(2, 32))
+    message = complaint(write(tmp_path / "clip.txt", lines))
+    assert "1 to 30: do the labels count from 2? Then give --first_frame 2" in message
 
 
 def test_labels_that_count_from_0_or_2_can_be_read(tmp_path):
@@ -294,6 +300,12 @@ def test_a_table_of_boxes_says_what_it_is_read_as(tmp_path):
     assert found("left,top,width,height") == ((20, 10, 5, 9), [])
     assert found("left,top,w,h") == ((20, 10, 5, 9), [])
     assert found("column,row,width,height") == ((18, 6, 5, 9), [])
+    for header in ("left,top,right,bottom", "xmin,ymin,xmax,ymax", "x1,y1,x2,y2", "x,y,x2,y2"):
+        path = write(tmp_path / "corners.csv", f"frame,{header}\n1,10,20,19,25\n")
+        (box,) = read(path)
+        assert (box.top, box.left, box.height, box.width) == (20, 10, 5, 9), header
+    place, (doubt,) = found("x,y,box_w,box_h")
+    assert place == (18.5 + 0.5, 8.5 + 0.5, 3, 3) and "columns box_w, box_h are not read" in doubt
     for header in ("x,y,w,h", "x,y,width,height"):
         place, (doubt,) = found(header)
         assert place == (18, 6, 5, 9) and "x are taken as the centres" in doubt
