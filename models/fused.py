@@ -23,7 +23,7 @@ from models.folding import fold
 ENGINES = (CudaNetwork, PackedTemporalNetwork, TemporalNetwork, RowNetwork)
 
 
-def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_tf32=False):
+def fuse(model, precision="fp32", memory=None, *, force_precision=False):
     """An evaluation copy of a detector: many times faster, in a fraction of the memory.
 
     Same call: clip (B, 1, T, H, W) on the model's device to logits (B, n, H, W) float32, for any
@@ -41,13 +41,11 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_t
         memory: bytes for everything beside the clip and its logits, or a string as "1GiB"; None
             chooses for the device.
         force_precision: compute in `precision` also where the device only emulates it.
-        allow_tf32: on CUDA, let fp32 products round their factors to 10 bits, except in kernels of
-            `models.engine.cuda`, which never do.
 
     Raises:
         ValueError: unknown precision, no size of memory, or `stages` that are refused; in a call, a
-            clip that the model refuses, frames too large for a GPU's kernels, or a budget that does
-            not hold one band of it, with the smallest that does.
+            clip that the model refuses or that holds NaN or infinity, frames too large for a GPU's
+            kernels, or a budget that does not hold one band of it, with the smallest that does.
     """
     memory = parse_memory(memory)
     engines = []
@@ -61,7 +59,7 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_t
         engines = [engine for engine in engines if engine.computes_in(arithmetic)]
     if engines:
         engine = engines[0]
-        return FusedDetector(folded, engine, arithmetic, memory, allow_tf32)
+        return FusedDetector(folded, engine, arithmetic, memory)
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if precision != "fp32" or memory is not None:
@@ -70,7 +68,7 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False, allow_t
             "a memory budget",
             stacklevel=2,
         )
-    return UnfusedDetector(model, allow_tf32)
+    return UnfusedDetector(model)
 
 
 def run_as_trained(model, precision="fp32", memory=None):
@@ -83,21 +81,30 @@ def run_as_trained(model, precision="fp32", memory=None):
 class EvaluationCopy(nn.Module):
     """What an engine gives: makes the promises of its model, and cannot be trained."""
 
-    def __init__(self, model, allow_tf32):
+    def __init__(self, model):
         super().__init__()
         for promise in PROMISES:
             setattr(self, promise, getattr(model, promise))
-        self.allow_tf32 = allow_tf32
 
     def train(self, mode=True):
         if mode:
             raise RuntimeError("a fused detector is for evaluation only")
         return super().train(mode)
 
+    @staticmethod
+    def refuse_non_numbers(clip):
+        """Refuses a clip that holds NaN or infinity: libraries' ReLUs turn these into scores.
+
+        Raises:
+            ValueError: it does.
+        """
+        if not torch.isfinite(clip).all():
+            raise ValueError("a clip with NaN or infinity: expected numbers; scores would not tell")
+
     @contextmanager
     def evaluation(self, device):
         """Float32 stays what it is, whatever the caller has torch do; nothing is kept."""
-        rounding = tf32(self.allow_tf32) if device.type == "cuda" else nullcontext()
+        rounding = without_tf32() if device.type == "cuda" else nullcontext()
         with torch.no_grad(), torch.autocast(device.type, enabled=False), rounding:
             yield
 
@@ -105,8 +112,8 @@ class EvaluationCopy(nn.Module):
 class UnfusedDetector(EvaluationCopy):
     """A detector as it was trained, in float32."""
 
-    def __init__(self, model, allow_tf32=False):
-        super().__init__(model, allow_tf32)
+    def __init__(self, model):
+        super().__init__(model)
         self.network = copy.deepcopy(model).float().eval().requires_grad_(False)
 
     def forward(self, *inputs):
@@ -131,8 +138,8 @@ class FusedDetector(EvaluationCopy):
         memory: the budget in bytes, or None.
     """
 
-    def __init__(self, folded, engine, arithmetic, memory, allow_tf32):
-        super().__init__(folded, allow_tf32)
+    def __init__(self, folded, engine, arithmetic, memory):
+        super().__init__(folded)
         self.check_clip = folded.check_clip
         self.arithmetic, self.memory = arithmetic, memory
         # Chosen once: later, memory of this engine's own would count as taken.
@@ -145,6 +152,7 @@ class FusedDetector(EvaluationCopy):
 
     def forward(self, clip):
         self.check_clip(clip)
+        self.refuse_non_numbers(clip)
         # Scratch lives on between calls, so it must not be made of inference tensors.
         with torch.inference_mode(False), self.evaluation(clip.device), self.runs.taken() as run:
             return self._detect(clip, *run)
@@ -195,12 +203,12 @@ class FusedDetector(EvaluationCopy):
 
 
 @contextmanager
-def tf32(allowed):
-    """Whether products and convolutions in float32 may use TF32 on CUDA, for a while."""
+def without_tf32():
+    """Keeps products and convolutions in float32 on CUDA from using TF32, for a while."""
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
-        backend.allow_tf32 = allowed
+        backend.allow_tf32 = False
     try:
         yield
     finally:

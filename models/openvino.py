@@ -75,7 +75,7 @@ class OpenVINODetector(EvaluationCopy):
     """
 
     def __init__(self, model, budget):
-        super().__init__(model, allow_tf32=False)
+        super().__init__(model)
         self.budget = budget
         # Not a submodule: a copy in half precision or on another device is not foreseen.
         self.folded = (fold(model, torch.float32),)
@@ -103,11 +103,8 @@ class OpenVINODetector(EvaluationCopy):
     def forward(self, clip):
         folded = self.folded[0]
         folded.check_clip(clip)
+        self.refuse_non_numbers(clip)
         batch, _, frames, height, width = clip.shape
-        if not torch.isfinite(clip).all():
-            raise ValueError(
-                "a clip with NaN or infinity: expected numbers; its scores would not tell"
-            )
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
         with self.evaluation(clip.device), self.lock:
             for top, bottom in self.plan(height, width):

@@ -184,8 +184,6 @@ class PackedTemporalNetwork(TiledNetwork):
         for level, out in zip(self.levels, map_tiles, strict=True):
             if out is not None:
                 level.run(x, *size, out)
-                if not torch.isfinite(clip.sum()):  # oneDNN's ReLU takes NaN for 0
-                    out.add_(0 * clip.sum(0))
 
     def run_level(self, level, pooled, out, scratch):
         x = pooled.permute(0, 2, 3, 1)

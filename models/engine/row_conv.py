@@ -66,7 +66,7 @@ class StemConv(RowConv):
     """The folded `Stem`, which subtracts sums of nearly equal numbers: rounded as when trained.
 
     The kernel's spatial taps sum to zero, so they are added up time by time; scale and shift are
-    applied as the norm that they were. What is no number stays so: oneDNN's ReLU would make it 0.
+    applied as the norm that they were.
     """
 
     def __init__(self, stem, arithmetic):

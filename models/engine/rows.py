@@ -78,6 +78,9 @@ class RowQueue:
 class Segment:
     """What is between two cuts: `append` and `write` take rows, `run` computes what they allow.
 
+    Subclasses give `ready`, how many rows of output the input allows, and `run_piece(piece,
+    scratch)`, which computes a range of them and hands them on.
+
     Attributes:
         after: the segments that get its rows.
         lag: rows by which its output is behind its input.
@@ -129,10 +132,6 @@ class Segment:
     def pieces(self, rows, step):
         """Ranges of rows of output, one for a task, of about `step` rows each."""
         return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
-
-    def run_piece(self, piece, scratch):
-        """Computes rows of output and hands them on."""
-        raise NotImplementedError
 
     def make_room(self, rows):
         for segment in self.after:

@@ -50,7 +50,13 @@ class TiledLevel:
 class TiledNetwork:
     """The stem and the levels of a detector, of `TiledLevel`.
 
-    Subclasses give `take_pooled`, `run_stem` and `run_level`.
+    Subclasses give
+
+        take_pooled(frames, height, width, scratch): memory for the stem's output, pooled, in an
+            engine's own layout of (..., height, width);
+        run_stem(clip, pooled, map_tiles, scratch): a tile (T, R, W) of the stem, to its place in
+            that memory, and of the levels of full size, to theirs in the maps, None for others;
+        run_level(level, pooled, out, scratch): a tile of a level that begins pooled.
 
     Attributes:
         band_multiple: bands have a multiple of this many rows, but for the last.
@@ -131,25 +137,6 @@ class TiledNetwork:
         ]
         workers.run(run_level, tasks)
         return [out if out.numel() else None for out in maps]
-
-    def take_pooled(self, frames, height, width, scratch):
-        """Memory for the stem's output, pooled: an engine's own layout of (..., height, width)."""
-        raise NotImplementedError
-
-    def run_stem(self, clip, pooled, map_tiles, scratch):
-        """A tile of the stem and of the levels of full size.
-
-        Args:
-            clip: (T, R, W) intensities.
-            pooled: the tile's place in what `take_pooled` gave, to be written.
-            map_tiles: by level its place in the map, to be written; None for levels that begin
-                pooled.
-        """
-        raise NotImplementedError
-
-    def run_level(self, level, pooled, out, scratch):
-        """A tile of a level that begins pooled, to `out`, its place in the map."""
-        raise NotImplementedError
 
 
 def tiles(height, width, pixels, multiple):

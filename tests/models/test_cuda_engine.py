@@ -34,7 +34,7 @@ def largest_error(name, frames, height, width, rows, tile, dtype):
         expected = model.double()(clip.double())
     engine = type("Banded", (CudaNetwork,), {"band_pixels": rows * width, "tile_pixels": 32})
     arithmetic = Arithmetic(getattr(torch, dtype), torch.device("cpu"))
-    fast = FusedDetector(fold(model, torch.float64), engine, arithmetic, None, False)
+    fast = FusedDetector(fold(model, torch.float64), engine, arithmetic, None)
     assert fast.plan(height, width)[0] == rows
     return float((fast(clip) - expected).abs().max()), float(expected.std())
 
@@ -100,7 +100,7 @@ def test_on_a_gpu_logits_are_those_of_float64(name, precision, largest):
 
 @needs_gpu
 @pytest.mark.parametrize("name", STAGED)
-def test_on_a_gpu_neither_bands_nor_numbers_that_are_none_change_other_clips(name):
+def test_on_a_gpu_bands_change_nothing(name):
     model = perturbed(name, build_model(name).seqlen).cuda()
     clip = torch.randn(2, 1, model.seqlen, 101, 60, device="cuda")
     whole = fuse(model)
@@ -109,6 +109,3 @@ def test_on_a_gpu_neither_bands_nor_numbers_that_are_none_change_other_clips(nam
     assert banded.plan(101, 60)[0] < 101
     logits = whole(clip)
     torch.testing.assert_close(banded(clip), logits, rtol=1e-5, atol=1e-5)
-    clip[1, 0, 3, 50, 30] = float("nan")
-    assert whole(clip)[1].isnan().any()
-    torch.testing.assert_close(whole(clip)[0], logits[0], rtol=1e-5, atol=1e-5)

@@ -137,14 +137,6 @@ def test_packed_layers_take_the_smallest_clips(size):
 
 
 @needs_packed
-def test_packed_layers_do_not_hide_what_is_no_number():
-    clip = torch.randn(1, 1, 5, 20, 24)
-    clip[0, 0, 2, 7, 9] = torch.nan
-    logits = fuse(PERTURBED["DeepPro"], "bf16", force_precision=True)(clip)
-    assert logits[0, :, 7, 9].isnan().all() and not logits[0, :, 15:].isnan().any()
-
-
-@needs_packed
 @pytest.mark.parametrize("seqlen", [1, 2, 5, 40])
 def test_packed_layers_round_no_more_than_products_in_the_same_type(seqlen, monkeypatch):
     model = perturbed("DeepPro", seqlen)

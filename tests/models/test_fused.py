@@ -367,3 +367,13 @@ def peaks():
 def test_the_budget_is_kept(peaks, case):
     budget, peak = peaks[case]
     assert 0.2 * budget < peak < 1.05 * budget + 4e6
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", STAGED)
+def test_a_clip_that_holds_no_number_somewhere_is_refused(name, value):
+    fast, clip = fuse(build_model(name, 5).eval()), torch.zeros(2, 1, 5, 16, 20)
+    assert fast(clip).isfinite().all()
+    clip[1, 0, 3, 4, 5] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        fast(clip)

@@ -161,15 +161,15 @@ class BlockEnd(Function):
             with_x.note(i, g, xs[i])
 
         pieces.run(take_products)
-        learned_main, main_parts = main.gradients(with_r)
-        learned_beside, beside_parts = beside.gradients(with_x)
+        learned_main, main_gradient = main.gradients(with_r)
+        learned_beside, beside_gradient = beside.gradients(with_x)
         (grad_x, grad_xs), (grad_y, grad_ys) = pieces.new(x.shape[2]), pieces.new(channels)
         sums = GradientSums(pieces, norm)
 
         def leave_sum(i):
             g, r = relu_gradient(grads[i], outs[i]), norm.relu(ys[i])
-            beside.gradient(beside_parts, g, xs[i], out=grad_xs[i])
-            g = main.gradient(main_parts, g, r)
+            beside_gradient(g, xs[i], out=grad_xs[i])
+            g = main_gradient(g, r)
             sums.note(i, relu_gradient(g, r, out=grad_ys[i]), ys[i])
 
         pieces.run(leave_sum)

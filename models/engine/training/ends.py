@@ -74,11 +74,11 @@ class Merge(Function):
             products.note(i, relu_gradient(grads[i] @ last, m, out=inner[i]), x)
 
         pieces.run(leave_last)
-        learned, linear = mix.gradients(products)
+        learned, gradient = mix.gradients(products)
         of_maps, wholes = zip(*(reversed(pieces.new(width)) for width in widths), strict=True)
 
         def leave_mixture(i):
-            found = mix.gradient(linear, inner[i], torch.cat(parts[i], 1))
+            found = gradient(inner[i], torch.cat(parts[i], 1))
             for out, of_map in zip(of_maps, found.split(widths, 1), strict=True):
                 out[i].copy_(of_map)
 

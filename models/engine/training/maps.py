@@ -131,7 +131,7 @@ class TimeKernel:
         self.forwards = [Product(tap.T) for tap in taps]
         self.backwards = [Product(tap) for tap in taps]
         shifts = [(index * dilation - padding) * tiles.pixels for index in range(len(taps))]
-        # What is not shifted is first: it writes, the others add.
+        # The middle tap, which is not shifted, is first: it writes, the others add.
         order = sorted(range(len(shifts)), key=lambda index: abs(shifts[index]))
         self.order = [(index, shifts[index]) for index in order]
 
@@ -146,14 +146,11 @@ class TimeKernel:
 
     def add_up(self, products, x, out, sign):
         """Writes the sum of the taps' products of x, each moved, to `out`."""
-        if self.order[0][1] != 0:
-            out.zero_()
-        for index, shift in self.order:
-            if shift == 0:
-                products[index].write(x, out)
-            else:
-                to, of = shifted_slices(len(x), sign * shift)
-                products[index].add(x[of], out[to])
+        (middle, _), *others = self.order
+        products[middle].write(x, out)
+        for index, shift in others:
+            to, of = shifted_slices(len(x), sign * shift)
+            products[index].add(x[of], out[to])
         return out
 
     def note_gradient(self, grad, x, out):

@@ -182,7 +182,8 @@ class Mixture:
             products: `GradientProducts` of r.
 
         Returns:
-            (gradients of weight, norm_weight and norm_bias), and what `gradient` takes.
+            (gradients of weight, norm_weight and norm_bias), and gradient(g, r, out=None), which
+            computes that for r: linear in both.
         """
         sums, products = products.join()
         kernel, scale, count = self.kernel, self.scale, self.norm.count
@@ -190,17 +191,14 @@ class Mixture:
         per_unit = of_weight * self.norm.per_deviation
         of_kernel = scale[:, None] * (products - per_unit[:, None] * (kernel @ self.covariance))
         slope = scale * per_unit / count
-        constant = (slope * self.norm.mean - scale * sums / count) @ kernel
-        linear = scale[:, None] * kernel, -(kernel.T * slope) @ kernel
-        learned = of_kernel, of_weight, sums
-        parts = *(Product(matrix.float()) for matrix in linear), constant.float()
-        return tuple(a.float() for a in learned), parts
+        constant = ((slope * self.norm.mean - scale * sums / count) @ kernel).float()
+        of_grad = Product((scale[:, None] * kernel).float())
+        of_input = Product((-(kernel.T * slope) @ kernel).float())
 
-    @staticmethod
-    def gradient(parts, grad, r, out=None):
-        """The gradient for the input r, from that for the output: linear in both."""
-        of_grad, of_input, constant = parts
-        return of_input.add(r, of_grad.write(grad, out, plus=constant))
+        def gradient(grad, r, out=None):
+            return of_input.add(r, of_grad.write(grad, out, plus=constant))
+
+        return tuple(a.float() for a in (of_kernel, of_weight, sums)), gradient
 
 
 class GradientProducts:

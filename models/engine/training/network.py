@@ -103,7 +103,9 @@ def is_known(module):
             and module.stride == (1, 1, 1)
             and module.padding_mode == "zeros"
             and not isinstance(module.padding, str)
-            and all(2 * padding == dilation * (size - 1) for size, padding, dilation in sizes)
+            and all(
+                size % 2 and padding == dilation * (size // 2) for size, padding, dilation in sizes
+            )
         )
     return not isinstance(module, nn.Linear) or module.bias is not None
 

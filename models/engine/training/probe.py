@@ -86,23 +86,23 @@ class Probe(Function):
             products.note(i, g, mix.relu(norm.relu(ys[i])))
 
         tiles.run(take_products)
-        learned_last, parts_last = last.gradients(products)
+        learned_last, last_gradient = last.gradients(products)
         (_, inner), mixed_products = tiles.new(middle), GradientProducts(tiles, mix)
 
         def leave_projection(i):
             r = norm.relu(ys[i])
             m = mix.relu(r)
-            g = last.gradient(parts_last, relu_gradient(grads[i], outs[i]), m)
+            g = last_gradient(relu_gradient(grads[i], outs[i]), m)
             relu_gradient(g, m, out=inner[i])
             mixed_products.note(i, inner[i], r)
 
         tiles.run(leave_projection)
-        learned_mix, parts_mix = mix.gradients(mixed_products)
+        learned_mix, mix_gradient = mix.gradients(mixed_products)
         sums, (grad_x, grad_xs) = GradientSums(tiles, norm), tiles.new(channels)
 
         def leave_mixture(i):
             r = norm.relu(ys[i])
-            g = mix.gradient(parts_mix, inner[i], r)
+            g = mix_gradient(inner[i], r)
             sums.note(i, relu_gradient(g, r, out=grad_xs[i]), ys[i])
 
         tiles.run(leave_mixture)
