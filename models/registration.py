@@ -11,6 +11,9 @@ SURE = 6  # the same for `lay_on`, which is asked for every frame of a video
 SMALLEST_OVERLAP = 0.5  # share of the frame that a shifted frame must still cover
 SMOOTHED = 4  # pixels a side, whose means show more of a smooth scene and less of its noise
 MOST_STEPS = 5  # of a search for the shift, at most
+STILL_CHANCE = 3  # likewise without the parts that gain most, which are those of luck, too
+BLOCKS = 16  # a side, into which a frame is divided
+FEW_BLOCKS = 8  # that a target and the place where it was may reach into
 NEAR = 1.25  # times the difference of a frame and itself a pixel aside: what lies well differs less
 
 
@@ -70,7 +73,9 @@ def lay_on(frame, other, start):
     """The shift that lays a frame on another, from one near which it is expected.
 
     It is the start, unless the moved frame is nearer by more than chance at the peak of the phase
-    correlation or, in smooth scenes, where noise hides that, at what a linear fit says.
+    correlation or, in smooth scenes, where noise hides that, at what a linear fit says. Nearer it
+    has to be without the few blocks that gain most, too: a bright target on an empty sky moves, the
+    view does not.
 
     Args:
         frame, other: (H, W) of real numbers.
@@ -88,7 +93,8 @@ def lay_on(frame, other, start):
     for smooth in (False, True):
         shift = _slide(frame, other, best) if smooth else _peak(frame, other)
         found = math.inf if np.array_equal(shift, best) else _distance(frame, other, shift)
-        if found <= near and found < (1 - SURE / math.sqrt(frame.size)) * distance:
+        surely = (1 - SURE / math.sqrt(frame.size)) * distance
+        if found <= near and found < surely and _gains_widely(frame, other, best, shift):
             best, distance = shift, found
     return best, distance <= near
 
@@ -138,6 +144,28 @@ def _distance(frame, other, shift):
         return math.inf
     difference = frame[source] - other[target]
     return float(np.abs(difference - difference.mean()).mean())
+
+
+def _gains_widely(frame, other, before, after):
+    """Whether a shift brings a frame nearer, too, without the `FEW_BLOCKS` that gain most."""
+    first, second = (_block_distances(frame, other, shift) for shift in (before, after))
+    both = np.isfinite(first) & np.isfinite(second)
+    gains = np.argsort((first - second)[both])[: both.sum() - FEW_BLOCKS]
+    first, second = (float(blocks[both][gains].sum()) for blocks in (first, second))
+    chance = STILL_CHANCE / math.sqrt(frame.size)
+    return second < (1 - chance) * first or both.sum() <= 2 * FEW_BLOCKS
+
+
+def _block_distances(frame, other, shift):
+    """`_distance` in `BLOCKS` x `BLOCKS` parts of the other frame; NaN where it is not covered."""
+    source, target = overlap(shift, other.shape)
+    difference = frame[source] - other[target]
+    whole = np.full(other.shape, np.nan)
+    whole[target] = np.abs(difference - difference.mean())
+    rows, columns = (max(side // BLOCKS, 1) for side in other.shape)
+    down, across = (side // part for side, part in zip(other.shape, (rows, columns), strict=True))
+    blocks = whole[: down * rows, : across * columns].reshape(down, rows, across, columns)
+    return blocks.mean(axis=(1, 3))
 
 
 def overlap(shift, size):

@@ -52,6 +52,26 @@ def test_noise_alone_and_a_standing_scene_do_not_move(scene, rng, noise):
         assert not shifts.any() and known.all()
 
 
+@pytest.mark.parametrize("size", [SIZE, (96, 96), (128, 160)])
+@pytest.mark.parametrize("slope", [0, 0.05])
+def test_a_bright_target_on_an_empty_sky_does_not_move_the_view(rng, size, slope):
+    """Of levels that rise across the sky, by `slope` times the noise from pixel to pixel."""
+    row, column = np.ogrid[: size[0], : size[1]]
+    frames = rng.normal(size=(30, *size)) + slope * (row + column)
+    for t, frame in enumerate(frames):
+        frame += 60 * (np.hypot(row - 20 - t, column - 15 - 0.5 * t) <= 1.5)
+    shifts, known = follow_view(frames.astype(np.float32))
+    assert not shifts.any() and known.all()
+
+
+def test_a_view_is_followed_by_a_horizon_alone(rng):
+    """Without any texture above and below it."""
+    ground = np.where(np.arange(90)[:, None] > 40 + rng.integers(-4, 5, 300), 40.0, 0.0)
+    places = [(10, 60 + 2 * t) for t in range(30)]
+    shifts, known = follow_view(views(ground, places, rng))
+    assert known.all() and np.array_equal(shifts, np.subtract(places, places[15]))
+
+
 def test_levels_that_rise_and_fall_do_not_count_as_motion(scene, rng):
     places = [(20, 30 + 2 * t) for t in range(20)]
     frames = views(scene(1.5), places, rng)
