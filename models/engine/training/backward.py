@@ -6,7 +6,10 @@ import torch
 
 
 def differentiable_once(backward):
-    """A `backward` that refuses to be differentiated: its own graph is not recorded."""
+    """A `backward` that refuses to be differentiated: its own graph is not recorded.
+
+    torch's `once_differentiable` lets a gradient without a graph pass where the loss is a sum.
+    """
 
     @functools.wraps(backward)
     def checked(ctx, grad):
@@ -18,8 +21,3 @@ def differentiable_once(backward):
         return backward(ctx, grad)
 
     return checked
-
-
-def zero_gradients(biases):
-    """The gradients of biases before a BatchNorm, which takes them away again."""
-    return [None if bias is None else torch.zeros_like(bias) for bias in biases]

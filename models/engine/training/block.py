@@ -9,7 +9,7 @@ from torch.autograd import Function
 
 from models.difference_conv import kernel_of
 from models.engine.onednn import relu_gradient
-from models.engine.training.backward import differentiable_once, zero_gradients
+from models.engine.training.backward import differentiable_once
 from models.engine.training.maps import TimeKernel
 from models.engine.training.moments import (
     ChannelCovariance,
@@ -32,22 +32,21 @@ def run_block(block, rows, pieces):
     convs, shortcut = (block.conv1, block.conv2), block.shortcut[0]
     norms = block.bn1, block.bn2, block.bn3, block.shortcut[1]
     affine = [(norm.weight, norm.bias) for norm in norms]
+    layers = list(zip((*convs, block.conv3, shortcut), norms, strict=True))
     moments = ChannelMoments(pieces, block.conv1.out_channels)
     if pieces.act_along_time:
-        kernels, biases = ([*a] for a in zip(*((kernel_of(c), c.bias) for c in convs), strict=True))
         parts = pieces, convs, moments, norms[0]
-        y = TwoConvolutions.apply(rows, parts, *kernels, biases[0], *affine[0])
+        y = TwoConvolutions.apply(rows, parts, *map(kernel_of, convs), *affine[0])
     else:
         y = pieces.convolve(convs[0], rows)
-        y = pieces.convolve(convs[1], normalise(norms[0], y, pieces, convs[0].bias))
+        y = pieces.convolve(convs[1], normalise(layers[0], y, pieces))
         moments.note_all(y)
     return BlockEnd.apply(
         y,
         rows,
-        (pieces, moments, norms[1:]),
+        (pieces, moments, layers[1:]),
         block.conv3.weight.flatten(1),
         shortcut.weight.flatten(1),
-        *(conv.bias for conv in (block.conv2, block.conv3, shortcut)),
         *(parameter for pair in affine[1:] for parameter in pair),
     )
 
@@ -57,7 +56,7 @@ class TwoConvolutions(Function):
 
     @staticmethod
     def forward(ctx, x, parts, *parameters):
-        (tiles, modules, after, norm), (*kernels, bias, weight, shift) = parts, parameters
+        (tiles, modules, after, norm), (*kernels, weight, shift) = parts, parameters
         convs = [
             TimeKernel(kernel.flatten(2), conv.padding[0], conv.dilation[0], tiles)
             for kernel, conv in zip(kernels, modules, strict=True)
@@ -72,21 +71,21 @@ class TwoConvolutions(Function):
 
         tiles.run(convolve_first)
         norm1 = Normalisation(*moments.join(), weight, shift, norm.eps, tiles.count)
-        update_running(norm, norm1, bias)
+        update_running(modules[0], norm, norm1)
 
         def convolve_second(i):
             convs[1].convolve(norm1.relu(y1s[i]), y2s[i])
             after.note(i, y2s[i])
 
         tiles.run(convolve_second)
-        ctx.save_for_backward(x, y1, bias)
+        ctx.save_for_backward(x, y1)
         ctx.parts = tiles, convs, norm1
         return y2
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad):
-        x, y, bias = ctx.saved_tensors
+        x, y = ctx.saved_tensors
         tiles, convs, norm = ctx.parts
         channels = y.shape[2]
         grads, xs, ys = (a.contiguous().unbind() for a in (grad, x, y))
@@ -110,16 +109,16 @@ class TwoConvolutions(Function):
 
         tiles.run(leave_first)
         kernels = convs[0].joined(kernels1), convs[1].joined(kernels2)
-        return grad_x, None, *kernels, *zero_gradients([bias]), *learned
+        return grad_x, None, *kernels, *learned
 
 
 class BlockEnd(Function):
     """relu(bn3(conv3(relu(bn2(y)))) + shortcut of x), both convolutions 1x1x1."""
 
     @staticmethod
-    def forward(ctx, y, x, parts, kernel, beside_kernel, *parameters):
-        (pieces, moments, norms), biases, affine = parts, parameters[:3], parameters[3:]
-        affine = [(*affine[2 * i : 2 * i + 2], norm.eps) for i, norm in enumerate(norms)]
+    def forward(ctx, y, x, parts, kernel, beside_kernel, *affine):
+        pieces, moments, layers = parts
+        affine = [(*affine[2 * i : 2 * i + 2], norm.eps) for i, (_, norm) in enumerate(layers)]
         channels, count = y.shape[2], pieces.count
         (out, outs), ys, xs = pieces.new(channels), y.unbind(), x.unbind()
         norm = Normalisation(*moments.join(), *affine[0], count)
@@ -139,17 +138,16 @@ class BlockEnd(Function):
             beside.product.add(xs[i], outs[i]).relu_()
 
         pieces.run(add)
-        found = norm, main.norm, beside.norm
-        for module, statistics, bias in zip(norms, found, biases, strict=True):
-            update_running(module, statistics, bias)
-        ctx.save_for_backward(y, x, out, *biases)
+        for layer, found in zip(layers, (norm, main.norm, beside.norm), strict=True):
+            update_running(*layer, found)
+        ctx.save_for_backward(y, x, out)
         ctx.parts = pieces, norm, main, beside
         return out
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad):
-        y, x, out, *biases = ctx.saved_tensors
+        y, x, out = ctx.saved_tensors
         pieces, norm, main, beside = ctx.parts
         channels = y.shape[2]
         grads, ys, xs, outs = (a.contiguous().unbind() for a in (grad, y, x, out))
@@ -177,33 +175,33 @@ class BlockEnd(Function):
         pieces.run(lambda i: gradient(grad_ys[i], ys[i], out=grad_ys[i]))
         kernels = learned_main[0], learned_beside[0]
         affine = *learned, *learned_main[1:], *learned_beside[1:]
-        return grad_y, grad_x, None, *kernels, *zero_gradients(biases), *affine
+        return grad_y, grad_x, None, *kernels, *affine
 
 
-def normalise(norm, rows, pieces, bias):
-    """relu(norm(rows + bias)) in training; as every bias before a norm, it changes nothing."""
-    return NormaliseAndRelu.apply(rows, pieces, norm, bias, norm.weight, norm.bias)
+def normalise(layer, rows, pieces):
+    """relu(norm(rows)) in training, for a (convolution, norm) and what the former put out."""
+    return NormaliseAndRelu.apply(rows, pieces, layer, layer[1].weight, layer[1].bias)
 
 
 class NormaliseAndRelu(Function):
     """See `normalise`."""
 
     @staticmethod
-    def forward(ctx, y, pieces, module, bias, *affine):
+    def forward(ctx, y, pieces, layer, *affine):
         channels, ys = y.shape[2], y.unbind()
         (out, outs), moments = pieces.new(channels), ChannelMoments(pieces, channels)
         moments.note_all(y)
-        norm = Normalisation(*moments.join(), *affine, module.eps, pieces.count)
+        norm = Normalisation(*moments.join(), *affine, layer[1].eps, pieces.count)
         pieces.run(lambda i: norm.relu(ys[i], out=outs[i]))
-        update_running(module, norm, bias)
-        ctx.save_for_backward(y, out, bias)
+        update_running(*layer, norm)
+        ctx.save_for_backward(y, out)
         ctx.parts = pieces, norm
         return out
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad):
-        y, out, bias = ctx.saved_tensors
+        y, out = ctx.saved_tensors
         grads, ys, outs = (a.contiguous().unbind() for a in (grad, y, out))
         pieces, norm = ctx.parts
         (grad_y, grad_ys), sums = pieces.new(y.shape[2]), GradientSums(pieces, norm)
@@ -214,4 +212,4 @@ class NormaliseAndRelu(Function):
         pieces.run(take_sums)
         learned, gradient = norm.gradients(sums)
         pieces.run(lambda i: gradient(grad_ys[i], ys[i], out=grad_ys[i]))
-        return grad_y, None, None, *zero_gradients([bias]), *learned
+        return grad_y, None, None, *learned

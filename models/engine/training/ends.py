@@ -4,7 +4,7 @@ import torch
 from torch.autograd import Function
 
 from models.engine.onednn import relu_gradient
-from models.engine.training.backward import differentiable_once, zero_gradients
+from models.engine.training.backward import differentiable_once
 from models.engine.training.block import normalise
 from models.engine.training.few_channels import write_products
 from models.engine.training.maps import Volumes
@@ -22,7 +22,7 @@ def run_stem(stem, clip):
     conv, norm, _ = stem
     volumes = Volumes(len(clip), clip.shape[2], clip.shape[3:])
     rows = volumes.convolve(conv, volumes.cut(clip))
-    return volumes.join(normalise(norm, rows, volumes, conv.bias))
+    return volumes.join(normalise((conv, norm), rows, volumes))
 
 
 def run_merge(merge, final, maps):
@@ -31,17 +31,17 @@ def run_merge(merge, final, maps):
         return final(*maps)
     conv, norm, _ = merge
     pieces = Volumes(len(maps[0]), *maps[0].shape[2:3], maps[0].shape[3:])
-    learned = conv.weight.flatten(1), conv.bias, norm.weight, norm.bias
+    learned = conv.weight.flatten(1), norm.weight, norm.bias
     last = final.weight.flatten(1), final.bias
-    return pieces.join(Merge.apply((pieces, norm), *learned, *last, *map(pieces.cut, maps)))
+    return pieces.join(Merge.apply((pieces, conv, norm), *learned, *last, *map(pieces.cut, maps)))
 
 
 class Merge(Function):
-    """Kernel, bias, weight and bias of the norm, the last kernel and bias, maps, to logits."""
+    """Kernel, weight and bias of the norm, the last kernel and bias, maps, to logits."""
 
     @staticmethod
     def forward(ctx, parts, *tensors):
-        (pieces, norm), (kernel, bias, weight, shift, last, last_bias, *maps) = parts, tensors
+        (pieces, conv, norm), (kernel, weight, shift, last, last_bias, *maps) = parts, tensors
         parts = list(zip(*(rows.unbind() for rows in maps), strict=True))
         covariance = ChannelCovariance(pieces, kernel.shape[1])
         pieces.run(lambda i: covariance.note(i, torch.cat(parts[i], 1)))
@@ -52,15 +52,15 @@ class Merge(Function):
             torch.addmm(last_bias, mix.relu(torch.cat(parts[i], 1)), last.T, out=outs[i])
 
         pieces.run(project)
-        update_running(norm, mix.norm, bias)
-        ctx.save_for_backward(last, bias, *maps)
+        update_running(conv, norm, mix.norm)
+        ctx.save_for_backward(last, *maps)
         ctx.parts = pieces, mix
         return logits
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad):
-        (last, bias, *maps), (pieces, mix) = ctx.saved_tensors, ctx.parts
+        (last, *maps), (pieces, mix) = ctx.saved_tensors, ctx.parts
         parts = list(zip(*(rows.unbind() for rows in maps), strict=True))
         grads, widths = grad.contiguous().unbind(), [rows.shape[2] for rows in maps]
         kernels, sums = new_rows(pieces.pieces, *last.shape), new_rows(pieces.pieces, len(last))
@@ -84,4 +84,4 @@ class Merge(Function):
 
         pieces.run(leave_mixture)
         of_last = (a.sum(0, dtype=torch.float64).float() for a in (kernels, sums))
-        return None, learned[0], *zero_gradients([bias]), *learned[1:], *of_last, *wholes
+        return None, *learned, *of_last, *wholes

@@ -228,13 +228,15 @@ class GradientProducts:
         return sums, products + torch.outer(sums, shift)
 
 
-def update_running(module, norm, bias=None):
+def update_running(conv, module, norm):
     """A BatchNorm's running statistics, as its own pass updates them.
 
     Args:
+        conv: the convolution before it, whose bias was not added; None: there is none.
         module: the BatchNorm.
-        norm: its `Normalisation`, of an input to which `bias`, if there is one, was not added.
+        norm: its `Normalisation`.
     """
+    bias = None if conv is None else conv.bias
     mean = norm.mean if bias is None else norm.mean + bias.double()
     module.num_batches_tracked += 1
     module.running_mean.lerp_(mean.float(), module.momentum)

@@ -6,7 +6,7 @@ import torch
 from torch.autograd import Function
 
 from models.engine.onednn import relu_gradient
-from models.engine.training.backward import differentiable_once, zero_gradients
+from models.engine.training.backward import differentiable_once
 from models.engine.training.moments import (
     ChannelCovariance,
     ChannelMoments,
@@ -23,26 +23,24 @@ def run_probe(probe, projection, rows, tiles):
     weight = torch.stack([head.weight for head in probe.QK_heads]) / math.sqrt(tiles.frames)
     bias = torch.stack([head.bias for head in probe.QK_heads])
     mixing = [(layer[0], layer[1]) for layer in (probe.conv, projection)]
-    norms = probe.norm1, *(norm for _, norm in mixing)
+    layers = (None, probe.norm1), *mixing
     return Probe.apply(
         rows,
-        (tiles, norms),
+        (tiles, layers),
         weight,
         bias,
         *(conv.weight.flatten(1) for conv, _ in mixing),
-        *(conv.bias for conv, _ in mixing),
-        *(parameter for norm in norms for parameter in (norm.weight, norm.bias)),
+        *(parameter for _, norm in layers for parameter in (norm.weight, norm.bias)),
     )
 
 
 class Probe(Function):
-    """x, heads (m, T, T) with biases (m, T), two kernels, two biases, three norms: rows (.., 8)."""
+    """x, heads (m, T, T) with biases (m, T), two kernels, three norms: rows (.., 8)."""
 
     @staticmethod
     def forward(ctx, x, parts, weight, bias, *parameters):
-        tiles, norms = parts
-        kernels, biases, affine = parameters[:2], parameters[2:4], parameters[4:]
-        affine = [(*affine[2 * i : 2 * i + 2], norm.eps) for i, norm in enumerate(norms)]
+        (tiles, layers), kernels, affine = parts, parameters[:2], parameters[2:]
+        affine = [(*affine[2 * i : 2 * i + 2], norm.eps) for i, (_, norm) in enumerate(layers)]
         (middle, channels), count = kernels[0].shape, tiles.count
         heads = Heads(weight, bias, channels, tiles)
         (y, ys), (out, outs), xs = tiles.new(channels), tiles.new(len(kernels[1])), x.unbind()
@@ -64,17 +62,16 @@ class Probe(Function):
             last.relu(mix.relu(norm.relu(ys[i])), out=outs[i])
 
         tiles.run(project)
-        found = norm, mix.norm, last.norm
-        for module, statistics, shift in zip(norms, found, (None, *biases), strict=True):
-            update_running(module, statistics, shift)
-        ctx.save_for_backward(x, y, out, *biases)
+        for layer, found in zip(layers, (norm, mix.norm, last.norm), strict=True):
+            update_running(*layer, found)
+        ctx.save_for_backward(x, y, out)
         ctx.parts = tiles, heads, norm, mix, last
         return out
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad):
-        x, y, out, *biases = ctx.saved_tensors
+        x, y, out = ctx.saved_tensors
         tiles, heads, norm, mix, last = ctx.parts
         channels = y.shape[2]
         grads, xs, ys, outs = (a.contiguous().unbind() for a in (grad, x, y, out))
@@ -119,7 +116,6 @@ class Probe(Function):
             None,
             *(a.sum(0, dtype=torch.float64).float() for a in (matrices, offsets)),
             *(learned[0] for learned in (learned_mix, learned_last)),
-            *zero_gradients(biases),
             *(*learned_norm, *learned_mix[1:], *learned_last[1:]),
         )
 
