@@ -1,6 +1,7 @@
 """Tests a run: final scores of a data set's test list, Pd, Fa, AUC and IoU."""
 
 from argparse import BooleanOptionalAction
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,6 +25,8 @@ from utils.command_line import (
     add_normalisation,
     fraction,
     frame_size,
+    hushed,
+    output_ended,
     positive,
     run_command,
 )
@@ -38,11 +41,10 @@ from utils.report.detections import COORDINATE_ORDERS
 from utils.report.highlights import Highlights
 from utils.report.results import (
     Tested,
+    figures_and_summary,
     header,
+    keep_finished,
     results_in,
-    summarise,
-    summary_lines,
-    timing_line,
     write_results,
 )
 from utils.report.writers import (
@@ -164,8 +166,10 @@ def parse_args(argv=None):
     args.live = args.datapath is not None and args.dataset == FOOTAGE and is_live(args.datapath)
     if args.live and (args.visual or args.attribution or len(args.log_dir or ()) > 1):
         parser.error("--datapath of live frames with --visual, --attribution or several runs")
-    if args.size is not None and not args.live:
-        parser.error("--size without --dataset Frames --datapath -; other frames have their own")
+    if (args.size is not None or args.bits != 8) and not args.live:
+        parser.error(
+            "--size or --bits without --dataset Frames --datapath -; others have their own"
+        )
     if args.stabilise and args.attribution:
         parser.error("--attribution with --stabilise: it explains frames as they were filmed")
     check_track_options(parser.error, args)
@@ -187,12 +191,11 @@ def main(args, group=None):
     normalisation = choose_normalisation(args.mean, args.std, args.normalise_as)
     if args.export_model is not None:
         (tested,) = open_tested(args)
-        print(
-            f"{export_model(tested.detector, args.export_model)} written: clips of "
-            f"{tested.detector.seqlen} frames"
-        )
+        with hushed():  # torch prints what it could not follow
+            written = export_model(tested.detector, args.export_model)
+        print(f"{written} written: clips of {tested.detector.seqlen} frames")
         return
-    with joined_group(args.gpu, group) as group, StopRequest(args.live) as stop:
+    with joined_group(args.gpu, group) as group, StopRequest(args.live, output_ended) as stop:
         device = choose_device(args.gpu, group)
         if args.efficiency and group.size > 1:
             raise ValueError(f"--efficiency with {group.size} processes; expected one, alone")
@@ -209,9 +212,12 @@ def main(args, group=None):
                 sequences = open_live(args.datapath, *form)
             else:
                 sequences = spec.open(spec, args.datapath, levels)
-            with results_in(tested.folder, group.is_main) as files:
-                table.append(run_test(args, spec, tested, sequences, device, group, files))
-    table = [metrics for metrics in table if metrics is not None]
+            with results_in(tested.folder, group.is_main, suffix_of(args)) as files:
+                metrics, error = run_test(args, spec, tested, sequences, device, group, files)
+            group.barrier()  # until what was finished is written
+            if error is not None:
+                raise error
+            table += [] if metrics is None else [metrics]
     if len(table) > 1:
         print("\n".join(joint_table(table)))
         if args.attribution:
@@ -282,8 +288,8 @@ def run_test(args, spec, tested, sequences, device, group, files):
     overlays of what has no masks. `files` hears of all that are written, in any process.
 
     Returns:
-        The contents of metrics.json; None where nothing has masks, and of all processes but the
-        main one.
+        (the contents of metrics.json; None where nothing has masks, and of all processes but the
+        main one; what ended the test early in this process, once what was finished is written).
     """
     detector = tested.detector.to(device)
     as_trained = args.engine == "reference" or args.attribution or detector.stages() is None
@@ -299,25 +305,31 @@ def run_test(args, spec, tested, sequences, device, group, files):
     mine = sequences.share(group.shard)
     total = None
     if not args.live:
-        with tqdm(desc="Grey levels", unit="frame", leave=False, disable=None) as bar:
+        with (
+            suppress(ValueError, OSError),  # which is told when its turn comes
+            tqdm(desc="Grey levels", unit="frame", leave=False, disable=None) as bar,
+        ):
             mine.measure(bar)
-        total = sum(map(len, mine))
+            total = sum(map(len, mine))
     else:
         patience = track_options(args).patience if "tracks" in writers else None
         print(live_line(scan.delay, args.frame_rate, patience), flush=True)
     with tqdm(total=total, desc="Testing", unit="frame", disable=None) as bar:
-        evaluation = evaluator.run(mine, bar)
+        evaluation, error = evaluator.run_far(mine, bar)
     for shared in (evaluation, *writers.values(), *([stabiliser] if stabiliser else [])):
         shared.share(group)
-    sequences.tell_targets(group)
     files[:] = group.gather(files)
+    if any(group.gather([error is not None])):
+        if group.is_main:
+            finished = sequences.names, evaluation, error, writers.values()
+            keep_finished(tested, suffix_of(args), *finished)
+        return None, error
+    sequences.tell_targets(group)
     if not group.is_main:
-        return None
-    metrics, summary = None, [f"  {timing_line(evaluation.timing)}"]
-    if evaluation.sequences:
-        about = header(tested, spec.name, args.threshold_eval)
-        metrics = summarise(evaluation, subsets, about)
-        summary = summary_lines(metrics)
+        return None, None
+    about = header(tested, spec.name, args.threshold_eval)
+    more = {}  # of metrics.json
+    metrics, summary = figures_and_summary(evaluation, subsets, about)
     if stabiliser is not None:
         summary.append(f"  {stabiliser.line()}")
     if spec.lists_detections:
@@ -326,29 +338,26 @@ def run_test(args, spec, tested, sequences, device, group, files):
         summary.append(f"  {found}; grey levels normalised by {levels}")
     if args.attribution:
         summary += writers["attribution"].attribution_lines()
-        if metrics is not None:
-            metrics["attribution"] = writers["attribution"].as_dict()
+        more["attribution"] = writers["attribution"].as_dict()
     if "tracks" in writers:
         summary += [f"  {line}" for line in writers["tracks"].lines()]
-        if metrics is not None:
-            metrics["tracks"] = writers["tracks"].figures()
+        more["tracks"] = writers["tracks"].figures()
     # Numbers first: they are there even if the disk has no room for the rest.
     print("\n".join(summary), flush=True)
     if args.efficiency:
         setting = f"--engine {args.engine} --precision {args.precision}"
         setting += " --stabilise" * tested.stabilise
-        efficiency = measure_efficiency(detector, scan, args.efficiency, setting)
-        print(f"  {efficiency_line(efficiency)}", flush=True)
-        if metrics is not None:
-            metrics["efficiency"] = efficiency
+        more["efficiency"] = measure_efficiency(detector, scan, args.efficiency, setting)
+        print(f"  {efficiency_line(more['efficiency'])}", flush=True)
     written = [path for writer in writers.values() for path in writer.close()]
     if metrics is not None:
+        metrics |= more
         protocol, strips = PROTOCOLS[args.protocol[0]], writers["highlights"].strips
-        more = [writers["attribution"].section()] if args.attribution else []
-        written += write_results(tested.folder, suffix_of(args), metrics, strips, protocol, more)
+        parts = [writers["attribution"].section()] if args.attribution else []
+        written += write_results(tested.folder, suffix_of(args), metrics, strips, protocol, parts)
     names = ", ".join(dict.fromkeys(path.name for path in written))
     print(f"  written to {tested.folder}: {names}")
-    return metrics
+    return metrics, None
 
 
 def open_writers(args, spec, tested, device):

@@ -20,9 +20,9 @@ from data.record import read_normalisation
 from data.sequences import measure_normalisation
 from data.specs import choose_normalisation, get_spec
 from data.training.augmentation import CHANGES_HELP, parse_augmentation
+from data.training.facts import check_selection, facts_of
 from data.training.mixing import open_training_sets
 from losses import LOSSES, build_loss
-from losses.options import WithEmptyClips, WithoutPadding
 from models import MODELS, build_model
 from models.engine.training.network import FastTraining
 from models.fused import fuse
@@ -40,6 +40,7 @@ from utils.evaluation import add_up, validate
 from utils.launcher import job_size, relaunch
 from utils.memory import free_memory
 from utils.process import (
+    LARGEST_SEED,
     StopRequest,
     is_launched,
     joined_group,
@@ -87,7 +88,7 @@ def parse_args(argv=None):
     add("--lr_decay", type=positive(float), default=0.7, help="its factor every STEP_SIZE epochs")
     add("--step_size", type=positive(int), default=10, help="epochs between decays")
     add("--optimizer", choices=OPTIMIZERS, default="Adam", help="optimiser")
-    weight = not_negative(float)
+    weight = not_negative(float, 10**6)
     add("--decay_rate", type=weight, default=1e-4, help="weight decay of Adam; SGD has none")
     add("--beta2", type=below_one, default=0.999, help="of Adam: decay of the mean square")
     add("--loss", choices=LOSSES, default="SoftIoU", help="training loss: see losses/")
@@ -104,7 +105,7 @@ def parse_args(argv=None):
     add("--gpu", default="0", help="index of the GPU, or cpu")
     add("--gpu_num", type=positive(int), default=1, help="how many GPUs, one process each")
     add("--workers", type=not_negative(int), help="reading processes; none if frames are cached")
-    add("--seed", type=not_negative(int), default=46, help="of weights, clips and losses")
+    add("--seed", type=not_negative(int, LARGEST_SEED), default=46, help="of all that is drawn")
     words = "of the network; losses are fp32"
     add("--precision", choices=STEP_PRECISIONS, default="fp32", help=words)
     add("--deterministic", action="store_true", help="the same result again on CUDA; slower")
@@ -189,6 +190,7 @@ def main(args):
 
 def train(args, group):
     """Trains, from the start or from where a run stopped: the run, or None if it was tested."""
+    schedule = Schedule(args.learning_rate, args.lr_decay, args.step_size).checked(args.epoch)
     device, names = ready_device(args.gpu, group, args.deterministic), as_list(args.dataset)
     seed_everything(args.seed)
     detector, levels = build_detector(args)
@@ -205,15 +207,14 @@ def train(args, group):
     log_start(log, args, trainer, clips, sequences)
     log(memory)
     log(state.describe_start(run.name, args.weights, levels))
-    for line in state.kept_levels(checkpoint):
+    for line in state.doubts(checkpoint):
         log(line)
     recorder = Recorder(run, state, log)
     if checkpoint is None:
         recorder.save_last()  # so that a run can be continued whenever it is interrupted
     finished = state.epoch + 1 >= args.epoch
     if finished:
-        log(f"{run.name} has finished its {args.epoch} epochs; --epoch asks for more")
-    schedule = Schedule(args.learning_rate, args.lr_decay, args.step_size)
+        log(f"{run.name} has finished its {state.epoch + 1} epochs; --epoch asks for more")
     calls = schedule, partial(validate_on, sequences, args, trainer)
     # Of several processes each would stop at its own step: they end at once.
     with StopRequest(active=group.size == 1) as stop:
@@ -228,8 +229,9 @@ def validate_on(sequences, args, trainer, detector):
     """(mean loss, IoU) of a detector on the sequences, of which each process takes its share."""
     group = trainer.group
     mine = progress_bar(sequences.share(group.shard), group, "Validating")
-    settings = args.threshold_eval, trainer.device
-    results = validate(detector, fuse(detector), trainer.criterion, mine, *settings)
+    criterion = build_loss(args.loss, args.exclude_padding, args.empty_clips)
+    settings = mine, args.threshold_eval, trainer.device
+    results = validate(detector, fuse(detector), criterion, *settings)
     losses, ious = zip(*group.gather(results), strict=True)
     return float(np.mean(sum(losses, []))), add_up(ious).iou()
 
@@ -260,6 +262,8 @@ def open_data(args, specs, group):
     sets = list(zip(specs, roots, as_list(args.sample_rate), strict=True))
     calls = partial(normalise, args, group), partial(open_cache, args, group)
     clips, sequences = open_training_sets(sets, options, args.select == "heldout", *calls)
+    if group.is_main:
+        check_selection(sequences, args.select)
     if len(clips) < args.batch_size:
         raise ValueError(
             f"{len(clips)} clips an epoch do not fill one batch of {args.batch_size}; "
@@ -286,15 +290,13 @@ def normalise(args, group, spec, root, training):
 
 def open_cache(args, group, spec, root, training):
     """Decoded frames; of several processes, the first of a node fills the files for the others."""
-    mode = args.cache
-    if mode == "auto" and group.size > 1:
-        mode = "disk"  # one copy for all processes of a node
     progress = partial(progress_bar, group=group, title="Decoding frames", total=len(training))
-    place = mode, args.cache_dir or Path(root) / ".frames", None, progress, free_memory()
-    build = partial(open_frames, training, spec.train_size, *place)
-    frames = build() if group.is_first_of_node else None
-    group.barrier()
-    return frames or build()
+    free = free_memory() if group.size == 1 else 0  # one copy for all processes of a node
+    place = args.cache_dir or Path(root) / ".frames", None, progress, free
+    build = partial(open_frames, training, spec.train_size)
+    frames = build(args.cache, *place) if group.is_first_of_node else None
+    modes = group.gather([frames and frames.mode])  # when the files are there
+    return frames or build(modes[group.rank - group.local_rank], *place)
 
 
 def goes_on(args):
@@ -317,11 +319,7 @@ def build_trainer(args, detector, clips, group):
     device = next(detector.parameters()).device
     network = compiled(detector, device) if args.compile else FastTraining(detector)
     rates = args.learning_rate, args.decay_rate, args.beta2
-    criterion = build_loss(args.loss)
-    if args.exclude_padding:
-        criterion = WithoutPadding(criterion)
-    if args.empty_clips:
-        criterion = WithEmptyClips(criterion, args.empty_clips)
+    criterion = build_loss(args.loss, args.exclude_padding, args.empty_clips, group.size)
     return Trainer(
         detector,
         network,
@@ -360,7 +358,7 @@ def open_run(args):
 def build_state(args, trainer, clips, run, checkpoint):
     """How far the training is: at its start, or where the checkpoint says."""
     parts = trainer.detector, trainer.optimizer, trainer.average, plain(vars(args))
-    state = TrainingState(*parts, [[files.name, len(files)] for files in clips.sequences])
+    state = TrainingState(*parts, list(map(facts_of, clips.sequences)))
     if checkpoint is not None:
         load_weights(trainer.detector, checkpoint, args.model, run.path)
         state.restore(checkpoint, run.path, why_unreadable(run.checkpoint("best")))

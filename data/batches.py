@@ -1,11 +1,17 @@
 """The batches of an epoch of training clips: from a loader, or made on a GPU that holds the set."""
 
+import multiprocessing
+import os
+import signal
+from threading import Thread
+
 import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 MEMORY_SHARE = 0.4  # of the GPU's free memory that the set may take
+PARENT_CHECKED = 1  # seconds between looks whether the process that a reader reads for still runs
 
 
 class Batches:
@@ -43,24 +49,49 @@ class Batches:
         """Iterates over the batches of an epoch (0-based) from step `first` on.
 
         Each is a list of tensors: clips (B / size, 1, T, P, P) float32, masks (B / size, T, P, P)
-        uint8, and what else the items of `TrainClips` have.
+        uint8, and what else the items of `TrainClips` have. To close the generator ends the
+        processes that read.
         """
         self.clips.set_epoch(epoch)
         starts = (step * self.total + self.offset for step in range(first, len(self)))
         indices = [list(range(start, start + self.each)) for start in starts]
         if self.on_device is not None:
-            return map(self.on_device.batch, indices)
+            yield from map(self.on_device.batch, indices)
+            return
         # Its own generator: torch's must not depend on how often a loader was started.
         generator = torch.Generator()
-        return iter(
-            DataLoader(
-                self.clips,
-                batch_sampler=indices,
-                num_workers=self.workers,
-                pin_memory=self.pin,
-                generator=generator,
-            )
+        yield from DataLoader(
+            self.clips,
+            batch_sampler=indices,
+            num_workers=self.workers,
+            pin_memory=self.pin,
+            generator=generator,
+            worker_init_fn=leave_signals_to_parent,
         )
+
+
+def leave_signals_to_parent(_):
+    """Makes a reading process end by its parent's word, or after it, and by no other.
+
+    A job's processes all get its SIGTERM, a terminal's its Ctrl-C: the parent still wants the clips
+    of its step. What it sends itself to end this process is followed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):  # elsewhere nobody tells who sent a signal
+        # Waited for by a thread, so that no other gets it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent():
+    """Ends this process when that which started it sends SIGTERM, or has ended."""
+    parent = multiprocessing.parent_process()
+    forked = os.getppid() == parent.pid  # by it, not by a server of its own that forks
+    while os.getppid() == parent.pid if forked else parent.is_alive():
+        arrived = signal.sigtimedwait([signal.SIGTERM], PARENT_CHECKED)
+        if arrived is not None and arrived.si_pid == parent.pid:
+            break
+    os._exit(0)
 
 
 class DeviceClips:

@@ -81,7 +81,7 @@ class ClipOptions:
         crops: how crops are placed, a key of `CROPS`.
         mark_padding: items have a third part: 1 where the clip is real, 0 where it is padding.
         predicts: "all" frames of a clip, or the "last" alone: then a short window is padded at the
-            start, and the last frame's mask places the crop.
+            start, and the mask of the frame that is last then places the crop.
         augmentation: how clips are changed at random; None: not at all.
         hard_crops: K, for a crop without target the hardest of so many random places without any
             is taken; 1: the first.
@@ -259,8 +259,10 @@ class TrainClips(Dataset):
         if augmentation is not None:
             length = len(self.sequences[window.sequence])
             start, stop, step = augmentation.draw_stride(start, stop, length, self.seqlen, rng)
+        turns = None
         if self.options.predicts == "last":
-            pad_end, placing = False, count - 1
+            turns = self._draw_turns(rng)  # backwards, the first frame becomes the last
+            pad_end, placing = False, 0 if turns[0] else count - 1
         else:
             pad_end = index % 2 == 1
             placing = middle_frame(count, self.seqlen, pad_end)
@@ -270,7 +272,7 @@ class TrainClips(Dataset):
             moments = window.sequence, start, stop, step
             top, left = self._hardest(moments, size, (top, left), rng)
         flips = rng.random(2) < 0.5 if self.options.flips else (False, False)
-        turns = rng.random(2) < 0.5 if self.options.turns else (False, False)
+        turns = self._draw_turns(rng) if turns is None else turns
         if augmentation is not None:
             change = augmentation.draw(count, placing, rng)
         return Crop(
@@ -284,6 +286,10 @@ class TrainClips(Dataset):
             step=step,
             change=change,
         )
+
+    def _draw_turns(self, rng):
+        """Whether a clip is played backwards, and whether it is transposed."""
+        return rng.random(2) < 0.5 if self.options.turns else (False, False)
 
     def _hardest(self, moments, size, corner, rng):
         """The corner if its crop shows a target in any frame, else the hardest of several.

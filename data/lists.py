@@ -140,6 +140,8 @@ def find_sequences(spec, split, root, names=None):
     remarks = Remarks()
     sequences = [find_sequence(spec, split, root, name, remarks) for name in names]
     _check_list(Path(root) / split.list_file, sequences, remarks)
+    if split == spec.test:
+        _check_centroids(spec, sequences, remarks)
     if split is spec.train and spec.test is not None:
         both = set(names) & set(_names_if_any(spec, spec.test, root))
         if both and split != spec.test:
@@ -163,6 +165,20 @@ def _check_list(path, sequences, remarks):
                 f"{path}: names {count} of the {len(files)} frames of {files.name}; whole "
                 "sequences are taken",
             )
+
+
+def _check_centroids(spec, sequences, remarks):
+    """Remarks on test sequences without centroid masks in a layout that has them."""
+    without = [files for files in sequences if files.centroids is None]
+    if spec.test.centroids is None or not without:
+        return
+    others = "" if len(without) == len(sequences) else ", the others' by centroid masks"
+    remarks.make(
+        "no centroid masks",
+        f"{without[0].masks[0].parent}: no centroid masks beside it, as for {len(without)} of "
+        f"{len(sequences)} test sequences: their targets are counted by the components of the "
+        f"masks{others}; Pd and Fa depend on it",
+    )
 
 
 def _names_if_any(spec, split, root):
@@ -192,6 +208,7 @@ def find_sequence(spec, split, root, name, remarks=None):
     if mask_folder is None:
         looked = dict.fromkeys(str(place / split.masks.format(name)) for place in roots)
         raise FileNotFoundError(f"{name}: no folder of masks; expected {' or '.join(looked)}")
+    _check_own_masks(root / split.masks.format(name), mask_folder, remarks)
     masks = pair(name, images, _expect_images(mask_folder, name, remarks), "masks", remarks)
     centroids = None
     if split.centroids is not None:
@@ -204,6 +221,17 @@ def find_sequence(spec, split, root, name, remarks=None):
         earlier = root / split.earlier.format(name) / f"{images[0].stem}.mat"
         earlier = earlier if earlier.is_file() else None
     return SequenceFiles(name, images, masks, centroids, earlier, remarks)
+
+
+def _check_own_masks(own, used, remarks):
+    """Remarks on masks that a data set has, where those of another are taken for them."""
+    if own.is_dir() and not own.samefile(used):
+        remarks.make(
+            "own masks",
+            f"{own}: not read; the masks in {used} are taken, as of every data set of this name, "
+            "whose sequences are noisy versions of those. If these are others, move them away from "
+            "each other, or rename the folder of the latter",
+        )
 
 
 def hold_out(sequences, seed, share=0.1):

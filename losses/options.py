@@ -1,10 +1,26 @@
-"""Departures from the published losses, off by default. Each wraps a loss."""
+"""What wraps a loss: its share in one of several processes; departures, off by default."""
 
 import torch
 from torch import nn
 
 SURE_BACKGROUND = -100.0  # a logit without gradient
 ABSENT_TARGET = 9  # pixels in a frame, of the target that stands for none
+
+
+class OfSeveral(nn.Module):
+    """A loss that sums over clips, times the number of processes whose gradients are averaged.
+
+    Args:
+        loss: callable(logits, mask).
+        processes: as above.
+    """
+
+    def __init__(self, loss, processes):
+        super().__init__()
+        self.loss, self.processes = loss, processes
+
+    def forward(self, logits, mask):
+        return self.processes * self.loss(logits, mask)
 
 
 class WithoutPadding(nn.Module):
@@ -18,10 +34,6 @@ class WithoutPadding(nn.Module):
     def __init__(self, loss):
         super().__init__()
         self.loss = loss
-
-    @property
-    def summed(self):
-        return getattr(self.loss, "summed", False)
 
     def forward(self, logits, mask, valid=None):
         """All (B, n, H, W); `valid` is 0 where the clip is padding; None: nowhere."""
@@ -50,10 +62,6 @@ class WithEmptyClips(nn.Module):
     def __init__(self, loss, weight):
         super().__init__()
         self.loss, self.weight = loss, weight
-
-    @property
-    def summed(self):
-        return getattr(self.loss, "summed", False)
 
     def forward(self, logits, mask, valid=None):
         """As in `WithoutPadding`, which `valid` needs: padding counts in neither part."""

@@ -205,7 +205,7 @@ def load_weights(model, checkpoint, name, path):
                 f"{path}: {key} is of type {weights[key].dtype} where {name} has {tensor.dtype}; "
                 f"expected a checkpoint of {name}"
             )
-        if not torch.isfinite(weights[key]).all():
+        if not torch.isfinite(weights[key].to(tensor.dtype)).all():
             raise ValueError(f"{path}: {key} holds NaN or infinite numbers; expected weights")
     model.load_state_dict(weights)
 

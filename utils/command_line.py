@@ -2,6 +2,8 @@
 
 import argparse
 import atexit
+import io
+import logging
 import math
 import multiprocessing
 import os
@@ -11,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,9 +118,13 @@ def run_command(command):
     Warnings are one line, too, without the place in the code.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    with terminated_by_signal():
+    with terminated_by_signal(), lasting_output() as output:
         try:
             ending = ending_of(command)
+            output.flush()
+            if ending is None and output.has_ended:
+                # As a shell tells of what SIGPIPE has ended: some of the output has got lost.
+                end_process(128 + getattr(signal, "SIGPIPE", 13))
             if ending is not None and TORCHRUN in os.environ and not let_others_tell(ending.status):
                 end_process(ending.status)
         except Terminated as stop:
@@ -127,8 +133,61 @@ def run_command(command):
             # While the interpreter closes down, too.
             atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
             if ending.status != LOST_PROCESS or LAUNCHED not in os.environ:
-                print(ending.text, file=sys.stderr, flush=True)
+                with suppress(OSError):  # nobody hears of it
+                    print(ending.text, file=sys.stderr, flush=True)
             end_process(ending.status)
+
+
+class Output:
+    """A standard output that may end before its command, as that into `head` does.
+
+    From then on nothing is written to it, and the command goes on: its files are what it is for. A
+    live test ends in order, see `output_ended`.
+
+    Attributes:
+        has_ended: whether nobody reads it any more.
+    """
+
+    def __init__(self, stream):
+        self.stream, self.has_ended = stream, False
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        self._pass(self.stream.write, text)
+        return len(text)
+
+    def flush(self):
+        self._pass(self.stream.flush)
+
+    def _pass(self, call, *values):
+        if self.has_ended:
+            return
+        try:
+            call(*values)
+        except BrokenPipeError:
+            self.has_ended = True
+            with suppress(OSError, ValueError):  # what is still held goes nowhere at the end
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)
+
+
+@contextmanager
+def lasting_output():
+    """Within it `sys.stdout` is an `Output`, which is given."""
+    former = sys.stdout
+    sys.stdout = Output(former)
+    try:
+        yield sys.stdout
+    finally:
+        sys.stdout = former
+
+
+def output_ended():
+    """Whether nobody reads this command's output any more."""
+    return getattr(sys.stdout, "has_ended", False)
 
 
 def end_process(status):
@@ -242,15 +301,28 @@ def resource_advice(error):
     return None
 
 
+@contextmanager
+def hushed():
+    """Within it nothing is printed, nor said by loggers: what is wrong an error tells."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def positive(kind, most=math.inf):
     """An argparse type: a number of this kind above 0, finite and at most `most`."""
     expected = "a number above 0" if most == math.inf else f"a number above 0, at most {most}"
     return _bounded(kind, lambda value: 0 < value <= most and value < math.inf, expected)
 
 
-def not_negative(kind):
-    """An argparse type: a number of this kind, 0 or more."""
-    return _bounded(kind, lambda value: 0 <= value < math.inf, "0 or more")
+def not_negative(kind, most=math.inf):
+    """An argparse type: a number of this kind, 0 or more, finite and at most `most`."""
+    expected = "0 or more" if most == math.inf else f"a number from 0 to {most}"
+    return _bounded(kind, lambda value: 0 <= value <= most and value < math.inf, expected)
 
 
 def fraction(text):

@@ -71,7 +71,7 @@ class Timing:
         scoring: counting under all protocols.
         output: what the writers took: pictures, tables.
         total: from the first frame to the last result.
-        frames: number of frames.
+        frames, sequences: their numbers.
     """
 
     reading: float = 0.0
@@ -80,6 +80,7 @@ class Timing:
     output: float = 0.0
     total: float = 0.0
     frames: int = 0
+    sequences: int = 0
 
 
 @dataclass
@@ -109,6 +110,7 @@ class Evaluation:
         """Joins the results of several processes, each of which took its share of the sequences."""
         self.results = group.gather(self.results)
         self.timing.frames = sum(group.gather([self.timing.frames]))
+        self.timing.sequences = len(self.results)
 
     def iou(self):
         """Intersection over union of all sequences together."""
@@ -135,7 +137,7 @@ class Evaluator:
         protocols: the `utils.protocols.Protocol`s to count under.
         threshold: of the IoU: a pixel is positive if its score is above it.
         writers: each gets `add(block)` with every `ScoredBlock` in order, `end(sequence)` after a
-            sequence's last one.
+            sequence's last one, `abandon()` in place of that after an error.
     """
 
     def __init__(self, scan, protocols, threshold, writers=()):
@@ -153,6 +155,25 @@ class Evaluator:
             ValueError: a score is NaN, or data cannot be read; the message names the sequence.
         """
         evaluation = Evaluation(self.protocols)
+        self._run(evaluation, sequences, progress)
+        return evaluation
+
+    def run_far(self, sequences, progress=None):
+        """As `run`, as far as it goes: what has ended before an error is not lost.
+
+        Returns:
+            (`Evaluation` of the sequences that have ended, the error that ended it or None).
+        """
+        evaluation = Evaluation(self.protocols)
+        try:
+            self._run(evaluation, sequences, progress)
+        except Exception as error:
+            for writer in self.writers:
+                writer.abandon()
+            return evaluation, error
+        return evaluation, None
+
+    def _run(self, evaluation, sequences, progress):
         timing, began = evaluation.timing, time.perf_counter()
         with ThreadPoolExecutor(max_workers=1) as scorer:
             jobs, last, waiting, result = deque(), None, Truth(), None
@@ -183,7 +204,6 @@ class Evaluator:
             for job in jobs:
                 job.result()
         timing.total = time.perf_counter() - began
-        return evaluation
 
     def _new_result(self, sequence):
         return SequenceResult(sequence.name, sequence.labelled, 0, {}, PixelIoU(self.threshold))
@@ -212,9 +232,10 @@ class Evaluator:
 
     def _end(self, evaluation, result, sequence):
         began = time.perf_counter()
-        evaluation.results.append(result)
         for writer in self.writers:
             writer.end(sequence)
+        evaluation.results.append(result)
+        evaluation.timing.sequences += 1
         evaluation.timing.output += time.perf_counter() - began
 
 

@@ -98,13 +98,13 @@ def short_name(name):
 def renewed(folder, part_of, active=True):
     """Within it files are written below a folder; what earlier calls wrote is removed at its end.
 
-    That is, of the parts that were written to. What the folder was given is listed in it, so that
-    no file of anyone else is touched. After an error nothing is removed.
+    That is, of the parts that were written to, and what belongs to them. What the folder was given
+    is listed in it, so that no file of anyone else is touched. After an error nothing is removed.
 
     Args:
         folder: as above.
         part_of: gives, for a path (a `PurePosixPath`) relative to the folder, any name of the part
-            it belongs to.
+            it belongs to: "a/b" is a part that belongs to "a", not the other way round.
         active: whether this process sees to that; of several, one does.
 
     Yields:
@@ -114,9 +114,9 @@ def renewed(folder, part_of, active=True):
     _listings.append(paths)
     try:
         yield paths
-        new = _below(folder, paths)
+        new = {path for path in _below(folder, paths) if (folder / path).exists()}
         parts = set(map(part_of, new))
-        stale = {path for path in old - new if part_of(path) in parts}
+        stale = {path for path in old - new if _belongs(part_of(path), parts)}
         if active:
             _remove(folder, stale)
     finally:
@@ -125,6 +125,11 @@ def renewed(folder, part_of, active=True):
             names = sorted(map(str, _below(folder, paths) | old - stale))
             with suppress(OSError):  # on a full disk, of which others tell
                 write_text(folder / WRITTEN, json.dumps(names, indent=0) + "\n")
+
+
+def _belongs(part, parts):
+    """Whether a part is one of these or belongs to one."""
+    return any(part == each or part.startswith(f"{each}/") for each in parts)
 
 
 def _below(folder, paths):
@@ -141,6 +146,16 @@ def _listed(folder):
     except (OSError, ValueError, TypeError):
         return set()
     return {path for path in paths if not path.is_absolute() and ".." not in path.parts}
+
+
+def remove_files(paths):
+    """Removes files that are there, and their folders if they are empty then."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
+    for folder in {path.parent for path in paths}:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def _remove(folder, paths):

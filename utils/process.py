@@ -20,6 +20,7 @@ from torch import distributed
 from tqdm import tqdm
 
 SETTLING = 0.05  # seconds
+LARGEST_SEED = 2**64 - 1  # that torch takes
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # that a launcher sets
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
@@ -228,13 +229,15 @@ class StopRequest:
 
     Args:
         active: whether signals are noted; where they are not, they do what they did before.
+        also: callable: whether there is another reason to stop.
 
     Attributes:
         signal: the number of the signal that arrived, or None.
     """
 
-    def __init__(self, active=True):
-        self.active, self.signal, self.former = active, None, {}
+    def __init__(self, active=True, also=lambda: False):
+        self.active, self.also = active, also
+        self.signal, self.former = None, {}
 
     def __enter__(self):
         if self.active:
@@ -249,8 +252,8 @@ class StopRequest:
             signal.signal(number, handler)
 
     def arrived(self):
-        """Whether one did."""
-        return self.signal is not None
+        """Whether one did, or there is another reason."""
+        return self.signal is not None or self.also()
 
     def _note(self, number, _):
         if self.signal is not None and number == signal.SIGINT:

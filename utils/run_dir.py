@@ -121,12 +121,23 @@ class RunDir:
         return self.path / "events"
 
     def is_tested(self):
-        """Whether the results are whole, and of the best checkpoint: all written after it."""
+        """Whether the results are whole, and of the best checkpoint: all written after it.
+
+        Raises:
+            FileNotFoundError: there is no best checkpoint.
+        """
+        best = self.checkpoint("best")
+        if not best.is_file():
+            others = sorted(best.parent.glob("epoch_*.pth"), key=lambda path: path.stat().st_mtime)
+            tested = f", or test.py with --weights {others[-1]}" if others else ""
+            raise FileNotFoundError(
+                f"{best}: is gone, and the training has ended; expected --epoch with more epochs, "
+                f"of which the best is kept again{tested}"
+            )
         files = [self.path / name for name in RESULTS]
         if not all(file.is_file() for file in files):
             return False
-        best = self.checkpoint("best").stat().st_mtime
-        return all(file.stat().st_mtime >= best for file in files)
+        return all(file.stat().st_mtime >= best.stat().st_mtime for file in files)
 
     def results(self, dataset, own=None):
         """Where the results of a test on a data set go: those on another than the run's aside.

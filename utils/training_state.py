@@ -98,7 +98,8 @@ class TrainingState:
         model, optimizer: what is trained; their values are read when a checkpoint is made.
         average: `utils.training.trainer.MovingAverage`, or None.
         options: the command line's, as plain values.
-        data: what is trained on: [name, number of frames] of every sequence.
+        data: what is trained on: [name, number of frames, their height and width, bytes of all
+            files] of every sequence; older checkpoints have the first two.
 
     Attributes:
         epoch: the last one that ended, 0-based; -1 before the first has.
@@ -112,6 +113,7 @@ class TrainingState:
         self.model, self.optimizer, self.average = model, optimizer, average
         self.options, self.data, self.restored = options, list(data), False
         self.anew = None  # why the best IoU is not that of the checkpoint
+        self.from_best = False  # whether the last checkpoint is gone
         self.epoch, self.best_iou = -1, -math.inf
         self.history, self.position, self.log_size = [], None, 0
 
@@ -129,14 +131,17 @@ class TrainingState:
                 return f"Starting from the weights of {weights}{own.format(*levels or ())}"
             return "No existing model, starting training from scratch..."
         step = f", step {self.position['step']} of the next" if self.position else ""
+        if self.from_best:
+            step = " from its best checkpoint: there is no last_model.pth"
         best = f"best IoU {self.best_iou:f}"
         if self.anew:
             best = f"the best checkpoint is sought anew: {self.anew}"
         return f"Continuing {name} after epoch {self.epoch + 1}{step}, {best}"
 
-    def kept_levels(self, checkpoint):
-        """Says where the run's mean and std are kept for data that it did not have: lines."""
+    def doubts(self, checkpoint):
+        """What of the data is not as it was when the run stopped, though it may go on: lines."""
         before = describe(checkpoint).args if checkpoint else {}
+        yield from self._other_files(checkpoint)
         levels = [
             [options.get(name) for name in ("mean", "std")] for options in (before, self.options)
         ]
@@ -146,6 +151,19 @@ class TrainingState:
             yield (
                 f"Other data, but mean {mean:.6g} and std {std:.6g} as the run had; others by "
                 "--mean and --std or --normalise-as"
+            )
+
+    def _other_files(self, checkpoint):
+        """Says where an interrupted epoch goes on with files of other sizes."""
+        if not self.position:
+            return
+        pairs = zip(checkpoint.get("data") or self.data, self.data, strict=True)
+        others = [now[0] for was, now in pairs if len(was) > 4 and was[4] != now[4]]
+        if others:
+            yield (
+                f"The run stopped within an epoch, whose other clips are of files of other sizes: "
+                f"{len(others)} of {len(self.data)} sequences, {others[0]} for one. If they are "
+                "not the same images, start a new run"
             )
 
     def published(self, iou=None):
@@ -202,7 +220,7 @@ class TrainingState:
             ) from error
         if checkpoint.get("random"):
             restore_random_states(checkpoint["random"])
-        self.restored = True
+        self.restored, self.from_best = True, "class_avg_iou" in checkpoint
         self.epoch, self.position = int(checkpoint["epoch"]), checkpoint.get("position")
         self.history = list(checkpoint.get("history", ()))
         self.log_size = checkpoint.get("log_size")
@@ -246,14 +264,24 @@ class TrainingState:
                 f"--{changed[0]} than {_told(recorded.get(changed[0]))}"
             )
         before = checkpoint.get("data") or self.data
-        if before != self.data:
-            was, is_now = (
-                f"{len(d)} sequences, {sum(n for _, n in d)} frames" for d in (before, self.data)
-            )
+        difference = _difference(before, self.data)
+        if difference is not None:
+            was, is_now = difference
             raise ValueError(
                 f"{path}: it stopped within an epoch, which cannot go on with other data: "
                 f"{was} then, {is_now} now"
             )
+
+
+def _difference(before, now):
+    """How other data differ, in words (then, now); None where only their files' bytes may."""
+    if [list(row[:2]) for row in before] != [list(row[:2]) for row in now]:
+        return [f"{len(d)} sequences, {sum(row[1] for row in d)} frames" for d in (before, now)]
+    for pair in zip(before, now, strict=True):
+        sizes = [f"frames of {row[2]}x{row[3]} in {row[0]}" for row in pair if len(row) > 2]
+        if len(set(sizes)) > 1:
+            return sizes
+    return None
 
 
 def _told(value):

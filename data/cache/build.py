@@ -4,12 +4,12 @@ Frames come from `data.frames`, and are kept in memory or by `data.cache.file`.
 """
 
 import itertools
-import os
 import shutil
 from collections import deque
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Lock
 
 from data.cache.file import CacheFile, make_cache_folder
@@ -228,6 +228,16 @@ def choose_mode(needed, folder, free=None):
     if needed <= room_in_memory(free):
         return "memory"
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    if os.access(existing, os.W_OK) and needed * 1.1 < shutil.disk_usage(existing).free:
+    if needed * 1.1 < shutil.disk_usage(existing).free and takes_files(folder):
         return "disk"
     return "none"
+
+
+def takes_files(folder):
+    """Whether a folder can be made and written to, which is tried."""
+    try:
+        make_cache_folder(folder)
+        with TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

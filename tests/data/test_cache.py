@@ -264,6 +264,8 @@ def test_the_mode_follows_the_room(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "available_memory", lambda: 1000)
     assert choose_mode(1000, tmp_path / "absent") == "disk"
     assert choose_mode(1 << 60, tmp_path) == "none"
+    (tmp_path / "file").touch()
+    assert choose_mode(1000, tmp_path / "file" / "frames") == "none"  # no folder can be made
 
 
 @pytest.mark.parametrize("ask", [lambda clips: clips.set_epoch(2), lambda clips: clips[0]])

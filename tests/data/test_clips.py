@@ -113,19 +113,24 @@ def test_where_the_last_frame_is_predicted_short_windows_are_padded_at_the_start
         assert [not frame.any() for frame in clip] == [True] * missing + [False] * (10 - missing)
 
 
-def test_where_the_last_frame_is_predicted_its_mask_places_the_crop(rng):
+@pytest.mark.parametrize("turns", [False, True])
+def test_where_the_last_frame_is_predicted_its_mask_places_the_crop(rng, turns):
+    """Of a clip that is played backwards this is the first of its window."""
     images = rng.integers(0, 256, (15, 60, 60), dtype=np.uint8)
     masks = np.zeros_like(images)
     masks[np.arange(15), 4 * np.arange(15), 4 * np.arange(15)] = 1
     frames = Frames([range(15)], None, "memory", [(images, masks)])
-    options = ClipOptions(10, 6, 1.0, 3, predicts="last")
+    options = ClipOptions(10, 6, 1.0, 3, predicts="last", turns=turns)
     clips = TrainClips([range(15)], 100.0, 20.0, options, None, frames)
-    near = []
+    near, backwards = [], set()
     for epoch in range(40):
         clips.set_epoch(epoch)
         crops = [clips.draw(index) for index in range(len(clips))]
-        offsets = [4 * (crop.stop - 1) - crop.rows.start - 3 for crop in crops]
+        last = [crop.start if crop.backwards else crop.stop - 1 for crop in crops]
+        offsets = [4 * at - crop.rows.start - 3 for at, crop in zip(last, crops, strict=True)]
         near += [abs(offset) <= 4 for offset in offsets]
+        backwards |= {crop.backwards for crop in crops}
+    assert backwards == {False, turns}
     assert np.mean(near) > 0.7  # 3 of 4 crops are centred on a target of the placing frame
 
 

@@ -1,5 +1,6 @@
 """Reading the six layouts, and what is refused."""
 
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -247,6 +248,47 @@ def test_frames_and_masks_are_paired_by_number(nudt):
     spec = get_spec("NUDT-MIRSDT")
     with pytest.raises(ValueError, match="00007.png has none; 00003.png there has no frame"):
         find_sequences(spec, spec.test, nudt)
+
+
+def remarks_on(spec, split, root):
+    """What is said of a split when its sequences are found."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        find_sequences(spec, split, root)
+    return [str(warning.message) for warning in said]
+
+
+def test_test_sequences_without_centroid_masks_are_told_once(nudt):
+    spec = get_spec("NUDT-MIRSDT")
+    assert remarks_on(spec, spec.test, nudt) == []
+    shutil.rmtree(nudt / "Sequence85/masks_centroid")
+    (line,) = remarks_on(spec, spec.test, nudt)
+    assert "Sequence85/masks: no centroid masks beside it, as for 1 of 2 test seq" in line
+    assert "counted by the components of the masks, the others' by centroid masks" in line
+    shutil.rmtree(nudt / "Sequence47/masks_centroid")
+    (line,) = remarks_on(spec, spec.test, nudt)
+    assert "Sequence47/masks: no centroid masks beside it, as for 2 of 2" in line
+    shutil.rmtree(nudt / "Sequence1/masks_centroid")  # training needs none
+    assert remarks_on(spec, spec.train, nudt) == []
+
+
+@pytest.mark.parametrize("layout", [each for each in LAYOUTS[2:] if each[1] == "test"])
+def test_layouts_without_centroid_masks_are_not_remarked_on(tmp_path, rng, layout):
+    write_layout(tmp_path, layout, *random_sequence(rng, 3, 6, 7))
+    spec = get_spec(layout[0])
+    assert remarks_on(spec, spec.test, tmp_path) == []
+
+
+def test_own_masks_that_the_clean_siblings_replace_are_told_once(nudt, rng):
+    noisy, spec = nudt.parent / "my-NUDT-MIRSDT", get_spec("my-NUDT-MIRSDT")
+    write_list(noisy / "test.txt", ["Sequence47", "Sequence85"])
+    for name in ("Sequence47", "Sequence85"):
+        shutil.copytree(nudt / name / "images", noisy / name / "images")
+    assert remarks_on(spec, spec.test, noisy) == []
+    for name in ("Sequence47", "Sequence85"):
+        shutil.copytree(nudt / name / "masks", noisy / name / "masks")
+    (line,) = remarks_on(spec, spec.test, noisy)
+    assert f"{noisy}/Sequence47/masks: not read; the masks in {nudt}/Sequence47/masks" in line
 
 
 def test_hidden_files_are_no_frames(nudt):

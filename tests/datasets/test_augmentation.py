@@ -179,6 +179,15 @@ def test_a_share_of_the_clips_is_left_unmoved():
     assert parse_augmentation("jitter=0.3,still=1").draw(9, 4, rng).offsets is None
 
 
+def test_the_frame_that_is_predicted_last_does_not_drift_whichever_way_the_clip_is_played(rng):
+    clips, *_ = make_clips(rng, Augmentation(drift=0.5), predicts="last", turns=True)
+    crops = [clips.draw(index) for index in range(len(clips))]
+    for crop in crops:
+        still = ~crop.change.offsets.any(axis=1)
+        assert np.flatnonzero(still).tolist() == [0 if crop.backwards else len(still) - 1]
+    assert {crop.backwards for crop in crops} == {False, True}
+
+
 def test_drift_is_a_steady_speed_and_leaves_the_frame_that_placed_the_crop():
     rng = np.random.default_rng(0)
     speeds = []

@@ -88,7 +88,7 @@ def test_a_mixed_training_stops_and_goes_on_as_if_it_had_not(two_sets, tmp_path,
     weights = [state["model_state_dict"] for state in states]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert states[1]["args"]["dataset"] == ["NUDT-MIRSDT", "Synthetic"]
-    assert [name for name, _ in states[1]["data"]] == ["Sequence1", "Sequence1"]
+    assert [name for name, *_ in states[1]["data"]] == ["Sequence1", "Sequence1"]
     assert {(args.dataset, args.datapath) for args in tested} == {("NUDT-MIRSDT", f"{two_sets}/A")}
     log = (whole / "logs/DeepPro.txt").read_text()
     assert "The number of test data is: 2 sequences" in log

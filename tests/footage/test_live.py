@@ -4,8 +4,10 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +24,7 @@ from data.remarks import DataWarning, Remarks
 from data.sequences import mean_std
 from data.specs import get_spec
 from tests.builders import call
+from tests.conftest import REPOSITORY
 from tests.training.runs import refused
 from utils.report.detections import read_detections
 
@@ -138,6 +141,29 @@ def test_detections_are_printed_before_the_pipe_ends(frames, monkeypatch, capsys
     assert seen == [True]
 
 
+def test_a_reader_that_has_enough_ends_a_live_test_in_order(frames, tmp_path):
+    """As `| head -4` does: the camera goes on, but nobody reads what is printed."""
+    words = "--datapath - --size 18x22 --bits 16 --mean 650 --std 30"
+    command = [sys.executable, "test.py", *FILTER.split(), *words.split(), "--output", tmp_path]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with (
+        suppress(BrokenPipeError),  # of what could not be sent any more
+        subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process,
+    ):
+        process.stdin.write(frames.tobytes())
+        process.stdin.flush()
+        printed = [process.stdout.readline().decode() for _ in range(4)]
+        process.stdout.close()
+        with suppress(BrokenPipeError):
+            for _ in range(100_000):
+                process.stdin.write(frames[:1].tobytes())
+                process.stdin.flush()
+        errors = process.stderr.read().decode()
+        assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+    assert printed_rows("".join(printed)) and errors == ""
+    assert len(read_detections(tmp_path / "detections.csv")["live"]) >= 3
+
+
 def test_ctrl_c_ends_a_live_test_in_order(frames, monkeypatch, capsys, tmp_path):
     class Endless(io.BytesIO):
         count = 0
@@ -201,6 +227,8 @@ def test_a_frame_that_is_cut_short_is_left_out_and_said(frames):
         (b"", "--size 18x22", "0 bytes, of which a frame takes 396"),
         (b"abc", "--size 18x22 --bits 16", "3 bytes, of which a frame takes 792"),
         (b"", "", "--datapath - without --size"),
+        (b"YUV4MPEG2 W22 H18 F25:1\n" + bytes(396), "--size 18x22", "a stream of the form y4m"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(396), "--size 18x22", "a stream of the form PNG"),
         (b"", "--size 18x22 --visual", "live frames with --visual"),
     ],
 )
@@ -214,8 +242,9 @@ def test_what_cannot_be_live_is_one_line(tmp_path, pipe, capsys, data, options, 
 
 
 def test_a_size_for_what_has_its_own_is_refused(tmp_path, capsys):
-    words = f"--datapath {tmp_path} --size 18x22"
-    refused(capsys, call(test_script, FILTER, words), "--size without")
+    for words in ("--size 18x22", "--bits 16"):
+        status = call(test_script, FILTER, f"--datapath {tmp_path} {words}")
+        refused(capsys, status, "--size or --bits without")
 
 
 def test_what_is_live(tmp_path):

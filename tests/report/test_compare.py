@@ -172,7 +172,7 @@ def test_the_joint_table_has_every_run_under_every_protocol(runs):
         assert len({len(row) for row in lines[top + 2 : top + 6]}) == 1
 
 
-ODD = (None, "x", [], {}, -1, 3.5, True, [None], ["x"] * 27, [0.5] * 27, {"all": {}}, 1e400)
+ODD = (None, "x", [], {}, -1, 3.5, True, [None], 10**30, ["x"] * 27, [0.5] * 27, {"all": {}}, 1e400)
 
 
 def places_of(node, path=()):
@@ -206,6 +206,18 @@ def test_any_other_value_anywhere_is_compared_or_refused_in_one_line(tmp_path, f
         errors = capsys.readouterr().err.splitlines()
         assert len(errors) == (ends[-1] == 2), (path, last, errors)
     assert set(ends) == {0, 2}
+
+
+@pytest.mark.parametrize("key", ["targets", "detected", "iou", "threshold_eval"])
+def test_a_number_that_no_test_can_count_to_is_refused(tmp_path, folders, capsys, key):
+    metrics = json.loads((folders[0] / "metrics.json").read_text())
+    entry = metrics["protocols"][MAIN.name]["sequences"]["Sequence47"]
+    if key in metrics:
+        metrics[key] = 10**400
+    else:
+        entry[key] = 10**30 if key == "targets" else [10**30] * len(entry[key])
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert f"'{key}' that is no number, or not within" in refused(capsys, tmp_path)
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, folders, capsys):

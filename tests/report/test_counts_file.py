@@ -1,5 +1,6 @@
 """Published files of counts as runs of the comparison."""
 
+import copy
 import csv
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ from utils.compare import __main__ as command
 from utils.compare.counts_file import COUNTS_LINE, pixels_of, read_counts
 from utils.compare.runs import open_run
 from utils.evaluation import Evaluator
-from utils.protocols import choose
+from utils.protocols import PROTOCOLS, choose
+from utils.report.metrics_file import write_metrics
 from utils.report.results import header, summarise, write_eval
 from utils.scan import open_scan
 
@@ -61,7 +63,8 @@ def test_the_guard_tells_the_protocol(tmp_path):
     wide = [text.replace("[838, 8.38", "[758, 7.58") for text in two_sequences()]
     wide = [text.replace("[419, 8.38", "[379, 7.58") for text in wide]
     wide = [text.replace("[1257, 8.38", "[1137, 7.58") for text in wide]
-    assert list(read_counts(written(tmp_path, wide))["protocols"]) == ["hit2_guard5"]
+    with pytest.warns(UserWarning, match="names no protocol; with 121.0 .* 3x3 pixels it is hit 1"):
+        assert list(read_counts(written(tmp_path, wide))["protocols"]) == ["hit2_guard5"]
     none = [text.replace("838, 8.38", "998, 9.98") for text in two_sequences()[:4]]
     with pytest.raises(ValueError, match="1.0 pixels guarded for each target"):
         read_counts(written(tmp_path, none))
@@ -85,28 +88,106 @@ def test_what_is_no_whole_file_of_counts_is_refused(tmp_path, change, words):
     assert words in str(error.value)
 
 
-def test_an_eval_txt_written_here_is_read_back(tmp_path, rng):
+def evaluated(rng, names=("Sequence47", "Sequence85"), side=1, protocols=()):
+    """The metrics of two sequences, one of low and one of high SNR."""
     sequences = []
-    for name in ("Sequence47", "Sequence85"):
+    for name in names:
         masks = np.zeros((9, 30, 34), np.uint8)
-        masks[np.arange(9), 8 + np.arange(9), 10 + np.arange(9)] = 1  # no square leaves the frame
+        for frame in range(9):  # no square leaves the frame
+            masks[frame, 8 + frame : 8 + frame + side, 10 + frame : 10 + frame + side] = 1
         frames = rng.integers(60, 150, masks.shape, dtype=np.uint8) + 40 * masks
         sequences.append(ArraySequence(name, frames, masks))
     detector = Bright()
-    evaluation = Evaluator(open_scan(detector, detector), choose(), 0.5).run(sequences)
+    evaluation = Evaluator(open_scan(detector, detector), choose(protocols), 0.5).run(sequences)
     given = {"run": "bright", "name": "DeepPro", "detector": detector, "stabilise": False}
-    tested = SimpleNamespace(**given)
-    subsets = {"low_snr": ["Sequence47"], "high_snr": ["Sequence85"]}
-    metrics = summarise(evaluation, subsets, header(tested, "Mine", 0.5))
+    subsets = {"low_snr": names[:1], "high_snr": names[1:]}
+    return summarise(evaluation, subsets, header(SimpleNamespace(**given), "Mine", 0.5))
+
+
+def agree(counted, expected):
+    """Whether all that was read of a protocol is in a metrics.json."""
+    parts = ("sequences", "subsets")
+    return counted["thresholds"] == expected["thresholds"] and all(
+        counted[part].keys() == expected[part].keys()
+        and all(entry.items() <= expected[part][each].items() for each, entry in own)
+        for part in parts
+        for own in [counted[part].items()]
+    )
+
+
+def test_an_eval_txt_written_here_is_read_back(tmp_path, rng):
+    metrics = evaluated(rng)
     for name, protocol in ALWAYS.items():
         write_eval(tmp_path / "eval.txt", metrics, protocol)
         found = open_run(tmp_path)
         assert found["iou"] == pytest.approx(metrics["iou"], abs=1e-6)
-        counted, expected = found["protocols"][name], metrics["protocols"][name]
-        assert counted["thresholds"] == expected["thresholds"]
-        for part in ("sequences", "subsets"):
-            for each, entry in counted[part].items():
-                assert entry.items() <= expected[part][each].items()
+        assert agree(found["protocols"][name], metrics["protocols"][name])
+
+
+@pytest.mark.parametrize("name", [*ALWAYS, "centroid3", "centroid3_legacy"])
+def test_an_eval_txt_names_its_protocol_where_the_counts_do_not_tell_it(
+    tmp_path, rng, recwarn, name
+):
+    metrics = evaluated(rng, side=3, protocols=[name])  # of guard 4 these look like guard 5
+    write_eval(tmp_path / "eval.txt", metrics, PROTOCOLS[name])
+    found = open_run(tmp_path)["protocols"]
+    assert list(found) == [name] and agree(found[name], metrics["protocols"][name])
+    assert not recwarn
+
+
+def test_where_no_protocol_is_named_the_metrics_json_beside_tells_it(tmp_path, rng, recwarn):
+    metrics = evaluated(rng, side=3)
+    write_eval(tmp_path / "eval_epoch-5.txt", metrics, MAIN)
+    path, lines = tmp_path / "eval_epoch-5.txt", (tmp_path / "eval_epoch-5.txt").read_text()
+    path.write_text("".join(line for line in lines.splitlines(True) if line[0] != "#"))
+    write_metrics(tmp_path / "metrics_epoch-5.json", metrics)
+    assert list(read_counts(path)["protocols"]) == [MAIN.name] and not recwarn
+    other = copy.deepcopy(metrics)  # of another test
+    for counted in other["protocols"].values():
+        counted["sequences"]["Sequence47"]["detected"][0] -= 1
+    write_metrics(tmp_path / "metrics_epoch-5.json", other)
+    with pytest.warns(UserWarning, match="names no protocol"):
+        assert list(read_counts(path)["protocols"]) == ["hit2_guard5"]
+
+
+def test_the_protocols_name_moves_no_line_and_takes_the_place_of_an_empty_one(tmp_path, rng):
+    write_eval(tmp_path / "eval.txt", evaluated(rng), MAIN)
+    lines = (tmp_path / "eval.txt").read_text().splitlines()
+    (place,) = [index for index, line in enumerate(lines) if line[:1] == "#"]
+    assert lines[place - 1].endswith("Sequence47 results:") and "Th_Seg" in lines[place + 1]
+    # From here on every second line is empty, as published.
+    assert lines[place].endswith(MAIN.name) and not any(lines[place + 2 : -1 : 2])
+
+
+@pytest.mark.parametrize("name", ["centroid3", MAIN.name])
+@pytest.mark.parametrize(
+    "sequence",
+    ["a-b", "a: b", "1 - Model - INFO - x", "x results:", "Seq5", "Final", " a ", "红外"],
+)
+def test_sequences_of_any_name_are_read_back(tmp_path, rng, sequence, name):
+    metrics = evaluated(rng, (sequence, "other"), protocols=[name])
+    write_eval(tmp_path / "eval.txt", metrics, PROTOCOLS[name])
+    found = open_run(tmp_path)["protocols"]
+    assert agree(found[name], metrics["protocols"][name])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("# protocol hit1_guard4", "# protocol hit9", "counted by hit9, which is not known here"),
+        (
+            "# protocol hit1_guard4",
+            "# protocol f1_2px",
+            "holds no counts; expected the metrics.json",
+        ),
+        ("/9,", f"/{10**30},", "a count of 31 digits"),
+    ],
+)
+def test_an_eval_txt_that_cannot_be_compared_says_why(tmp_path, rng, old, new, words):
+    write_eval(tmp_path / "eval.txt", evaluated(rng), MAIN)
+    path = written(tmp_path, [(tmp_path / "eval.txt").read_text().replace(old, new)])
+    with pytest.raises(ValueError, match=words):
+        read_counts(path)
 
 
 def test_the_released_counts_of_dtum_give_the_published_rows(shared, tmp_path, capsys):

@@ -90,6 +90,51 @@ def test_what_an_earlier_test_wrote_goes_and_what_is_the_users_stays(tmp_path, s
     assert not (tmp_path / "twice/tracks/b.txt").exists()
 
 
+def test_nothing_of_an_earlier_test_stands_beside_new_numbers(tmp_path, scored):
+    write_tables(tmp_path, scored)
+    with results_in(tmp_path, suffix="_epoch-5"):  # another checkpoint's, which its name tells
+        write_text(tmp_path / "eval_epoch-5.txt", "")
+        Tracks(tmp_path / "tracks_epoch-5", 0.9, MAIN, TrackOptions()).close()
+    before = set(tree(tmp_path))
+    assert before >= {"metrics.json", "visual/a.gif", "tracks/a.txt", "eval_epoch-5.txt"}
+    (tmp_path / "visual/mine.png").write_text("mine")
+    metrics, strips = six()
+    with results_in(tmp_path):
+        write_results(tmp_path, "", metrics, strips[:1], MAIN)
+    left = set(tree(tmp_path))
+    assert {name.split("/")[0] for name in left} == {
+        *("eval.txt", "metrics.json", "report.html", "report", "visual"),
+        *("eval_epoch-5.txt", "tracks_epoch-5"),
+    }
+    assert {name for name in left if name.startswith("visual")} == {"visual/mine.png"}
+
+
+def test_pictures_written_anew_leave_the_numbers_of_another_checkpoint(tmp_path, scored):
+    write_tables(tmp_path, scored)
+    with results_in(tmp_path, suffix="_epoch-5"):
+        write_text(tmp_path / "eval_epoch-5.txt", "")
+        write_text(tmp_path / "visual/b/00007.png", "")
+    left = set(tree(tmp_path))
+    assert left >= {"metrics.json", "detections.csv", "tracks/a.txt"}
+    assert {name for name in left if name.startswith("visual")} == {"visual/b/00007.png"}
+
+
+def test_a_test_that_ended_early_marks_what_it_left_beside_older_results(tmp_path, scored):
+    write_tables(tmp_path, scored)
+    before = set(tree(tmp_path))
+    with pytest.raises(KeyboardInterrupt), results_in(tmp_path):
+        raise KeyboardInterrupt
+    assert set(tree(tmp_path)) == before  # it left nothing
+    with pytest.raises(ValueError, match="no room"), results_in(tmp_path):
+        write_text(tmp_path / "tracks/a.txt", "new")
+        raise ValueError("no room")
+    said = (tmp_path / "unfinished.txt").read_text()
+    assert said.startswith("This test ended early: no room\nFiles of it: tracks\n")
+    assert "Other files here may be of an earlier test" in said
+    write_tables(tmp_path, scored)
+    assert set(tree(tmp_path)) == before
+
+
 def part(path):
     return path.parts[0]
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,8 @@ def test_timing_says_where_the_time_went(metrics):
     assert timing["frames"] == 72
     unlabelled = evaluate(sequence_of("u", np.zeros((9, 20, 20)))).timing
     assert timing_line(unlabelled).startswith("9 frames in ")
+    assert timing_line(replace(unlabelled, sequences=3)).startswith("9 frames of 3 sequences in ")
+    assert timing["sequences"] == 6
 
 
 def _without(key, *path):

@@ -7,6 +7,7 @@ import pytest
 from mpl_toolkits.mplot3d import Axes3D
 from PIL import Image
 
+from data.formats.encoder import VideoFile
 from tests.report.scored import (
     MAIN,
     Bright,
@@ -25,6 +26,9 @@ from utils.report.writers import (
     Surfaces,
     Writer,
 )
+from utils.tracks.options import TrackOptions
+from utils.tracks.video import OverlayVideos
+from utils.tracks.writer import Tracks
 
 
 @pytest.fixture
@@ -157,6 +161,36 @@ def test_a_writer_keeps_no_more_of_a_long_sequence_than_of_a_short_one(tmp_path,
     # Frames and scores of the 2,700 frames more are 13.8 MB. Measured again where it was too much:
     # a thread of an earlier test may end meanwhile, and its memory counts, too.
     assert any(peak_of([build(tmp_path)], 3000) < short + 300_000 for _ in range(3))
+
+
+@pytest.mark.usefixtures("drawn")
+def test_writers_take_back_a_sequence_that_ends_early(tmp_path, rng):
+    pytest.importorskip("av")
+    made = {}
+    for name in ("whole", "part"):  # the second one ends within its frames
+        folder, scores = tmp_path / name, rng.random((20, 9, 30)).astype(np.float32)
+        options, (table, place) = TrackOptions(), (folder / "detections.csv", folder / "visual")
+        folder.mkdir()
+        writers = [
+            Detections(table, 0.9, folder / "centroids"),
+            ScoreMaps(place),
+            Overlays(place, 0.9, MAIN),
+            Surfaces(folder / "surfaces", [3]),
+            Tracks(folder / "tracks", 0.9, MAIN, options),
+            OverlayVideos(place, 0.9, MAIN, options, VideoFile),
+        ]
+        feed(writers, sequence_of("a", np.ones_like(scores)), np.ones_like(scores))
+        if name == "part":
+            block = next(iter(blocks_of(sequence_of("b", scores), scores, 7)))
+            for writer in writers:
+                writer.add(block)
+            assert (place / "b/00007.png").is_file()
+        for writer in writers:
+            writer.abandon()
+            writer.close()
+        made[name] = {p.relative_to(folder): p.stat().st_size for p in folder.rglob("*")}
+        assert writers[0].count == 20 and table.read_text().count("\n") == 21
+    assert made["part"].keys() == made["whole"].keys()
 
 
 @pytest.mark.usefixtures("drawn")

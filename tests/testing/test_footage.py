@@ -12,7 +12,7 @@ from PIL import Image
 import test as test_script
 from models import MODELS, build_model
 from models.detector import Detector
-from tests.builders import call_test, write_image
+from tests.builders import call, call_test, write_image
 from utils.checkpoint import save
 from utils.command_line import run_command
 from utils.report.detections import read_detections
@@ -180,6 +180,54 @@ def test_bad_footage_is_refused_in_one_line(run, tmp_path, frames, capsys, monke
     (tmp_path / "film.mp4").touch()
     monkeypatch.setitem(sys.modules, "av", None)
     refused(capsys, run, tmp_path / "film.mp4", "no decoder", "pip install av")
+
+
+def test_a_bad_frame_ends_a_test_but_what_was_finished_is_written(tmp_path, frames, capsys):
+    for name in "abc":
+        write_folder(tmp_path / "clips" / name / "images", frames)
+        write_folder(tmp_path / "clips" / name / "masks", (frames == 250).astype(np.uint8) * 255)
+    out = tmp_path / "out"
+    words = f"--dataset Frames --datapath {tmp_path / 'clips'} --model TopHat --gpu cpu"
+    words += f" --output {out} --min_track 3 --export centroids --visual"
+    assert call(test_script, words) == 0
+    rows = read_detections(out / "detections.csv")
+    bad = tmp_path / "clips/b/images/00004.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    capsys.readouterr()
+    assert call(test_script, words) == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: ") and "b/images/00004.png" in line
+    assert "1 of 3 sequences were finished; missing: b, c. No figures are written" in said.out
+    assert read_detections(out / "detections.csv") == {"a": rows["a"]}
+    # Nor is there anything left of the test before.
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*.*")} - {".written.json"}
+    pictures = {name for name in left if name.startswith("visual")}
+    maps = {f"visual/a/{number:05d}.png" for number in range(1, FRAMES + 1)}
+    assert pictures == {"visual/a.gif", *maps}
+    tables = {"detections.csv", "tracks/a.txt", "tracks/tracks.csv", "centroids/a.txt"}
+    assert left - pictures == {*tables, "unfinished.txt"}
+    assert "Finished: a\nMissing: b, c\n" in (out / "unfinished.txt").read_text()
+
+
+def test_a_test_that_finished_nothing_leaves_an_earlier_ones_results(tmp_path, frames, capsys):
+    write_folder(tmp_path / "clip" / "images", frames)
+    write_folder(tmp_path / "clip" / "masks", (frames == 250).astype(np.uint8) * 255)
+    words = f"--dataset Frames --datapath {tmp_path / 'clip'} --model TopHat --gpu cpu"
+    words += f" --output {tmp_path / 'out'} --min_track 3"
+    assert call(test_script, words) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    (tmp_path / "clip/images/00004.png").write_bytes(b"no image")
+    assert call(test_script, words) == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
+
+
+def test_several_clips_are_told_beside_their_frames(tmp_path, frames, capsys):
+    for number in range(3):
+        np.save(tmp_path / f"{number}.npy", frames[: number + 1])
+    words = f"--dataset Frames --datapath {tmp_path} --model TopHat --gpu cpu --no-overlay"
+    assert call(test_script, words, f"--logpath {tmp_path / 'log'}") == 0
+    assert "6 frames of 3 sequences in " in capsys.readouterr().out
 
 
 def test_bad_options_are_refused_before_the_network_runs(run, tmp_path, frames, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -207,6 +208,26 @@ def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
 def test_options_that_would_be_ignored_or_say_nothing_are_refused(words, message, capsys):
     assert call(test_script, words) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_filter_that_cannot_be_exported_is_told_in_one_line(tmp_path):
+    command = [sys.executable, "test.py", "--model", "TemporalZScore"]
+    command += ["--export_model", str(tmp_path / "m.pt2")]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: TemporalZScore cannot be exported")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_an_output_that_nobody_reads_any_more_costs_no_result(dataset, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = f"test.py --datapath {dataset} --model TopHat --gpu cpu --output {tmp_path}".split()
+    options = {"cwd": REPOSITORY, "stdout": writing, "stderr": subprocess.PIPE, "text": True}
+    ended = subprocess.run([sys.executable, *command], **options)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+    assert (tmp_path / "metrics.json").is_file() and (tmp_path / "report.html").is_file()
 
 
 def test_an_output_that_cannot_be_written_is_refused(run, dataset, tmp_path, capsys):

@@ -137,6 +137,10 @@ def test_an_error_of_the_second_process_alone_is_told(log, root, tmp_path):
     assert first.returncode == LOST_PROCESS and second.returncode == USER_ERROR
     (line,) = our_lines(second.stderr)
     assert "00004.png: cannot be read as an image" in line
+    said = (tmp_path / "out/unfinished.txt").read_text()
+    assert f"Finished: {NAMES[0]}\nMissing: Sequence200\n" in said
+    assert (tmp_path / f"out/visual/{NAMES[0]}.gif").is_file()
+    assert not (tmp_path / "out/metrics.json").exists()
 
 
 def test_of_several_runs_none_is_tested_where_one_cannot_be(log, root, tmp_path, capsys):

@@ -320,7 +320,15 @@ def test_processes_share_what_they_counted(rng, tmp_path):
 
 @pytest.mark.parametrize(
     "bad",
-    ["min_area=0", "min_track=0", "gap=-1", "gate=0", "frame_rate=nan", "frame_rate=2000000.0"],
+    [
+        "min_area=0",
+        "min_track=0",
+        "gap=-1",
+        "gate=0",
+        "frame_rate=nan",
+        "frame_rate=2000000.0",
+        "frame_rate=0.0001",
+    ],
 )
 def test_options_out_of_range_are_refused(bad):
     name, value = bad.split("=")
@@ -360,7 +368,7 @@ def test_tracks_of_an_earlier_test_go_with_its_numbers():
     for name, part in (("tracks", "results"), ("tracks_epoch-5", "results_epoch-5")):
         assert part_of_results(PurePosixPath(name, "one.txt")) == part
         assert part_of_results(PurePosixPath(name.replace("tracks", "metrics") + ".json")) == part
-    assert part_of_results(PurePosixPath("visual/one.mp4")) == "visual"
+    assert part_of_results(PurePosixPath("visual/one.mp4")) == "results/visual"
 
 
 def test_half_of_its_frames_make_a_target_found(tmp_path):

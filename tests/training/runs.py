@@ -1,6 +1,8 @@
 """Short trainings as a user calls them, and what they leave behind."""
 
 import json
+import os
+import signal
 from contextlib import contextmanager
 
 import torch
@@ -71,3 +73,16 @@ def refused(capsys, status, *words):
     assert not any("Traceback" in line for line in captured)
     for word in words:
         assert word in captured[-1]
+
+
+def stop_at(number, monkeypatch):
+    """SIGTERM arrives at this step, counted over all epochs."""
+    step, steps = train_script.Trainer.step, []
+
+    def stopped(self, batch):
+        steps.append(1)
+        if len(steps) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(train_script.Trainer, "step", stopped)

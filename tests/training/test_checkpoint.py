@@ -90,6 +90,15 @@ class OneLayer(Detector):
         self.mix = torch.nn.Conv3d(1, width, 1)
 
 
+def test_weights_of_eight_bits_are_read_as_numbers():
+    weights = state_of("DeepPro")["model_state_dict"]
+    kind = torch.float8_e4m3fn
+    short = {k: v.to(kind) if v.is_floating_point() else v for k, v in weights.items()}
+    model = build_model("DeepPro", 6)
+    load_weights(model, {"model_state_dict": short}, "DeepPro", "x.pth")
+    assert torch.equal(model.final.weight, weights["final.weight"].to(kind).float())
+
+
 def test_weights_of_any_detector_are_compared_by_key_and_shape():
     state = {"model_state_dict": OneLayer().state_dict()}
     load_weights(OneLayer(5), state, "OneLayer", "x.pth")

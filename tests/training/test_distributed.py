@@ -81,6 +81,16 @@ def test_two_processes_train_a_network_of_which_a_part_gets_no_gradient(dataset,
     assert {name for name in still if "fusion_align" in name} and len(still) < 10
 
 
+def test_two_processes_read_the_images_where_no_folder_takes_the_decoded_frames(dataset, tmp_path):
+    (tmp_path / "file").touch()
+    options = f"--cache auto --cache_dir {tmp_path}/file/frames --model DeepPro --epoch 1"
+    place = f"--datapath {dataset} --savepath {tmp_path} {TRAINING} --gpu_num 2"
+    for ended in run_ranks(tmp_path, "train", *options.split(), *place.split()):
+        assert ended.returncode == 0, ended.stderr[-9000:]
+    log = (run_folder(tmp_path) / "logs/DeepPro.txt").read_text()
+    assert "Decoded frames: none" in log
+
+
 def train_until_struck(rank, number, words):
     """`train.py`; the process of this rank sends itself this signal at its third step."""
     step, steps = train_script.Trainer.step, []

@@ -151,6 +151,22 @@ def test_without_padding_the_empty_clip_term_is_of_its_own_real_frames():
     torch.testing.assert_close(value, loss(logits, mask, valid) + term)
 
 
+@pytest.mark.parametrize("name", ["SoftIoU", "BCE", "HAM", "HPM"])
+def test_the_gradients_of_two_processes_have_the_mean_that_one_has(name):
+    """Of so few positions all are mined, whatever is drawn."""
+    logits, mask = torch.randn(4, 6, 4, 5, requires_grad=True), torch.zeros(4, 6, 4, 5)
+    mask[1:3, :, 2, 3] = 1
+    valid = torch.ones_like(mask)
+    valid[:, 5:] = 0
+
+    def gradient(processes):
+        loss = build_loss(name, True, 0.7, processes)
+        parts = zip(*(part.chunk(processes) for part in (logits, mask, valid)), strict=True)
+        return torch.autograd.grad(sum(loss(*part) for part in parts) / processes, logits)[0]
+
+    torch.testing.assert_close(gradient(2), gradient(1))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_batch_of_nothing_but_padding_has_a_finite_loss_without_gradient(name):
     """As the last frames of clips that are padded at their end."""

@@ -16,7 +16,7 @@ import train as train_script
 from data.specs import get_spec
 from tests.builders import call, write_list
 from tests.processes import run_alone
-from tests.training.runs import TRAINING, proceed, refused, rows, run_folder
+from tests.training.runs import TRAINING, proceed, refused, rows, run_folder, stop_at
 from utils.checkpoint import load, save, strip
 from utils.run_dir import RunDir, find_run, new_run
 from utils.training.trainer import Trainer
@@ -233,19 +233,6 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
         save(path, {"epoch": 1, "model_state_dict": {"w": torch.zeros(3)}})
     assert load(path)["epoch"] == 0
     assert [file.name for file in tmp_path.iterdir()] == ["last_model.pth"]
-
-
-def stop_at(number, monkeypatch):
-    """SIGTERM arrives at this step, counted over all epochs."""
-    step, steps = train_script.Trainer.step, []
-
-    def stopped(self, batch):
-        steps.append(1)
-        if len(steps) == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
-
-    monkeypatch.setattr(train_script.Trainer, "step", stopped)
 
 
 @pytest.mark.usefixtures("untested")

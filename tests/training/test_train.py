@@ -279,15 +279,21 @@ def test_tensorboard_events_are_written(dataset, tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(dataset, tmp_path, capsys):
     arguments = f"--datapath {dataset} --savepath {tmp_path} --model DeepPro --epoch 1"
-    status = call(train_script, arguments, TRAINING, "--learning_rate 1e30 --loss BCE")
+    status = call(
+        train_script, arguments, TRAINING, "--learning_rate 1e6 --optimizer SGD --loss BCE"
+    )
     error = capsys.readouterr().err
     assert status == 2 and "the loss is" in error
     assert "Lower --learning_rate" in error.strip().splitlines()[-1]
 
 
-def test_bad_data_are_refused_before_a_run_folder_is_made(tmp_path, capsys):
-    call(train_script, f"--datapath {tmp_path / 'absent'} --savepath {tmp_path / 'log'}")
-    capsys.readouterr()
+@pytest.mark.parametrize("side, data", [(16, "absent"), (1, "")])
+def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
+    dataset, tmp_path, capsys, side, data
+):
+    options = f"--datapath {dataset / data} --model DeepPro {TRAINING} --patch_size {side}"
+    status = call(train_script, options, f"--savepath {tmp_path / 'log'}")
+    refused(capsys, status, data or "--patch_size 1: DeepPro takes crops of a side of 4")
     assert not (tmp_path / "log").exists()
 
 
@@ -310,6 +316,11 @@ def test_a_truncated_png_in_a_reading_process_is_one_line_too(tmp_path, rng, cap
         ("--loss Dice", "HPM"),
         ("--sample_rate 0", "above 0"),
         ("--sample_rate 1e300", "at most 1000"),
+        ("--seed 18446744073709551616", "from 0 to 18446744073709551615"),
+        ("--decay_rate 1e39", "from 0 to 1000000"),
+        ("--learning_rate 1e38", "--learning_rate 1e+38: expected at most 1000000"),
+        ("--lr_decay 1e200 --step_size 1", "learning rate of epoch 32 is inf; expected at most"),
+        ("--lr_decay 10 --step_size 3 --epoch 31", "learning rate of epoch 31 is 1e+07"),
     ],
 )
 def test_unknown_choices_are_refused_with_the_known_ones(arguments, words, capsys):
@@ -340,6 +351,10 @@ def test_the_learning_rate_decays_in_steps_to_its_floor():
     schedule = Schedule(first=1e-3, decay=0.7, step=10)
     rates = [schedule.rate(epoch) for epoch in (0, 9, 10, 30, 300)]
     assert rates == pytest.approx([1e-3, 1e-3, 7e-4, 3.43e-4, 1e-5])
+    for first in (1e-6, 3e-5):  # no rate is above the first
+        schedule = Schedule(first, decay=0.5, step=1)
+        assert [schedule.rate(n) for n in (0, 9)] == [first, min(first, 1e-5)]
+    schedule = Schedule(first=1e-3, decay=0.7, step=10)
     args = train_script.parse_args([])
     assert Schedule(args.learning_rate, args.lr_decay, args.step_size) == schedule
 

@@ -3,6 +3,8 @@
 This package is the one place that knows radii, distances, threshold grids and rules.
 """
 
+import math
+
 from utils.protocols.base import OPERATING_POINT, Protocol, operating_point
 from utils.protocols.components import CentroidProtocol, F1Protocol
 from utils.protocols.pixels import OverlapProtocol
@@ -17,6 +19,7 @@ __all__ = [
     "Protocol",
     "choose",
     "find_by_guard",
+    "find_guarding_alike",
     "operating_point",
 ]
 
@@ -56,3 +59,14 @@ def find_by_guard(area):
         f"{area:.1f} pixels guarded for each target: no known protocol does that, unless targets "
         "lie at the border or close to each other; expected the metrics.json of such a test"
     )
+
+
+def find_guarding_alike(protocol, area):
+    """[(another radius protocol, side)]: guards so many pixels around targets of side x side.
+
+    Args:
+        protocol: from `find_by_guard`, where targets are of one pixel.
+        area: as there.
+    """
+    sides = [(other, round(math.sqrt(area)) - 2 * other.guard) for other in _RADII]
+    return [(other, side) for other, side in sides if other != protocol and side > 1]

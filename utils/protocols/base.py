@@ -34,6 +34,15 @@ class Protocol:
         """The counts of a block of frames with truth, a `utils.metrics.ScoredFrames`."""
         raise NotImplementedError
 
+    def restore(self, thresholds, counts):
+        """The counts, as `count` gives them, of integers that were written.
+
+        Args:
+            thresholds: that they run over.
+            counts: {name: integer, or list over the thresholds}.
+        """
+        return Counts(**counts)
+
     def figures(self, counts):
         """What is reported of the counts: plain numbers or lists over the thresholds, by key.
 

@@ -42,6 +42,13 @@ class RadiusProtocol(Protocol):
         counts.add(block)
         return counts
 
+    def restore(self, thresholds, counts):
+        curve = PdFaCurve(thresholds, self.hit, self.guard)
+        curve.targets, curve.pixels = counts["targets"], counts["pixels"]
+        curve.detected += counts["detected"]
+        curve.false_alarm_pixels += counts["false_alarm_pixels"]
+        return curve
+
     def figures(self, counts):
         """{"pd": list, "fa": list, "auc": number} over the thresholds."""
         return {

@@ -43,6 +43,11 @@ class Aside:
         self.file.seek(0, 2)
         return data
 
+    def cut(self, size):
+        """Forgets what was written beyond so many bytes."""
+        self.file.seek(size)
+        self.file.truncate()
+
     def keep(self):
         """Puts what was written at `path`, in place of what was there; ends the use of this."""
         self.file.seek(0)

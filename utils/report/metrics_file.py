@@ -7,6 +7,7 @@ from pathlib import Path
 from utils.files import write_text
 from utils.protocols import OPERATING_POINT
 
+LARGEST_COUNT = 1 << 50  # a count beyond it is none of pixels
 SUBSETS = {"low_snr": "low SNR", "high_snr": "high SNR", "all": "all"}
 STEPS = ("reading", "network", "scoring", "output")
 # What a metrics.json must have to be read: keys and types.
@@ -52,6 +53,8 @@ def check_metrics(metrics):
         ValueError: something is missing or of another type; the message names it.
     """
     _check_keys(metrics, "", FORM)
+    for key in ("seqlen", "threshold_eval", "iou"):
+        _check_figure(key, metrics[key], "", 0)
     if not metrics["protocols"]:
         raise ValueError("no protocol in 'protocols'")
     for name, counted in metrics["protocols"].items():
@@ -83,13 +86,15 @@ def _check_figure(key, value, where, thresholds):
         return
     numbers = value if isinstance(value, list) else [value]
     if not all(each is None or _is_number(each) for each in numbers):
-        raise ValueError(f"{where}{key!r} that is no number")
+        raise ValueError(f"{where}{key!r} that is no number, or not within {LARGEST_COUNT}")
     if isinstance(value, list) and len(value) != thresholds:
         raise ValueError(f"{where}{len(value)} numbers in {key!r} for {thresholds} thresholds")
 
 
 def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) <= LARGEST_COUNT
 
 
 def _check_keys(found, where, form):

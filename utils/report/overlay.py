@@ -173,6 +173,10 @@ class Overlay:
         self.gif.close()
         self.file.keep()
 
+    def drop(self):
+        """Forgets the GIF, in place of `close`."""
+        self.file.drop()
+
 
 def _palette():
     """The greys of the frames and the few colours drawn over them."""

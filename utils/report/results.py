@@ -1,12 +1,14 @@
 """What a test writes: metrics.json, eval.txt in the published format, the closing summary."""
 
 import math
+import os
 import re
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from utils.command_line import one_line
 from utils.files import hold, renewed, write_text
 from utils.protocols import MAIN, PROTOCOLS
 from utils.report.metrics_file import STEPS, SUBSETS, column_texts, shown_at, write_metrics
@@ -20,7 +22,11 @@ from utils.report.published import (
 )
 from utils.run_dir import make_folder
 
+RESULTS_PART = "results"
+UNNUMBERED = ("visual", "attribution")  # folders of pictures
 HELD = ".in_use"  # of a folder: held by the test that writes there
+# In eval.txt before a protocol's name, on what is an empty line in the published files.
+PROTOCOL_MARK = "# protocol "
 EVAL_TITLES = {"low_snr": "Low SNR", "high_snr": "High SNR", "all": "Final"}  # as published
 
 
@@ -61,6 +67,18 @@ def header(tested, dataset, threshold_eval):
         "threshold_eval": threshold_eval,
         "stabilised": tested.stabilise,
     }
+
+
+def figures_and_summary(evaluation, subsets, about):
+    """(contents of metrics.json, lines for the terminal); where nothing has masks None, the time.
+
+    Args:
+        evaluation, subsets, about: as in `summarise`; of any sequences.
+    """
+    if not evaluation.sequences:
+        return None, [f"  {timing_line(evaluation.timing)}"]
+    metrics = summarise(evaluation, subsets, about)
+    return metrics, summary_lines(metrics)
 
 
 def summarise(evaluation, subsets, about):
@@ -108,20 +126,25 @@ def _summarise_protocol(evaluation, protocol, subsets):
 def part_of_results(path):
     """Which part of a test's results a file is of; see `utils.files.renewed`.
 
-    Files of numbers, tracks and pages are one, each epoch's of its own; pictures and other tables
-    are by folder.
+    All are one, each epoch's of its own: nothing old stands beside new numbers. Pictures, whose
+    folders name no epoch, belong to the results of the best checkpoint, and go by themselves where
+    only they are written anew.
 
     Args:
         path: `PurePosixPath`, relative to the folder of the results.
     """
     name = path.parts[0]
-    page = re.fullmatch(r"(?:eval|metrics|report|detections|tracks)(_epoch-\d+)?(?:\.\w+)?", name)
-    return name if page is None else f"results{page[1] or ''}"
+    if name in UNNUMBERED:
+        return f"{RESULTS_PART}/{name}"
+    epoch = re.search(r"_epoch-\d+(?=(\.\w+)?$)", name)
+    return RESULTS_PART if epoch is None else f"{RESULTS_PART}{epoch[0]}"
 
 
 @contextmanager
-def results_in(folder, active=True):
+def results_in(folder, active=True, suffix=""):
     """Within it a test writes its results to a folder: see `utils.files.renewed`.
+
+    After an error nothing is removed, but it is said that what is there is not of one test.
 
     Raises:
         ValueError: another process does so.
@@ -129,7 +152,52 @@ def results_in(folder, active=True):
     make_folder(folder)
     held = _held(folder) if active else nullcontext()
     with held, renewed(folder, part_of_results, active) as paths:
-        yield paths
+        try:
+            yield paths
+        except BaseException as error:
+            if active and any(map(os.path.exists, paths)):
+                names = {Path(os.path.relpath(path, folder)).parts[0] for path in paths}
+                tell_early(folder, suffix, error, f"Files of it: {', '.join(sorted(names))}")
+            raise
+
+
+def tell_early(folder, suffix, error, *lines):
+    """Says in unfinished<suffix>.txt that a test ended early, and what is of it; if there is room.
+
+    The next test that ends in order removes it.
+    """
+    head = f"This test ended early: {one_line(error)}"
+    others = "Other files here may be of an earlier test."
+    with suppress(OSError):
+        write_text(folder / f"unfinished{suffix}.txt", "\n".join([head, *lines, others, ""]))
+
+
+def keep_finished(tested, suffix, names, evaluation, error, writers):
+    """Writes what a test finished before an error, and says so: tables, tracks, pictures.
+
+    Figures are not written: those of a part could be taken for those of the whole.
+
+    Args:
+        tested: `Tested`.
+        suffix: of the names of its results.
+        names: of all sequences.
+        evaluation: `utils.evaluation.Evaluation` of those that were finished.
+        error: that ended it; None where that was in another process.
+        writers: that took them; each is closed, unless nothing was finished.
+    """
+    done = [result.name for result in evaluation.results]
+    if not done:
+        return
+    missing = ", ".join(name for name in names if name not in done)
+    written = [path for writer in writers for path in writer.close()]
+    files = ", ".join(dict.fromkeys(path.name for path in written))
+    line = f"  {len(done)} of {len(names)} sequences were finished; missing: {missing}. No figures "
+    if not written:  # and what an earlier test wrote stays
+        print(f"{line}are written of a part", flush=True)
+        return
+    print(f"{line}are written of a part, but to {tested.folder}: {files}", flush=True)
+    error = error or "see the message of another process"
+    tell_early(tested.folder, suffix, error, f"Finished: {', '.join(done)}", f"Missing: {missing}")
 
 
 @contextmanager
@@ -169,6 +237,9 @@ def write_results(output, suffix, metrics, strips, protocol, more=()):
 def write_eval(path, metrics, protocol):
     """Writes eval.txt, under one protocol: in the published format where it counts as published.
 
+    Behind the first title, where the published files have an empty line, the protocol's name
+    stands: readers of titles and counts pass over it, and no line moves.
+
     Args:
         path: the file.
         metrics: from `summarise`.
@@ -177,7 +248,8 @@ def write_eval(path, metrics, protocol):
     counted = metrics["protocols"][protocol.name]
     lines = ["---- EVALUATION----"]
     for name, sequence in counted["sequences"].items():
-        lines += [f"{name} results:\n", *_threshold_lines(protocol, sequence)]
+        mark = f"\n{PROTOCOL_MARK}{protocol.name}" if len(lines) == 1 else "\n"
+        lines += [f"{name} results:{mark}", *_threshold_lines(protocol, sequence)]
     for subset in (name for name in EVAL_TITLES if name in counted["subsets"]):
         entry = counted["subsets"][subset]
         single = [
@@ -252,6 +324,7 @@ def timing_block(timing):
     """The timing block of metrics.json from `utils.evaluation.Timing`."""
     return {
         **{f"{step}_seconds": getattr(timing, step) for step in (*STEPS, "total")},
+        "sequences": timing.sequences,
         "frames": timing.frames,
         "frames_per_second": timing.frames / timing.total if timing.total else None,
     }
@@ -259,7 +332,9 @@ def timing_block(timing):
 
 def _timing_words(timing):
     steps = (f"{step} {timing[f'{step}_seconds']:.1f} s" for step in STEPS)
+    # Said of several: files that were meant as frames of one sequence may be one each.
+    of = f" of {timing['sequences']} sequences" if timing["sequences"] > 1 else ""
     return (
-        f"{timing['frames']} frames in {timing['total_seconds']:.1f} s, "
+        f"{timing['frames']} frames{of} in {timing['total_seconds']:.1f} s, "
         f"{timing['frames_per_second'] or 0:.1f} frames/s: {', '.join(steps)}, side by side"
     )

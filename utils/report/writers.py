@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils.files import short_name, write_whole
+from utils.files import remove_files, short_name, write_whole
 from utils.metrics import find_targets
 from utils.protocols.components import measure
 from utils.report.aside import Aside
@@ -32,6 +32,9 @@ class Writer:
 
     def end(self, sequence):
         """The sequence has no more blocks."""
+
+    def abandon(self):
+        """The sequence under way, if any, ends early: what was written of it is taken back."""
 
     def share(self, group):
         """The test has no more sequences: the main process gets what all have collected.
@@ -60,7 +63,7 @@ class ScoreMaps(Writer):
 
     def __init__(self, folder, unlabelled_only=False):
         self.folder, self.unlabelled_only = folder, unlabelled_only
-        self.count = 0
+        self.count, self.reached = 0, None  # the sequence under way, and where its maps end
 
     def add(self, block):
         if self.unlabelled_only and block.sequence.labelled:
@@ -68,6 +71,7 @@ class ScoreMaps(Writer):
         folder = self.folder / short_name(block.sequence.name)
         if block.start == 0:
             make_folder(folder)
+        self.reached = block.sequence, block.stop
         for number, scores in zip(block.numbers, block.scores, strict=True):
             levels = np.rint(np.clip(scores, 0, 1) * 255).astype(np.uint8)
             save = partial(Image.fromarray(levels).save, format="PNG", compress_level=1)
@@ -75,6 +79,13 @@ class ScoreMaps(Writer):
 
     def end(self, sequence):
         self.count += not (self.unlabelled_only and sequence.labelled)
+        self.reached = None
+
+    def abandon(self):
+        if self.reached is not None:
+            sequence, stop = self.reached
+            folder = self.folder / short_name(sequence.name)
+            remove_files([folder / f"{number:05d}.png" for number in sequence.numbers[:stop]])
 
     def share(self, group):
         self.count = sum(group.gather([self.count]))
@@ -116,6 +127,11 @@ class Overlays(Writer):
             self.overlay = None
             self.count += 1
 
+    def abandon(self):
+        if self.overlay is not None:
+            self.overlay.drop()
+            self.overlay = None
+
     def share(self, group):
         self.count = sum(group.gather([self.count]))
 
@@ -133,6 +149,7 @@ class Surfaces(Writer):
 
     def __init__(self, folder, numbers):
         self.folder, self.numbers, self.drawn = folder, set(numbers), []
+        self.paths = []  # of the sequence under way
 
     def add(self, block):
         for number, scores, centroids in zip(
@@ -145,8 +162,16 @@ class Surfaces(Writer):
                 name = block.sequence.name
                 targets = measure(find_targets(centroids[None])).centroid
                 path = make_folder(self.folder) / f"{short_name(name)}_{number:05d}.png"
+                self.paths.append(path)
                 draw_surface(path, scores, targets, f"Scores of {name}, frame {number}")
                 self.drawn.append(number)
+
+    def end(self, sequence):
+        self.paths = []
+
+    def abandon(self):
+        del self.drawn[len(self.drawn) - len(self.paths) :]
+        remove_files(self.paths)
 
     def share(self, group):
         self.drawn = group.gather(self.drawn)
@@ -181,6 +206,7 @@ class Detections(Writer):
             self.table = Aside(table)
             self.table.write(table_head().encode())
             self.ends = [self.table.size()]  # where the head and each sequence's rows end
+        self.kept = 0  # detections of sequences that have ended
         if centroids is not None:
             self.centroids = make_folder(centroids)
         self.text = None
@@ -199,10 +225,19 @@ class Detections(Writer):
             self.text.write(centroid_lines(found, block.numbers, self.order).encode())
 
     def end(self, sequence):
+        self.kept = self.count
         if self.table is not None:
             self.ends.append(self.table.size())
         if self.text is not None:
             self.text.keep()
+            self.text = None
+
+    def abandon(self):
+        self.count = self.kept
+        if self.table is not None:
+            self.table.cut(self.ends[-1])
+        if self.text is not None:
+            self.text.drop()
             self.text = None
 
     def share(self, group):

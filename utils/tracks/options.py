@@ -8,6 +8,7 @@ from utils.command_line import fraction, not_negative, positive
 
 WAIT = 100  # frames that one waits for its tracks to be decided
 MOST = 10**6  # pixels or frames a second
+LEAST_RATE = 0.01  # frames a second: lower ones a video cannot tell from none
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ class TrackOptions:
         for name, least in limits.items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")
-        for name in ("gate", "frame_rate"):
-            if not 0 < getattr(self, name) <= MOST:
-                raise ValueError(
-                    f"--{name} {getattr(self, name)}: expected a number above 0, at most {MOST:,}"
-                )
+        if not 0 < self.gate <= MOST:
+            raise ValueError(f"--gate {self.gate}: expected a number above 0, at most {MOST:,}")
+        if not LEAST_RATE <= self.frame_rate <= MOST:
+            raise ValueError(
+                f"--frame_rate {self.frame_rate}: expected frames a second, from {LEAST_RATE} to "
+                f"{MOST:,}"
+            )
         if not 0 <= self.min_score <= 1:
             raise ValueError(f"--min_score {self.min_score}: expected a score, from 0 to 1")
         if self.mark_reach is not None and not self.mark_reach >= 0:

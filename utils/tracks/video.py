@@ -1,6 +1,7 @@
 """A video of each sequence with its marks, and the trails of its tracks."""
 
 from collections import deque
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -139,6 +140,13 @@ class OverlayVideos(Writer):
         self.sequence.file.keep()
         self.sequence = None
         self.count += 1
+
+    def abandon(self):
+        if self.sequence is not None:
+            with suppress(OSError):  # an encoder that is left open complains
+                self.sequence.video.close()
+            self.sequence.file.drop()
+            self.sequence = None
 
     def share(self, group):
         self.count = sum(group.gather([self.count]))

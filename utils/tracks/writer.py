@@ -221,6 +221,11 @@ class Tracks(Writer):
             verdict = int(wrong) if sequence.labelled else ""
             self.rows[-1].append((done.name, track.number, *ends, tally.seen, mean, verdict))
 
+    def abandon(self):
+        if self.sequence is not None:
+            self.sequence.file.drop()
+            self.sequence = None
+
     def share(self, group):
         self.counts = sum(group.gather([self.counts]), TrackCounts())
         self.rows = group.gather(self.rows)

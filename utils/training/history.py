@@ -1,15 +1,19 @@
 """The course of a training in files: checkpoints; a JSON line an epoch, curves, TensorBoard."""
 
 import json
+import math
 import shlex
+import shutil
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from signal import Signals
 
-from utils.checkpoint import save
+from utils.checkpoint import load, save
 from utils.files import write_text, write_whole
+from utils.training.schema import is_history
 from utils.training.trainer import speed_line
+from utils.training_state import describe
 
 CHECKPOINT_EVERY = 5  # epochs between numbered checkpoints
 TENSORBOARD_KEYS = ("train_loss", "train_iou", "val_loss", "val_iou", "learning_rate")
@@ -28,6 +32,8 @@ class Recorder:
         self.run, self.state, self.log = run, state, log
         self.history = None
         if log.active:
+            if state.from_best:  # which has no rows
+                state.history = read_rows(run.history, state.epoch + 1)
             self.history = History(run.history, run.curves, run.events, state.history)
 
     def save_last(self, within_epoch=False):
@@ -46,6 +52,8 @@ class Recorder:
     def save_best(self, iou):
         """That of the best epoch, if the one that ended with this IoU is; returns the best IoU."""
         if iou >= self.state.best_iou:
+            if self.state.best_iou == -math.inf:
+                self._keep_former_best()
             self.state.best_iou = iou
             self._save_logged("best", partial(self.state.published, iou))
         self.log(f"Best mIoU_mid: {self.state.best_iou:f}")
@@ -64,6 +72,21 @@ class Recorder:
         self.log(f"Stopped by {Signals(signal).name}; continue with {shlex.join(words)}")
         self.log.close()
         raise SystemExit(128 + signal)
+
+    def _keep_former_best(self):
+        """Copies the best checkpoint of earlier epochs, whose IoU is not comparable any more."""
+        path = self.run.checkpoint("best")
+        if not self.log.active:
+            return
+        try:
+            epochs = describe(load(path)).epochs
+        except (OSError, ValueError):
+            return
+        if epochs is not None and epochs <= self.state.epoch:
+            kept = self.run.checkpoint(f"best_of_epoch_{epochs}")
+            with path.open("rb") as former:
+                write_whole(kept, lambda file: shutil.copyfileobj(former, file))
+            self.log(f"The best checkpoint so far, of epoch {epochs}, is kept as {kept}")
 
     def _save_logged(self, which, checkpoint):
         path = self.run.checkpoint(which)
@@ -103,6 +126,15 @@ class History:
         write_text(self.jsonl, text)
         if self.rows and find_spec("matplotlib") is not None:
             write_whole(self.curves, lambda file: draw_history(file, self.rows))
+
+
+def read_rows(path, epochs):
+    """The rows of the first epochs in a file that `History` wrote; none where it cannot be read."""
+    try:
+        rows = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [row for row in rows if row["epoch"] <= epochs] if is_history(rows) else []
 
 
 def open_events(folder):

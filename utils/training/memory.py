@@ -25,7 +25,16 @@ def step_bytes(detector, network, batch, side, precision="fp32"):
         batch: number of clips.
         side: of their square frames, in pixels.
         precision: "bf16" where the network computes in it.
+
+    Raises:
+        ValueError: the frames are smaller than the network takes.
     """
+    whole = padded_size(detector, side, side, canvas=False)[0]
+    if whole < detector.smallest_side:
+        raise ValueError(
+            f"--patch_size {side}: {type(detector).__name__} takes crops of a side of "
+            f"{detector.smallest_side} or more"
+        )
     network = ClipNetwork(copy.deepcopy(network).train(), detector)
     device = next(network.parameters()).device
     sample = max(min(side, SAMPLE_SIDE), detector.smallest_side)
@@ -34,7 +43,7 @@ def step_bytes(detector, network, batch, side, precision="fp32"):
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), half:
         kept = kept_bytes(lambda: torch.sigmoid(network(clip).float()), network.parameters())
-    whole, part = (padded_size(detector, at, at, canvas=False)[0] for at in (side, sample))
+    part = padded_size(detector, sample, sample, canvas=False)[0]
     return int(kept * batch * (whole / part) ** 2)
 
 

@@ -132,14 +132,17 @@ def is_history(value):
 
 
 def is_data(value):
-    return value is None or (
-        isinstance(value, list)
-        and all(
-            isinstance(row, list | tuple)
-            and len(row) == 2
-            and isinstance(row[0], str)
-            and is_whole(row[1])
-            for row in value
+    return (
+        value is None
+        or (
+            isinstance(value, list)
+            and all(
+                isinstance(row, list | tuple)
+                and len(row) in (2, 5)  # of older checkpoints 2
+                and isinstance(row[0], str)
+                and all(map(is_whole, row[1:]))
+                for row in value
+            )
         )
     )
 
@@ -186,6 +189,6 @@ SCHEMA = {
     "history": (is_history, f"rows of numbers with {', '.join(HISTORY_KEYS)}"),
     "position": (is_position, "the place where an epoch was interrupted, or None"),
     "log_size": (lambda value: value is None or is_whole(value), "a number of bytes"),
-    "data": (is_data, "names of sequences with their numbers of frames"),
+    "data": (is_data, "names of sequences with numbers of frames, sizes and bytes"),
     "random": (is_random_states, "the states of the random generators"),
 }

@@ -1,8 +1,10 @@
 """Steps through the epochs of a training: any detector, alone or in one of several processes."""
 
 import copy
+import math
 import time
 import warnings
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
@@ -18,7 +20,8 @@ from utils.training_state import random_states, restore_random_states
 
 STEP_PRECISIONS = ("fp32", "bf16")
 CHECK_EVERY = 16  # steps between looks at the loss on a GPU
-LOWEST_LEARNING_RATE = 1e-5
+LOWEST_LEARNING_RATE = 1e-5  # that it decays to
+HIGHEST_LEARNING_RATE = 10**6  # far below what float32 holds, far above what trains
 OPTIMIZERS = {
     "Adam": lambda parameters, rate, decay, beta2=0.999: torch.optim.Adam(
         parameters, lr=rate, betas=(0.9, beta2), eps=1e-8, weight_decay=decay
@@ -32,6 +35,8 @@ OPTIMIZERS = {
 class Schedule:
     """The learning rate of an epoch: `first` times `decay` every `step` epochs, with a floor.
 
+    It does not decay below 1e-5, or, where it begins below that, not at all.
+
     Attributes:
         first: of the first epochs.
         decay: factor.
@@ -43,8 +48,29 @@ class Schedule:
     step: int
 
     def rate(self, epoch):
-        """That of an epoch, 0-based; not below 1e-5."""
-        return max(self.first * self.decay ** (epoch // self.step), LOWEST_LEARNING_RATE)
+        """That of an epoch, 0-based."""
+        floor = min(self.first, LOWEST_LEARNING_RATE)
+        return max(self.first * self.decay ** (epoch // self.step), floor)
+
+    def checked(self, epochs):
+        """The schedule itself, for a training of so many epochs.
+
+        Raises:
+            ValueError: that has a rate which is too high.
+        """
+        try:
+            last = self.rate(epochs - 1)
+        except OverflowError:
+            last = math.inf
+        expected = f"expected at most {HIGHEST_LEARNING_RATE}"
+        if self.first > HIGHEST_LEARNING_RATE:
+            raise ValueError(f"--learning_rate {self.first:g}: {expected}")
+        if last > HIGHEST_LEARNING_RATE:
+            raise ValueError(
+                f"--lr_decay {self.decay:g} every {self.step} epochs: the learning rate of epoch "
+                f"{epochs} is {last:g}; {expected}"
+            )
+        return self
 
 
 class MovingAverage:
@@ -125,8 +151,9 @@ class Trainer:
         network: what is run: the detector, or another form of it that shares its tensors.
         optimizer: of its parameters.
         criterion: callable(logits, mask) -> scalar; (logits, mask, valid) where batches have it.
-        batches: the clips: `len()`, `total` a step, and `of_epoch(epoch, first)`, which iterates
-            from step `first` on over (clip, mask) or (clip, mask, valid): `data.clips.TrainClips`.
+            Gradients are averaged over the processes, so that it is one whose mean counts.
+        batches: the clips: `len()`, `total` a step, and `of_epoch(epoch, first)`, a generator
+            of (clip, mask) or (clip, mask, valid) from step `first` on: `data.batches.Batches`.
         options: `TrainerOptions`.
         group: the processes that train together.
 
@@ -143,8 +170,6 @@ class Trainer:
         self.innermost = self.device.type == "cuda" and detector.stages() is not None
         if self.innermost:
             detector.to(memory_format=torch.channels_last_3d)
-        # Gradients are averaged over processes: a loss that sums over clips is scaled back.
-        self.scale = group.size if getattr(criterion, "summed", False) else 1
         # A recurrence is unrolled within the module that exchanges gradients.
         self.network = ClipNetwork(network, detector)
         if group.size > 1:
@@ -184,8 +209,8 @@ class Trainer:
                 iou.counts += torch.tensor(position["iou_counts"], device=self.device)
             restore_random_states(position["random"])
         self.waited = 0.0
-        with self._progress(epoch, first, steps) as bar:
-            batches = self.batches.of_epoch(epoch, first)
+        reading = closing(self.batches.of_epoch(epoch, first))
+        with reading as batches, self._progress(epoch, first, steps) as bar:
             for step in bar:
                 asked = time.perf_counter()
                 batch = next(batches)
@@ -217,7 +242,7 @@ class Trainer:
         logits = logits.float()
         # Logits are of the clip's last frames.
         mask, *valid = (part[:, -logits.shape[1] :] for part in truth)
-        loss = self.criterion(logits, mask, *valid) * self.scale
+        loss = self.criterion(logits, mask, *valid)
         loss.backward()
         if self.device.type == "cpu" and not torch.isfinite(loss):
             return loss, logits.detach(), mask  # the weights stay those before this step

@@ -1,16 +1,12 @@
-"""Arithmetic on rows (N, C) of few channels, in the forms in which libraries are fast.
+"""Products of rows (N, C) of few channels, in the forms in which libraries are fast.
 
-Eight columns fill half of what a processor multiplies at once, and a loop over eight numbers costs
-more than the numbers. So neighbouring rows are taken together as one, of two or more times the
-channels.
+Eight columns fill half of what a processor multiplies at once. So two neighbouring rows are taken
+as one, of twice the channels.
 """
-
-import math
 
 import torch
 
 ENOUGH = 16  # columns of a product; of fewer, MKL takes three times as long for a number
-WIDTH = 128  # numbers of a row that each operator goes through at once
 
 
 class Product:
@@ -66,10 +62,3 @@ def write_products(a, b, out):
         torch.mm(a.T, b, out=out)
     else:  # many columns on the right are faster
         out.copy_((b.T @ a).T)
-
-
-def widened(rows, *vectors):
-    """Rows (N, C) as (N/G, G C), a view, and vectors (C,) repeated G times."""
-    count, channels = rows.shape
-    together = math.gcd(count, max(WIDTH // channels, 1))
-    return rows.view(-1, together * channels), *(vector.repeat(together) for vector in vectors)

@@ -6,7 +6,7 @@ float32, of distances from a mean, while it is in cache, and joined in float64.
 
 import torch
 
-from models.engine.training.few_channels import Product, widened, write_products
+from models.engine.training.few_channels import Product, write_products
 
 
 def new_rows(*shape):
@@ -21,12 +21,6 @@ def pivot(mean, variance):
     return mean.float() if (mean.square() > 9 * variance).any() else None
 
 
-def centred(rows, mean):
-    """Rows (N, C) less a mean (C,)."""
-    wide, means = widened(rows, mean)
-    return wide.sub(means).view(rows.shape)
-
-
 class ChannelMoments:
     """Mean and biased variance of every channel of a map, noted piece by piece."""
 
@@ -38,7 +32,7 @@ class ChannelMoments:
         """Takes the moments of a piece (N, C)."""
         mean, variance = self.parts[piece]
         torch.mean(rows, 0, out=mean)
-        torch.mean(centred(rows, mean).square_(), 0, out=variance)
+        torch.mean(rows.sub(mean).square_(), 0, out=variance)
 
     def note_all(self, rows):
         """Takes the moments of a whole map (pieces, N, C)."""
@@ -62,7 +56,7 @@ class ChannelCovariance:
     def note(self, piece, rows):
         """Takes the products of a piece (N, C)."""
         torch.mean(rows, 0, out=self.means[piece])
-        distances = centred(rows, self.means[piece])
+        distances = rows.sub(self.means[piece])
         write_products(distances, distances, self.products[piece])
 
     def join(self):
@@ -91,7 +85,7 @@ class Normalisation:
 
     def relu(self, y, out=None):
         """relu(BatchNorm(y)) of rows (N, C)."""
-        return scaled(y, self.scale, self.shift, out).relu_()
+        return torch.addcmul(self.shift, y, self.scale, out=out).relu_()
 
     def gradients(self, sums):
         """What backward needs, from sums over the gradient g for the output.
@@ -112,18 +106,10 @@ class Normalisation:
         slope = slope.float()
 
         def gradient(grad, y, out=None):
-            return scaled(grad, self.scale, scaled(y, slope, constant), out)
+            slopes = torch.addcmul(constant, y, slope)
+            return torch.addcmul(slopes, grad, self.scale, out=out)
 
         return (of_weight.float(), of_bias.float()), gradient
-
-
-def scaled(rows, scale, plus, out=None):
-    """plus + scale rows, of rows (N, C), scale (C,), `plus` (C,) or (N, C)."""
-    out = torch.empty_like(rows) if out is None else out
-    wide, scale = widened(rows, scale)
-    plus = plus.view(wide.shape) if plus.dim() == 2 else widened(rows, plus)[1]
-    torch.addcmul(plus, wide, scale, out=out.view(wide.shape))
-    return out
 
 
 class GradientSums:
@@ -142,7 +128,7 @@ class GradientSums:
         """Takes the sums of a piece (N, C)."""
         sums, products = self.parts[piece]
         torch.sum(grad, 0, out=sums)
-        of_y = y * grad if self.pivot is None else centred(y, self.pivot).mul_(grad)
+        of_y = y * grad if self.pivot is None else y.sub(self.pivot).mul_(grad)
         torch.sum(of_y, 0, out=products)
 
     def join(self):
@@ -218,7 +204,7 @@ class GradientProducts:
     def note(self, piece, grad, r):
         """Takes the products of a piece, (N, C_out) with (N, C_in)."""
         torch.sum(grad, 0, out=self.sums[piece])
-        r = r if self.pivot is None else centred(r, self.pivot)
+        r = r if self.pivot is None else r - self.pivot
         write_products(grad, r, self.products[piece])
 
     def join(self):
