@@ -52,8 +52,7 @@ def test_noise_alone_and_a_standing_scene_do_not_move(scene, rng, noise):
         assert not shifts.any() and known.all()
 
 
-@pytest.mark.parametrize("size", [SIZE, (96, 96), (128, 160)])
-@pytest.mark.parametrize("slope", [0, 0.05])
+@pytest.mark.parametrize(("size", "slope"), [(SIZE, 0), ((96, 96), 0.05), ((128, 160), 0)])
 def test_a_bright_target_on_an_empty_sky_does_not_move_the_view(rng, size, slope):
     """Of levels that rise across the sky, by `slope` times the noise from pixel to pixel."""
     row, column = np.ogrid[: size[0], : size[1]]

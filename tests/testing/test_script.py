@@ -210,13 +210,12 @@ def test_options_that_would_be_ignored_or_say_nothing_are_refused(words, message
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
-def test_a_filter_that_cannot_be_exported_is_told_in_one_line(tmp_path):
-    command = [sys.executable, "test.py", "--model", "TemporalZScore"]
-    command += ["--export_model", str(tmp_path / "m.pt2")]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("error: TemporalZScore cannot be exported")
-    assert ended.stderr.count("\n") == 1
+def test_a_filter_that_cannot_be_exported_is_told_in_one_line(tmp_path, capfd):
+    words = f"--model TemporalZScore --export_model {tmp_path / 'm.pt2'}"
+    assert call(test_script, words) == 2
+    said = capfd.readouterr()
+    assert said.out == "" and said.err.startswith("error: TemporalZScore cannot be exported")
+    assert said.err.count("\n") == 1
 
 
 def test_an_output_that_nobody_reads_any_more_costs_no_result(dataset, tmp_path):

@@ -68,7 +68,6 @@ def running(group):
         (signal.SIGINT, "fork", 130),
         ("error", "fork", 2),
         ("killed", "fork", -signal.SIGKILL),
-        ("killed", "forkserver", -signal.SIGKILL),
     ],
 )
 def test_a_signal_to_all_saves_the_step_and_no_reading_process_outlives_a_training(
