@@ -12,6 +12,7 @@ VIDEO_SUFFIXES = {
 }
 DECODER = "pip install av"
 MICROSECONDS = 1_000_000  # a second, in a container's length
+MOST_TIMES = 1_000_000  # of frames that are looked at for gaps
 RARE = 0.05  # share of steps in time, up to which longer ones are gaps
 SOUND_SECONDS = 1.0  # that sound may go on after the last picture
 
@@ -108,10 +109,12 @@ class VideoFrames:
                         self._look_at(frame)
                         self._look_at_streams(video.streams.video)
                     count += 1
-                    times.append(frame.time)
+                    last = frame.time
+                    if len(times) < MOST_TIMES:  # a stream may have no end
+                        times.append(last)
                     yield frame
                 if count:
-                    promise = broken_promise(video, count, times[-1])
+                    promise = broken_promise(video, count, last)
         except Exception as error:  # a decoder may meet damage with any
             raise ValueError(
                 f"{self.path}: cannot be read as a video after {count} frames ({error})"

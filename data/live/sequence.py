@@ -22,6 +22,7 @@ class LiveSequence:
         frames: iterable of (H, W), with `title`.
         normalisation: (mean, std); None: of the first `LEVEL_FRAMES` frames, which wait for them.
         stopped: callable: whether to stop before the next frame.
+        remarks: `data.remarks.Remarks`, which hear of a stream that breaks.
 
     Attributes:
         reading_seconds: spent on waiting for frames so far.
@@ -30,8 +31,8 @@ class LiveSequence:
     name, labelled, earlier, file_names = NAME, False, None, None
     numbers = ENDLESS  # of its frames
 
-    def __init__(self, frames, normalisation, stopped):
-        self.title, self.stopped = frames.title, stopped
+    def __init__(self, frames, normalisation, stopped, remarks):
+        self.title, self.stopped, self.remarks = frames.title, stopped, remarks
         self._frames, self._waiting = iter(frames), deque()
         self._normalisation, self._first = normalisation, None
         self.count, self.reading_seconds = 0, 0.0
@@ -50,16 +51,32 @@ class LiveSequence:
         """Yields the next frames; as far as there are any."""
         for _ in range(most):
             began = time.perf_counter()
-            frame = None if self.stopped() else next(self._frames, None)
+            frame = None if self.stopped() else self._next()
             self.reading_seconds += time.perf_counter() - began
             if frame is None:
                 return
-            self._first = frame.shape if self._first is None else self._first
-            check_size(
-                frame.shape, f"{self.title}, frame {self.count + 1}", self._first, "the first"
-            )
             self.count += 1
             yield frame
+
+    def _next(self):
+        """The next frame; None at the end, which a broken stream is: what came before it counts.
+
+        Raises:
+            ValueError: it broke before its first frame.
+        """
+        try:
+            frame = next(self._frames, None)
+            if frame is not None:
+                self._first = frame.shape if self._first is None else self._first
+                place = f"{self.title}, frame {self.count + 1}"
+                check_size(frame.shape, place, self._first, "the first")
+            return frame
+        except ValueError as error:
+            if not self.count:
+                raise
+            self._frames = iter(())
+            self.remarks.make("broken", f"{error}; ended after frame {self.count}")
+            return None
 
     def blocks(self, size):
         """Yields a `FrameBlock` for each frame, at once; `size` is what others ask for."""
@@ -85,4 +102,4 @@ def open_live(place, size, bits, normalisation, stopped):
     """
     remarks = Remarks()
     frames = open_stream(place, size, bits, remarks)
-    return TestSequences([LiveSequence(frames, normalisation, stopped)], remarks)
+    return TestSequences([LiveSequence(frames, normalisation, stopped, remarks)], remarks)

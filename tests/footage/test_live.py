@@ -207,11 +207,20 @@ def open_stream_of(frames, monkeypatch):
     return open_live("-", None, 8, None, lambda: False)
 
 
-def test_a_frame_of_another_size_ends_it(monkeypatch):
-    come = iter([np.zeros((4, 5), np.uint8), np.zeros((4, 6), np.uint8)])
-    (sequence,) = open_stream_of(come, monkeypatch)
-    with pytest.raises(ValueError, match="made, frame 2: 4x6 pixels, but the first has 4x5"):
-        sequence.normalisation  # noqa: B018
+def test_a_stream_that_breaks_ends_and_keeps_what_came_before(monkeypatch):
+    def cut():
+        yield from np.zeros((2, 4, 5), np.uint8)
+        raise ValueError("made: the camera is gone")
+
+    sizes = [(4, 5), (4, 5), (4, 6), (4, 5)]
+    for come, words in (
+        (map(np.zeros, sizes), "made, frame 3: 4x6 pixels, but the first has 4x5"),
+        (cut(), "the camera is gone; ended after frame 2"),
+    ):
+        (sequence,) = open_stream_of(come, monkeypatch)
+        with pytest.warns(DataWarning, match=words):
+            assert sequence.normalisation == (0, 1)
+        assert len(list(sequence.blocks(1))) == 2
 
 
 def test_a_frame_that_is_cut_short_is_left_out_and_said(frames):
