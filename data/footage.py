@@ -5,10 +5,10 @@ import re
 from functools import partial
 from pathlib import Path
 
-from data.formats.arrays import ARRAY_SUFFIXES, is_one_frame, open_arrays
+from data.formats.arrays import ARRAY_FILES, ARRAY_SUFFIXES, is_one_frame, open_arrays
 from data.formats.pages import PAGE_SUFFIXES, Pages
 from data.formats.video import VIDEO_SUFFIXES, VideoFrames
-from data.frames import ArrayFiles, ImageFiles
+from data.frames import ImageFiles
 from data.images import read_frame, read_mask
 from data.pairing import first_names, is_image, left_out, list_images, pair, printable, visible
 from data.remarks import Remarks
@@ -120,7 +120,7 @@ class Finder:
             rest = left_out(child for child in children if child not in arrays)
             if rest:
                 self.remarks.make("ignored", f"{path}: {first_names(rest)} ignored beside arrays")
-            return self._make(_name_of(path), ArrayFiles(arrays), (None, None))
+            return self._make(_name_of(path), ImageFiles(arrays, *ARRAY_FILES), (None, None))
         images = [child for child in children if is_image(child)]
         if images and _has_pages(images[0]):
             _expect_stacks(path, images)

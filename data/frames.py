@@ -3,7 +3,6 @@
 import numpy as np
 
 from data import images
-from data.formats.arrays import read_one_frame
 from data.formats.levels import check_size, check_type
 from data.images import resize, resize_mask
 
@@ -17,11 +16,12 @@ class ImageFiles:
     Args:
         paths: as above.
         read_one: reads one, as `data.images.read_frame` or `read_mask`.
+        read_size: reads the (height, width) of one.
     """
 
-    def __init__(self, paths, read_one=images.read_frame):
+    def __init__(self, paths, read_one=images.read_frame, read_size=images.read_size):
         self.paths = tuple(paths)
-        self.read_one = read_one
+        self.read_one, self.read_size = read_one, read_size
         self._size = None
 
     def __len__(self):
@@ -41,7 +41,7 @@ class ImageFiles:
     def size(self):
         """(height, width) of the first frame."""
         if self._size is None:
-            self._size = images.read_size(self.paths[0])
+            self._size = self.read_size(self.paths[0])
         return self._size
 
     def read(self, start, stop):
@@ -59,17 +59,6 @@ class ImageFiles:
             check_type(pixels.dtype, path, stacked.dtype, self.paths[start])
             stacked[index] = pixels
         return np.empty((0, 0, 0), np.uint8) if stacked is None else stacked
-
-
-class ArrayFiles(ImageFiles):
-    """Frames of a sequence, one a `.npy` file (H, W)."""
-
-    def __init__(self, paths):
-        super().__init__(paths, read_one_frame)
-
-    def size(self):
-        """(height, width) of the first frame."""
-        return self.read_one(self.paths[0]).shape
 
 
 class FrameArrays:

@@ -131,6 +131,14 @@ def read_one_frame(path):
     return open_arrays(path, Remarks())[0].read(0, 1)[0]
 
 
+def read_array_size(path):
+    """(height, width) of such a frame, from the file's head."""
+    return np.load(path, mmap_mode="r", allow_pickle=False).shape
+
+
+ARRAY_FILES = read_one_frame, read_array_size  # for `data.frames.ImageFiles`
+
+
 def _array_named(path, arrays, names):
     """The one array with one of these names, whatever their case; None if there is none."""
     found = [key for key in arrays if key.casefold() in names]

@@ -7,6 +7,7 @@ stacks that have one directory for all frames. Pixels that are compressed in oth
 """
 
 import logging
+from functools import cached_property
 from itertools import zip_longest
 
 import numpy as np
@@ -100,15 +101,19 @@ class TiffPages:
             self.joined = self._join(first, promised)
             self.count = promised
 
+    @cached_property
+    def _series(self):
+        """(names of its axes, shape) of all frames, as the file's own description has them."""
+        with tifffile.TiffFile(self.path) as file:  # series turn its pages into something else
+            return file.series[0].axes, file.series[0].shape
+
     def _check_axes(self):
         """Refuses frames, slices and channels beside each other; one of them alone are frames."""
         if self.file.is_imagej:
             found = self.file.imagej_metadata or {}
             sizes = {axis: int(found.get(name, 1)) for axis, name in STACK_AXES.items()}
         elif self.file.is_ome:
-            with tifffile.TiffFile(self.path) as file:
-                axes = file.series[0]
-                sizes = dict(zip(axes.axes, axes.shape, strict=True))
+            sizes = dict(zip(*self._series, strict=True))
         else:
             return
         axes = [axis for axis in "TZC" if sizes.get(axis, 1) > 1]
@@ -122,9 +127,7 @@ class TiffPages:
             return int((self.file.imagej_metadata or {}).get("images", 0))
         if not (self.file.is_shaped or self.file.is_ome):
             return 0
-        with tifffile.TiffFile(self.path) as file:  # series turn its pages into something else
-            shape = file.series[0].shape
-        return int(np.prod(shape)) // max(int(np.prod(first.shape)), 1)
+        return int(np.prod(self._series[1])) // max(int(np.prod(first.shape)), 1)
 
     def _join(self, page, count):
         """The frames that follow the first without directories of their own."""
