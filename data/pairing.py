@@ -102,7 +102,7 @@ def _doubt_names(folder, images, kinds, remarks):
     """
     most = max(kinds, key=len, default={})
     odd = [path for kind in kinds if kind is not most for path in kind.values()]
-    if odd and (4 * len(odd) <= len(most) or len(kinds) <= 3):
+    if odd and len(most) > 1 and (4 * len(odd) <= len(most) or len(kinds) <= 3):
         remarks.make(
             "odd names",
             f"{folder}: {first_names(odd)} not named as the {len(most)} others, such as "

@@ -174,6 +174,7 @@ def test_a_clean_folder_is_listed_without_a_word(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         listed(touch(tmp_path / "s", ["00001.png", "00002.png", ".DS_Store"]))
+        listed(touch(tmp_path / "without numbers", ["before.png", "after.png"]))
         listed(touch(tmp_path / "every fifth", [f"{n}.png" for n in range(0, 50, 5)]))
         listed(touch(tmp_path / "milliseconds", [f"t{n}.png" for n in (0, 33, 66, 100, 133, 166)]))
         listed(touch(tmp_path / "clock", [f"12-{m}-{s}.png" for m in (7, 8) for s in (3, 33)][1:]))
