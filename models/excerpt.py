@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from models.interpolation import Interpolation
+
 
 class Excerpt(NamedTuple):
     """Rows [top, bottom) and columns [left, right) of a frame, with the network that runs on them.
@@ -79,28 +81,15 @@ class ExcerptNetwork(nn.Module):
     def _enlarge(self, x, axis, size, pooling):
         """A level's map upsampled along rows (axis 0) or columns (1) to `size` of them."""
         whole, first = self.shape[axis], self.corner[axis]
-        before, after, weight = (
-            each[first : first + size] for each in _interpolation(whole // pooling, whole)
-        )
+        rows, shown = Interpolation(whole // pooling, whole), slice(first, first + size)
         # What lies behind the last one is of no pixel of the box.
         last = x.shape[3 + axis] - 1
         low, high = (
-            x.index_select(3 + axis, (index - first // pooling).clamp(0, last).to(x.device))
-            for index in (before, after)
+            x.index_select(3 + axis, (index[shown] - first // pooling).clamp(0, last).to(x.device))
+            for index in (rows.before, rows.after)
         )
-        weight = weight.to(x).view(-1, *(1,) * (1 - axis))
+        weight = rows.weight[shown].to(x).view(-1, *(1,) * (1 - axis))
         return low * (1 - weight) + high * weight
-
-
-def _interpolation(inside, outside):
-    """Indices before and after each of `outside` places among `inside`, and the latter's weight.
-
-    Corners aligned; rounded as `torch.nn.functional.interpolate` rounds.
-    """
-    scale = torch.tensor((inside - 1) / (outside - 1) if outside > 1 else 0.0)
-    position = torch.arange(outside) * scale
-    before = position.long().clamp_max(inside - 1)
-    return before, (before + 1).clamp_max(inside - 1), (position - before).clamp(0, 1)
 
 
 def _reach(stages, axis, size, wanted):
@@ -112,8 +101,8 @@ def _reach(stages, axis, size, wanted):
         coarsest = max(coarsest, pooling)
         low, high = wanted
         if pooling > 1:
-            before, after, _ = _interpolation(size // pooling, size)
-            low, high = int(before[low]), int(after[high - 1]) + 1
+            rows = Interpolation(size // pooling, size)
+            low, high = int(rows.before[low]), int(rows.after[high - 1]) + 1
         for layer in reversed(layers):
             factor = _pooling([layer])
             if factor > 1:

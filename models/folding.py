@@ -42,8 +42,9 @@ def fold_norm(conv, norm):
 def conv_like(conv, kernel, bias):
     """A plain `Conv3d` with the geometry of `conv`, and this kernel and bias, in their type."""
     sizes = conv.in_channels, conv.out_channels, conv.kernel_size
+    geometry = conv.stride, conv.padding, conv.dilation, conv.groups, True, conv.padding_mode
     # On no device, so that nothing is drawn at random.
-    plain = nn.Conv3d(*sizes, padding=conv.padding, dilation=conv.dilation, device="meta")
+    plain = nn.Conv3d(*sizes, *geometry, device="meta")
     plain.weight = nn.Parameter(kernel.contiguous(), requires_grad=False)
     plain.bias = nn.Parameter(bias, requires_grad=False)
     return plain

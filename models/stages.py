@@ -53,8 +53,8 @@ class Stages(NamedTuple):
         """Refuses a description that a forward pass and an engine would read differently.
 
         Raises:
-            ValueError: a pool is not of 2 x 2 pixels, a level has no layer, or several levels have
-                no merge.
+            ValueError: a pool is not of 2 x 2 pixels, a level has no layer, several levels have no
+                merge, or what mixes channels alone is not 1x1x1.
         """
         for layer in (*self.trunk, *(layer for level in self.levels for layer in level.layers)):
             if is_pool(layer) and not is_two_by_two(layer):
@@ -65,6 +65,14 @@ class Stages(NamedTuple):
             raise ValueError("stages with a level without layers: expected one at least")
         if self.merge is None and len(self.levels) != 1:
             raise ValueError(f"stages of {len(self.levels)} levels without `merge`: expected one")
+        following = [self.final] if self.merge is None else [self.merge[0], self.final]
+        for level in self.levels:
+            following += [level.probe.conv[0], level.projection[0]]
+        for conv in following:
+            if conv.kernel_size != (1, 1, 1):
+                raise ValueError(
+                    f"stages with {conv} after a level: expected a kernel of (1, 1, 1)"
+                )
 
     def are_pooled(self):
         """For every level, whether its map is smaller than the frames."""

@@ -2,42 +2,10 @@
 
 import torch
 
+from models.interpolation import Interpolation
+
 TASK_PIXELS = 4096  # that a thread of a CPU merges at a time: stays in a core's cache
 COLUMNS_AT_ONCE = 128  # that one product upsamples: few enough that its matrix is nearly full
-
-
-class Interpolation:
-    """Linear interpolation of `inside` values to `outside`, the corners aligned.
-
-    Positions and weights are rounded to float32 as `torch.nn.functional.interpolate` rounds them:
-    exact ones would change scores by 1e-5.
-    """
-
-    def __init__(self, inside, outside):
-        scale = torch.tensor((inside - 1) / (outside - 1) if outside > 1 else 0.0)
-        position = torch.arange(outside) * scale
-        self.before = position.long().clamp_max(inside - 1)
-        self.weight = (position - self.before).clamp(0, 1)  # of the value after it
-        self.after = torch.where(self.weight > 0, self.before + 1, self.before)
-        self.after.clamp_max_(inside - 1)
-
-    def outputs_from(self, inputs):
-        """How many outputs the first `inputs` inputs suffice for."""
-        return int(torch.searchsorted(self.after, inputs))
-
-    def as_product(self, start, stop):
-        """Outputs [start, stop) as a product.
-
-        Returns:
-            (first, weights): outputs = weights @ inputs[first : first + weights.shape[1]].
-        """
-        before, weight = self.before[start:stop], self.weight[start:stop]
-        first, last = int(before[0]), int(self.after[stop - 1])
-        weights = torch.zeros(stop - start, last - first + 1)
-        outputs = torch.arange(stop - start)
-        weights[outputs, before - first] = 1 - weight
-        weights[outputs, self.after[start:stop] - first] += weight
-        return first, weights
 
 
 def column_products(inside, outside, arithmetic):

@@ -4,7 +4,7 @@ Only this file calls them. A layer of oneDNN is used only where a check has comp
 with it: this torch has the operator, and this processor runs it. What computes the same elsewhere:
 
     convolve            torch's `conv3d`, here in `convolve`
-    convolve_relu       one after the other, in `models.engine.rows`
+    convolve_fused      one after the other, in `models.engine.row_conv`
     packed layers       matrix products over pixels, in `models.engine.temporal`
 
 The gradient, for `models.engine.training`, has its formula beside it.
@@ -53,11 +53,15 @@ def _convolve(image, kernel, bias, padding, dilation):
 @functools.cache
 def has_convolution(dtype):
     """Whether oneDNN convolves volumes of this type, float32 or bfloat16, on this processor."""
+    return _computes(dtype, _convolve)
+
+
+def _computes(dtype, convolution, *more):
+    """Whether this convolution of volumes, called with `more`, computes in this type here."""
     sizes = (1, 2, 3, 3, 3), (4, 2, 2, 1, 1), (4,)
-    image, kernel, bias = (torch.ones(size, dtype=dtype) for size in sizes)
-    return dtype in (torch.float32, torch.bfloat16) and _gives(
-        5, lambda: _convolve(image, kernel, bias, (0, 0, 0), (1, 1, 1))
-    )
+    layer = [torch.ones(size, dtype=dtype) for size in sizes]
+    known = dtype in (torch.float32, torch.bfloat16)
+    return known and _gives(5, lambda: convolution(*layer, (0, 0, 0), (1, 1, 1), *more))
 
 
 def _gives(expected, compute):
@@ -70,24 +74,28 @@ def _gives(expected, compute):
         return False
 
 
-def convolve_relu(image, kernel, bias, padding, dilation):
-    """relu(conv3d), as `convolve`; where `has_fused_convolution` says so."""
+def convolve_fused(image, kernel, bias, padding, dilation, activation="none"):
+    """A convolution and "relu" or "none", of a volume as in `convolve`, or of an image.
+
+    Args:
+        image: (1, C, R, W), channels last in memory, if not a volume.
+        kernel: as `pack_kernel` gives it, or channels last.
+        padding, dilation: a number for each axis.
+    """
+    strides = (1,) * len(padding)
     return torch.ops.mkldnn._convolution_pointwise(
-        image, kernel, bias, padding, (1, 1, 1), dilation, 1, "relu", [], ""
+        image, kernel, bias, padding, strides, dilation, 1, activation, [], ""
     )
 
 
 @functools.cache
 def has_fused_convolution(dtype):
-    """Whether `convolve_relu` computes in this type; on x86, where it has been found to be fast."""
-    sizes = (1, 2, 3, 3, 3), (4, 2, 2, 1, 1), (4,)
-    image, kernel, bias = (torch.ones(size, dtype=dtype) for size in sizes)
-    known = dtype in (torch.float32, torch.bfloat16) and platform.machine() in ("x86_64", "AMD64")
-    return known and _gives(5, lambda: convolve_relu(image, kernel, bias, (0, 0, 0), (1, 1, 1)))
+    """Whether `convolve_fused` takes volumes of this type; on x86, where it is fast."""
+    return platform.machine() in ("x86_64", "AMD64") and _computes(dtype, convolve_fused, "relu")
 
 
 def pack_kernel(kernel, padding, dilation, rows, width):
-    """A bfloat16 kernel (C_out, C, K, 1) for `convolve_plane`, packed once.
+    """A bfloat16 kernel (C_out, C, K, 1) of images for `convolve_fused`, packed once.
 
     Args:
         padding, dilation: a number for each axis.
@@ -98,20 +106,8 @@ def pack_kernel(kernel, padding, dilation, rows, width):
     )
 
 
-def convolve_plane(image, kernel, bias, padding, dilation, activation="none"):
-    """conv2d and "relu" or "none", of (1, C, R, W), channels last in memory.
-
-    Args:
-        kernel: as `pack_kernel` gives it, or channels last.
-        padding, dilation: a number for each axis.
-    """
-    return torch.ops.mkldnn._convolution_pointwise(
-        image, kernel, bias, padding, (1, 1), dilation, 1, activation, [], ""
-    )
-
-
 def convolve_onto(other, image, kernel, bias, padding, dilation):
-    """relu(conv2d(image) + other), each as in `convolve_plane`."""
+    """relu(conv2d(image) + other), of images as in `convolve_fused`."""
     return torch.ops.mkldnn._convolution_pointwise.binary(
         image, other, kernel, bias, padding, (1, 1), dilation, 1, "add", 1.0, "relu", [], ""
     )
@@ -119,12 +115,12 @@ def convolve_onto(other, image, kernel, bias, padding, dilation):
 
 @functools.cache
 def has_fused_sum(dtype):
-    """Whether `convolve_onto` and `convolve_plane` compute in this type, with any kernel."""
+    """Whether `convolve_onto` and `convolve_fused` compute in this type, with any kernel."""
     image, kernel = (torch.ones(size, dtype=dtype) for size in ((1, 2, 3, 3), (4, 2, 2, 1)))
     kernel = kernel.contiguous(memory_format=torch.channels_last)
 
     def example():
-        y = convolve_plane(image, kernel, None, (0, 0), (1, 1))  # 4
+        y = convolve_fused(image, kernel, None, (0, 0), (1, 1))  # 4
         return convolve_onto(y, image, kernel, None, (0, 0), (1, 1))
 
     return _gives(8, example)
@@ -150,7 +146,7 @@ def has_packed_layers():
         image = image.contiguous(memory_format=torch.channels_last)
         packed = pack_kernel(kernel, (0, 0), (1, 1), 3, 16)
         geometry = (0, 0), (1, 1)
-        y = convolve_plane(image, packed, bias, *geometry, "relu")  # 9
+        y = convolve_fused(image, packed, bias, *geometry, "relu")  # 9
         y = convolve_onto(y, image, packed, bias, *geometry)  # 18
         matrix = torch.ones(8, 8, dtype=torch.bfloat16)
         return linear_packed(y[0].permute(1, 2, 0).flatten(0, 1), pack_matrix(matrix, 48), bias)

@@ -33,7 +33,7 @@ class PackedConv:
         return cls(conv.weight, conv.bias, conv.padding[0], conv.dilation[0], frames)
 
     def __call__(self, x, activation="relu"):
-        return as_map(onednn.convolve_plane(onednn.as_image(x), *self.layer, activation))
+        return as_map(onednn.convolve_fused(onednn.as_image(x), *self.layer, activation))
 
     def add(self, x, other):
         """relu(self(x) + other)."""
@@ -190,7 +190,6 @@ class PackedTemporalNetwork(TiledNetwork):
         level.run(x.flatten(1, 2), *pooled.shape[2:], out)
 
     def memory_needed(self, rows, width, tile_pixels, threads):
-        """Upper bound of the working memory for bands of `rows` rows, in bytes."""
         tile = max(tile_pixels, 2 * self.band_multiple**2)
         # Maps of a tile are half as large, but the C library keeps some that were given back.
         frame = 56 * rows * width + 2 * threads * (3 * self.channels + 4) * tile

@@ -58,7 +58,10 @@ class RowConv:
     def convolve(self, rows):
         image = rows.permute(3, 0, 1, 2)[None]
         layer = image, self.kernel, self.bias, (0, *self.padding), self.dilation
-        y = onednn.convolve_relu(*layer) if self.fused else onednn.convolve(*layer).clamp_min_(0)
+        if self.fused:
+            y = onednn.convolve_fused(*layer, "relu")
+        else:
+            y = onednn.convolve(*layer).clamp_min_(0)
         return y[0].permute(1, 2, 3, 0)
 
 
@@ -139,8 +142,8 @@ class WinogradConv(RowConv):
         """Two rows (1, T, W, C_out) of four (T, W, C)."""
         g0, plus, minus, g2 = self.kernels
         geometry = self.padding, self.dilation[1:]
-        m1 = onednn.convolve_plane(onednn.as_image(d1 + d2), plus, self.bias, *geometry)
-        m2 = onednn.convolve_plane(onednn.as_image(d2 - d1), minus, None, *geometry)
+        m1 = onednn.convolve_fused(onednn.as_image(d1 + d2), plus, self.bias, *geometry)
+        m2 = onednn.convolve_fused(onednn.as_image(d2 - d1), minus, None, *geometry)
         sums = m1 + m2, m1.sub_(m2)
         return [
             onednn.convolve_onto(m, onednn.as_image(d), g, None, *geometry).permute(0, 2, 3, 1)

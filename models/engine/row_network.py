@@ -3,7 +3,8 @@
 import copy
 from contextlib import nullcontext
 
-from models.blocks import STDResBlock, Stem, TDResBlock
+from models.blocks import Stem
+from models.engine.base import Engine, ends_in_blocks
 from models.engine.rows import (
     FirstHalf,
     LastHalf,
@@ -19,36 +20,15 @@ from models.folding import ChannelAffine
 from models.stages import is_pool
 
 
-class RowNetwork:
+class RowNetwork(Engine):
     """Runs a detector of spatial layers over a clip that arrives in bands of rows."""
-
-    band_multiple = 1
-    tile_pixels = 256  # on a CPU, of a head: stays in a core's cache
-    band_pixels = 8192  # on a CPU: stays in the last cache
-
-    @staticmethod
-    def computes_in(arithmetic):
-        return True
-
-    def device_rows(self, width):
-        """The most rows that a band may have on a GPU: any number."""
-        return 1 << 30
 
     @staticmethod
     def takes(stages):
-        """Whether a network has this form: a folded `Stem`, then residual blocks and pools.
-
-        Every level ends in a block.
-        """
-        stem, *rest = stages.trunk
-        layers = [*rest, *(layer for level in stages.levels for layer in level.layers)]
-        return (
-            isinstance(stem, Stem)
-            and isinstance(stem[1], ChannelAffine)
-            and stem[0].dilation == (1, 1, 1)
-            and all(is_pool(x) or isinstance(x, (TDResBlock, STDResBlock)) for x in layers)
-            and not any(is_pool(level.layers[-1]) for level in stages.levels)
-        )
+        """As `Engine.takes`; begins with a `Stem`, and every level ends in a block."""
+        stem = stages.trunk[0]
+        spatial = isinstance(stem, Stem) and isinstance(stem[1], ChannelAffine)
+        return Engine.takes(stages) and spatial and ends_in_blocks(stages)
 
     def __init__(self, stages, seqlen, arithmetic):
         self.seqlen = seqlen
@@ -92,7 +72,6 @@ class RowNetwork:
         return twin
 
     def start(self, height, width):
-        """Frames of this size follow; returns the size of each level's map."""
         sizes = {}
 
         def start(segment, height, width):
@@ -106,10 +85,6 @@ class RowNetwork:
         return [sizes[level] for level in self.levels]
 
     def push(self, clip, band, tile, workers):
-        """The next rows (a slice) of the clip (T, H, W) to those of the maps that are ready.
-
-        Of each level (8, T, r, w), or None.
-        """
         last = band.stop == clip.shape[1]
         # torch's own threads would wait for more, spinning, on the cores of those that have rows.
         with one_thread(workers.threads) if works_by_rows(self.arithmetic) else nullcontext():
@@ -125,7 +100,6 @@ class RowNetwork:
             return [level.take_map() for level in self.levels]
 
     def memory_needed(self, rows, width, tile, threads):
-        """Upper bound of the working memory for bands of `rows` rows, in bytes."""
         kept, made = [], []  # by segment, values per frame
 
         def add(segment, rows, width):

@@ -197,7 +197,6 @@ class TemporalLevel(TiledLevel):
 class TemporalNetwork(TiledNetwork):
     """A detector of temporal levels, as products recorded for each size of tile."""
 
-    tile_pixels = 256  # on a CPU: stays in a core's cache
     band_pixels = 32768
 
     def __init__(self, stages, seqlen, arithmetic):
@@ -260,7 +259,6 @@ class TemporalNetwork(TiledNetwork):
         return tape, x.storage.unflatten(2, (rows, width)), small
 
     def memory_needed(self, rows, width, tile_pixels, threads):
-        """Upper bound of the working memory for bands of `rows` rows, in bytes."""
         item = self.arithmetic.dtype.itemsize * (self.seqlen + 4)
         tile = max(tile_pixels, 2 * self.band_multiple**2)
         return item * (56 * rows * width + threads * (3 * self.channels + 4) * tile)

@@ -6,7 +6,8 @@ begin is taken from its output while that is in cache. Those levels then run ove
 
 from torch import nn
 
-from models.blocks import ConvBNReLU, TDResBlock
+from models.blocks import TDResBlock
+from models.engine.base import Engine, blocks_without_pools
 from models.stages import is_pool
 
 
@@ -47,7 +48,7 @@ class TiledLevel:
         return out[:, :, rows, columns]
 
 
-class TiledNetwork:
+class TiledNetwork(Engine):
     """The stem and the levels of a detector, of `TiledLevel`.
 
     Subclasses give
@@ -57,12 +58,9 @@ class TiledNetwork:
         run_stem(clip, pooled, map_tiles, scratch): a tile (T, R, W) of the stem, to its place in
             that memory, and of the levels of full size, to theirs in the maps, None for others;
         run_level(level, pooled, out, scratch): a tile of a level that begins pooled.
-
-    Attributes:
-        band_multiple: bands have a multiple of this many rows, but for the last.
     """
 
-    band_pixels = 16384  # on a CPU: above, nothing gets faster
+    band_pixels = 16384  # above, nothing gets faster
 
     def __init__(self, stem, levels, seqlen):
         self.stem, self.levels, self.seqlen = stem, levels, seqlen
@@ -71,44 +69,26 @@ class TiledNetwork:
 
     @staticmethod
     def takes(stages):
-        """Whether a network has this form.
+        """As `Engine.takes`; kernels act along time only, and the trunk is one convolution.
 
-        Its kernels act along time only; the trunk is one convolution that has folded its norm;
-        every level is of `TDResBlock` and pools. At most one level begins at full size, and that
-        one has no pool.
+        Every level is of `TDResBlock` and pools. At most one begins at full size, and that one has
+        no pool.
         """
         full_size = [level for level in stages.levels if not is_pool(level.layers[0])]
-        blocks = [x for level in stages.levels for x in level.layers if not is_pool(x)]
-        stem = stages.trunk[0]
         return (
-            stages.is_temporal()
+            Engine.takes(stages)
+            and stages.is_temporal()
             and len(stages.trunk) == 1
-            and isinstance(stem, ConvBNReLU)
-            and isinstance(stem[1], nn.Identity)
-            and stem[0].dilation[0] == 1
-            and all(isinstance(block, TDResBlock) for block in blocks)
+            and isinstance(stages.trunk[0][1], nn.Identity)
+            and all(isinstance(block, TDResBlock) for block in blocks_without_pools(stages))
             and len(full_size) <= 1
             and not any(is_pool(layer) for level in full_size for layer in level.layers)
         )
 
-    @staticmethod
-    def computes_in(arithmetic):
-        return True
-
-    def device_rows(self, width):
-        """The most rows that a band may have on a GPU: any number."""
-        return 1 << 30
-
-    def twin(self):
-        """One of the same weights, to be run at the same time: it holds nothing of a run."""
-        return self
-
     def start(self, height, width):
-        """Frames of this size follow; returns the size of each level's map."""
         return [(height // level.scale, width // level.scale) for level in self.levels]
 
     def push(self, clip, band, tile_pixels, workers):
-        """The next rows (a slice) of the clip (T, H, W) to the levels' maps; None without a row."""
         band = clip[:, band]
         frames, height, width = band.shape
         maps = [level.take_map(height, width, workers.scratch) for level in self.levels]

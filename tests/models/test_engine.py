@@ -6,7 +6,6 @@ from torch import nn
 from torch.nn import functional
 
 from models.engine import onednn
-from models.engine.merge import Interpolation
 from models.engine.packed import PackedTemporalNetwork
 from models.engine.precision import Arithmetic
 from models.engine.row_conv import RowConv, WinogradConv
@@ -15,6 +14,7 @@ from models.engine.temporal import TemporalNetwork
 from models.engine.workers import Workers
 from models.folding import fold
 from models.fused import fuse
+from models.interpolation import Interpolation
 from tests.builders import perturbed
 from tests.models.test_fused import PERTURBED, smallest_budget, without_onednn
 

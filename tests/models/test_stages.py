@@ -174,6 +174,45 @@ def test_levels_that_nothing_merges_and_levels_of_nothing_are_refused():
                 run(model if run is fuse else torch.randn(1, 1, 6, 12, 12))
 
 
+def with_conv(conv, **changes):
+    """A plain convolution of the sizes of `conv`, with these arguments in place of its own."""
+    geometry = dict(padding=conv.padding, dilation=conv.dilation) | changes
+    return nn.Conv3d(conv.in_channels, conv.out_channels, conv.kernel_size, **geometry)
+
+
+ALTERED = {
+    "taps that do not sum to zero": lambda block: setattr(block, "conv1", with_conv(block.conv1)),
+    "another dilation": lambda block: setattr(
+        block, "conv2", with_conv(block.conv2, dilation=(2, 1, 1), padding=(2, 0, 0))
+    ),
+    "groups": lambda block: setattr(block, "conv2", with_conv(block.conv2, groups=2)),
+    "other frames beyond the clip": lambda block: setattr(
+        block, "conv2", with_conv(block.conv2, padding_mode="replicate")
+    ),
+    "a hook": lambda block: block.register_forward_hook(lambda layer, given, out: 2 * out),
+}
+
+
+@pytest.mark.parametrize("altered", ALTERED)
+def test_a_block_that_is_not_what_its_class_makes_is_run_as_it_is(altered):
+    model = described("two levels")
+    ALTERED[altered](model.levels[0][0])
+    clip = torch.randn(1, 1, 6, 9, 10)
+    with torch.no_grad():
+        logits = model.eval()(clip)
+        torch.testing.assert_close(fold(model)(clip), logits, atol=3e-6, rtol=1e-5)
+    torch.testing.assert_close(fuse(model)(clip), logits, atol=3e-6, rtol=1e-5)
+    assert isinstance(fuse(model), UnfusedDetector)
+
+
+def test_a_network_whose_end_is_not_of_single_pixels_is_refused():
+    model = described("two levels")
+    model.final = nn.Conv3d(4, 1, (3, 1, 1), padding=(1, 0, 0))
+    for run in (model, fuse):
+        with pytest.raises(ValueError, match=r"expected a kernel of \(1, 1, 1\)"):
+            run(model if run is fuse else torch.randn(1, 1, 6, 12, 12))
+
+
 @pytest.mark.parametrize("name", WITH_ENGINE)
 def test_whatever_has_an_engine_takes_half_precision_and_the_smallest_bands(name):
     model = described(name)

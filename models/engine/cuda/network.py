@@ -5,9 +5,8 @@ import importlib
 import warnings
 
 import torch
-from torch import nn
 
-from models.blocks import ConvBNReLU, STDResBlock, TDResBlock
+from models.engine.base import Engine, blocks_without_pools, ends_in_blocks
 from models.engine.heads import channel_matrix
 from models.engine.precision import Arithmetic
 from models.folding import ChannelAffine
@@ -200,16 +199,6 @@ def reach(layers, scale=1):
     return rows, scale
 
 
-def keeps_size(conv):
-    """Whether a convolution has odd kernels, as tall as wide, and an output of its input's size."""
-    sizes, dilations = conv.kernel_size, conv.dilation
-    centred = all(
-        size % 2 == 1 and padding == dilation * (size // 2)
-        for size, padding, dilation in zip(sizes, conv.padding, dilations, strict=True)
-    )
-    return centred and sizes[1] == sizes[2] and dilations[1] == dilations[2]
-
-
 @functools.cache
 def kernels_run(device):
     """Whether Triton builds and starts a kernel on a device; it wants a C compiler, for example."""
@@ -227,7 +216,7 @@ def kernels_run(device):
     return True
 
 
-class CudaNetwork:
+class CudaNetwork(Engine):
     """Runs a detector over bands of rows of a clip, with the rows around them that it looks at."""
 
     @staticmethod
@@ -241,28 +230,16 @@ class CudaNetwork:
 
     @staticmethod
     def takes(stages):
-        """Whether a network has this form: a folded stem, then residual blocks and pools.
-
-        Every level ends in a block; channels are powers of two.
-        """
-        stem, *rest = stages.trunk
-        layers = [*rest, *(layer for level in stages.levels for layer in level.layers)]
-        blocks = [layer for layer in layers if not is_pool(layer)]
-        if not isinstance(stem, ConvBNReLU):
+        """As `Engine.takes`; every level ends in a block, and channels are powers of two."""
+        if not (Engine.takes(stages) and ends_in_blocks(stages)):
             return False
-        if not all(isinstance(block, (TDResBlock, STDResBlock)) for block in blocks):
-            return False
-        widths = [block.conv3.out_channels for block in blocks]
+        widths = [block.conv3.out_channels for block in blocks_without_pools(stages)]
         ends = [level.projection[0].out_channels for level in stages.levels]
-        convolutions = [conv for block in blocks for conv in (block.conv1, block.conv2)]
+        entry = stages.trunk[0][0].out_channels
         return (
-            isinstance(stem[1], (nn.Identity, ChannelAffine))
-            and stem[0].dilation == (1, 1, 1)
-            and all(map(keeps_size, (stem[0], *convolutions)))
-            and not any(is_pool(level.layers[-1]) for level in stages.levels)
-            and all(width & (width - 1) == 0 for width in (stem[0].out_channels, *widths))
+            all(width & (width - 1) == 0 for width in (entry, *widths))
             and min(widths) >= LEAST
-            and max(stem[0].out_channels, *widths) <= MOST_CHANNELS
+            and max(entry, *widths) <= MOST_CHANNELS
             and max(*ends, stages.final.in_channels) <= LEAST
         )
 
@@ -288,12 +265,7 @@ class CudaNetwork:
         rows = LARGEST_INDEX // (MOST_CHANNELS * self.seqlen * width) - 2 * self.halo
         return max(rows, self.band_multiple)
 
-    def twin(self):
-        """One of the same weights, to be run at the same time: it holds nothing of a run."""
-        return self
-
     def start(self, height, width):
-        """Frames of this size follow; returns the size of each level's map."""
         return [(height // scale, width // scale) for scale in self.scales]
 
     def push(self, clip, rows, tile, workers):
@@ -321,7 +293,6 @@ class CudaNetwork:
         return maps
 
     def memory_needed(self, rows, width, tile, threads):
-        """Upper bound of the working memory for bands of `rows` rows, in bytes."""
         # Maps of a block or a head; the levels' maps, and their sum.
         values = 3 * MOST_CHANNELS * self.dtype.itemsize + 44 * torch.float32.itemsize
         return self.seqlen * (rows + 2 * self.halo) * width * values

@@ -76,14 +76,10 @@ KNOWN = (
 def takes(stages):
     """Whether `run` knows all layers of a detector, in the form that they have here."""
     layers = [*stages.trunk[1:], *(layer for level in stages.levels for layer in level.layers)]
-    mixing = [stages.final, *([] if stages.merge is None else [stages.merge[0]])]
-    for level in stages.levels:
-        mixing += [level.probe.conv[0], level.projection[0]]
     return (
         len(stages.trunk) > 0
         and isinstance(stages.trunk[0], ConvBNReLU)
         and all(is_pool(layer) or isinstance(layer, ResBlock) for layer in layers)
-        and all(conv.kernel_size == (1, 1, 1) for conv in mixing)
         and stages.final.bias is not None
         and all(is_known(module) for module in stages.modules())
     )
