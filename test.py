@@ -315,7 +315,7 @@ def run_test(args, spec, tested, sequences, device, group, files):
         patience = track_options(args).patience if "tracks" in writers else None
         print(live_line(scan.delay, args.frame_rate, patience), flush=True)
     with tqdm(total=total, desc="Testing", unit="frame", disable=None) as bar:
-        evaluation, error = evaluator.run_far(mine, bar)
+        evaluation, error = evaluator.run_far(mine, bar, alone=group.size == 1)
     for shared in (evaluation, *writers.values(), *([stabiliser] if stabiliser else [])):
         shared.share(group)
     files[:] = group.gather(files)

@@ -128,7 +128,7 @@ def run_command(command):
             if ending is not None and TORCHRUN in os.environ and not let_others_tell(ending.status):
                 end_process(ending.status)
         except Terminated as stop:
-            ending = Ending(128 + signal.SIGTERM, "stopped by SIGTERM", stop)
+            ending = Ending(128 + signal.SIGTERM, one_line(stop), stop)
         if ending is not None:
             # While the interpreter closes down, too.
             atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
@@ -229,7 +229,7 @@ def ending_of(command):
     try:
         command()
     except KeyboardInterrupt as error:
-        return Ending(128 + signal.SIGINT, "interrupted", error)
+        return Ending(128 + signal.SIGINT, one_line(error), error)
     except (ValueError, OSError, FloatingPointError) as error:
         return Ending(USER_ERROR, f"error: {one_line(error)}", error)
     except Exception as error:
@@ -270,7 +270,7 @@ def terminated_by_signal():
 
     def terminate(*_):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
+        raise Terminated("stopped by SIGTERM")
 
     former = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -373,7 +373,7 @@ def one_line(error):
     """An error's message as one line; that of a data worker without the worker's traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
-        return type(error).__name__
+        return "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
     if "DataLoader worker" in lines[0]:
         return lines[-1].partition(": ")[2] or lines[-1]
     return " ".join(lines)

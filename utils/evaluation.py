@@ -158,16 +158,18 @@ class Evaluator:
         self._run(evaluation, sequences, progress)
         return evaluation
 
-    def run_far(self, sequences, progress=None):
+    def run_far(self, sequences, progress=None, *, alone=True):
         """As `run`, as far as it goes: what has ended before an error is not lost.
+
+        Ctrl-C and SIGTERM are such errors if it is `alone`: other processes would wait for it.
 
         Returns:
             (`Evaluation` of the sequences that have ended, the error that ended it or None).
         """
-        evaluation = Evaluation(self.protocols)
+        evaluation, ends = Evaluation(self.protocols), BaseException if alone else Exception
         try:
             self._run(evaluation, sequences, progress)
-        except Exception as error:
+        except ends as error:
             for writer in self.writers:
                 writer.abandon()
             return evaluation, error

@@ -14,7 +14,7 @@ from models import MODELS, build_model
 from models.detector import Detector
 from tests.builders import call, call_test, write_image
 from utils.checkpoint import save
-from utils.command_line import run_command
+from utils.command_line import Terminated, run_command
 from utils.report.detections import read_detections
 
 FRAMES = 9
@@ -208,6 +208,34 @@ def test_a_bad_frame_ends_a_test_but_what_was_finished_is_written(tmp_path, fram
     tables = {"detections.csv", "tracks/a.txt", "tracks/tracks.csv", "centroids/a.txt"}
     assert left - pictures == {*tables, "unfinished.txt"}
     assert "Finished: a\nMissing: b, c\n" in (out / "unfinished.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "why"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (Terminated("stopped by SIGTERM"), 143, "stopped")],
+)
+def test_what_is_stopped_keeps_what_it_finished(
+    tmp_path, frames, capsys, monkeypatch, stop, status, why
+):
+    for name in "abc":
+        write_folder(tmp_path / "clips" / name, frames)
+    read, reads = test_script.Evaluator._take, []
+
+    def take(evaluator, result, *given):
+        reads.append(result.name)
+        if result.name == "c":
+            raise stop
+        read(evaluator, result, *given)
+
+    monkeypatch.setattr(test_script.Evaluator, "_take", take)
+    out = tmp_path / "out"
+    words = f"--dataset Frames --datapath {tmp_path / 'clips'} --model TopHat --gpu cpu"
+    assert call(test_script, f"{words} --output {out} --min_track 3") == status
+    assert why in capsys.readouterr().err and "c" in reads
+    assert {*read_detections(out / "detections.csv")} == {"a", "b"}
+    said = (out / "unfinished.txt").read_text()
+    assert why in said and "Finished: a, b\nMissing: c\n" in said
+    assert (out / "tracks/tracks.csv").exists()
 
 
 def test_a_test_that_finished_nothing_leaves_an_earlier_ones_results(tmp_path, frames, capsys):
