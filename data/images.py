@@ -12,8 +12,9 @@ from PIL import Image
 
 from data.formats import netpbm, png, tiff
 from data.formats.levels import check_colours, check_labels, check_numbers, grey_levels
-from data.formats.library import LibraryPages
+from data.formats.library import LibraryPages, turned
 
+READ_HEAD = 4096  # of a file whose size is wanted
 READ_BYTES = 1 << 18  # asked of a file at first: more than most images have
 LOSSY_LEAST = 160  # that a target's brightest pixel has where levels are inexact
 LOSSY_TARGET = 128  # level of a mask's pixel that belongs to a target, where levels are inexact
@@ -86,7 +87,8 @@ def read_size(path):
         ValueError: the file cannot be read as an image.
     """
     with _reading(path, "an image"):
-        size = png.size_of(_read_file(path, png.HEADER))
+        head = _read_file(path, READ_HEAD)
+        size = None if png.EXIF in head else png.size_of(head)
         return _picture(path).shape[:2] if size is None else size
 
 
@@ -120,14 +122,15 @@ def _picture(path, content=None):
     content = _read_file(path) if content is None else content
     if png.is_animated(content):
         raise ValueError("an animated PNG, where one frame is expected: save it as a GIF")
+    orientation = png.orientation(content)
     pixels = png.decode_grey(content)
     if pixels is not None:
-        return pixels
+        return turned(orientation, pixels)
     if png.is_deep_colour(content):
         pixels = png.decode_deep_colour(content)
         if pixels is None:
             raise ValueError("16-bit colour, interlaced or damaged: save it as grey")
-        return pixels
+        return turned(orientation, pixels)
     if netpbm.is_netpbm(content):
         return netpbm.decode(content)
     pages = tiff.TiffPages(path) if tiff.is_tiff(content) else LibraryPages(path)

@@ -11,7 +11,10 @@ import numpy as np
 from PIL import Image
 from zlib_ng import zlib_ng
 
+from data.formats.library import orientation_of
+
 HEADER = 33  # bytes: signature, and the chunk that gives size and kind
+EXIF = b"eXIf"  # a chunk
 _START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _GREY = b"\x08\0\0\0\0"  # 8 bits, grey, deflated, adaptive filters, not interlaced
 _DEEP_COLOURS = {b"\x10%c\0\0\0" % kind: channels for kind, channels in ((2, 3), (4, 2), (6, 4))}
@@ -35,6 +38,15 @@ def decode_grey(content):
     size = size_of(content)
     lines = None if size is None else _inflate(content, *size)
     return None if lines is None else _unfilter(lines[:, 0], lines[:, 1:])
+
+
+def orientation(content):
+    """How a file's EXIF data, if there are any, say that it is turned."""
+    place = content.find(EXIF) if content.startswith(_START) else -1
+    if place < 0:
+        return 1
+    size = int.from_bytes(content[place - 4 : place], "big")
+    return orientation_of(content[place + 4 : place + 4 + size])
 
 
 def is_animated(content):

@@ -15,25 +15,13 @@ import tifffile
 from PIL import Image
 from zlib_ng import zlib_ng
 
-from data.formats.library import picture_of
+from data.formats.library import ORIENTATION, picture_of, turned
 
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE = 0, 1, 2, 3
 UNPACKED, DEFLATED = 1, (8, 32946)  # compressions
 LOSSY = (6, 7, 33003, 33005, 34712, 34892, 50001)  # JPEG, JPEG 2000 and WebP, as they may be
 REDUCED, MASK = 1, 4  # bits of the tag that says what a page is for
-ORIENTATION = 274  # the tag
 STACK_AXES = {"T": "frames", "Z": "slices", "C": "channels"}  # of stacks, as ImageJ calls them, too
-# What undoes each orientation: transpose, then the axes to flip.
-_TURNS = {
-    1: (False, ()),
-    2: (False, (1,)),
-    3: (False, (0, 1)),
-    4: (False, (0,)),
-    5: (True, ()),
-    6: (True, (1,)),
-    7: (True, (0, 1)),
-    8: (True, (0,)),
-}
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is raised here, in words
 
 
@@ -165,7 +153,7 @@ class TiffPages:
         own = page.photometric in (MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE)
         if own and (page.compression in (UNPACKED, *DEFLATED) or not _library_keeps(page)):
             try:
-                return _turned(page, _levels(page, page.asarray()))
+                return turned(_tag(page, ORIENTATION, 1), _levels(page, page.asarray()))
             except (NotImplementedError, ValueError) as error:
                 if "imagecodecs" not in str(error):
                     raise
@@ -196,13 +184,6 @@ def _levels(page, pixels):
             return ~pixels
         pixels = ((1 << page.bitspersample) - 1 - pixels.astype(np.int64)).astype(pixels.dtype)
     return pixels
-
-
-def _turned(page, pixels):
-    """Pixels (H, W) or (H, W, C) with the top of the picture in the first row."""
-    turned, flipped = _TURNS.get(_tag(page, ORIENTATION, 1), (False, ()))
-    pixels = pixels.swapaxes(0, 1) if turned else pixels
-    return np.flip(pixels, flipped)
 
 
 def _check_page(page, file):

@@ -15,12 +15,16 @@ MICROSECONDS = 1_000_000  # a second, in a container's length
 MOST_TIMES = 1_000_000  # of frames that are looked at for gaps
 RARE = 0.05  # share of steps in time, up to which longer ones are gaps
 SOUND_SECONDS = 1.0  # that sound may go on after the last picture
+FULL_RANGE = 2  # how decoders number that brightness takes all levels; 0: the file does not say
+LEAST, MOST = 16, 235  # of 256 levels, black and white where it does not take all
+FEW = 0.01  # share of pixels beyond these that are noise
 
 
 class VideoFrames:
     """Frames of a video as grey levels by range: 8-bit, or 16-bit where it has more.
 
-    Of red, green and blue the first is read, otherwise the brightness.
+    Of red, green and blue the first is read, otherwise the brightness. Its levels 16 to 235 become
+    0 to 255, unless the file says that it takes all 256, or its first frame shows it.
 
     A range that begins before the last one ended is decoded from the video's start.
 
@@ -39,6 +43,7 @@ class VideoFrames:
     def __init__(self, path, remarks, other=None, form=None):
         self.path, self.remarks, self.form = path, remarks, form
         self._frames, self._next = None, 0
+        self._full_range = False  # though the file does not say so
         self._found = {} if other is None else other._found  # the length, once it is known
         self._lock = Lock()
 
@@ -81,7 +86,7 @@ class VideoFrames:
                     self._found["length"] = self._next
                     break
                 if self._next >= start:
-                    taken.append(_levels(frame))
+                    taken.append(self._levels(frame, self._next))
                     size = taken[-1].shape
                     check_size(size, self.place(self._next), taken[0].shape, self.place(start))
                 self._next += 1
@@ -89,7 +94,30 @@ class VideoFrames:
 
     def stream(self):
         """Yields the frames from the first one on, (H, W), as they come."""
-        return map(_levels, self._decode())
+        for index, frame in enumerate(self._decode()):
+            yield self._levels(frame, index)
+
+    def _levels(self, frame, index):
+        """Grey levels (H, W) of a frame, uint8, or uint16 where it has more than 8 bits."""
+        deep = frame.format.components[0].bits > 8
+        # In one thread: several convert the same deep frame to other levels now and then (av 18.1).
+        if _has_colours(frame):
+            return frame.to_ndarray(format="rgb48le" if deep else "rgb24", threads=1)[..., 0]
+        if not is_limited(frame):
+            return frame.to_ndarray(format="gray16le" if deep else "gray", threads=1)
+        if self._full_range:
+            return all_levels(frame, deep)
+        pixels = frame.to_ndarray(format="gray16le" if deep else "gray", threads=1)
+        if "range" not in self.remarks.made:
+            cut = share_beyond(frame, deep, pixels)
+            if cut > FEW:
+                self.remarks.make(
+                    "range",
+                    f"{self.place(index)}: {cut:.0%} of the pixels lie beyond the levels {LEAST} "
+                    f"to {MOST} that such a video has, and are cut off; if it has all, mark it: "
+                    "ffmpeg -i FILE -c copy -bsf:v h264_metadata=video_full_range_flag=1 OUT",
+                )
+        return pixels
 
     def _decode(self):
         try:
@@ -107,7 +135,14 @@ class VideoFrames:
                 for frame in video.decode(video=0):
                     if count == 0:
                         self._look_at(frame)
+                        self._look_at_range(frame)
                         self._look_at_streams(video.streams.video)
+                    if frame.is_corrupt:
+                        self.remarks.make(
+                            "damaged video",
+                            f"{self.place(count)}: damaged, and shows what the decoder made of it; "
+                            "others may be, too",
+                        )
                     count += 1
                     last = frame.time
                     if len(times) < MOST_TIMES:  # a stream may have no end
@@ -126,6 +161,19 @@ class VideoFrames:
         odd = uneven_times(times)
         if odd is not None:
             self.remarks.make("uneven video", f"{self.path}: {odd}")
+
+    def _look_at_range(self, frame):
+        """Whether a video that does not say so takes all levels, from its first frame."""
+        if frame.color_range or not is_limited(frame):
+            return
+        deep = frame.format.components[0].bits > 8
+        self._full_range = share_beyond(frame, deep) > FEW
+        if self._full_range:
+            self.remarks.make(
+                "range",
+                f"{self.path}: its levels go beyond {LEAST} to {MOST}, though the file does not "
+                "say that all 256 are used: read as if it did",
+            )
 
     def _look_at_streams(self, streams):
         """Remarks on pictures that are not read; a cover, which has one, is none of them."""
@@ -216,10 +264,29 @@ def _has_colours(frame):
     return frame.format.is_rgb or frame.format.has_palette
 
 
-def _levels(frame):
-    """Grey levels (H, W) of a frame, uint8, or uint16 where it has more than 8 bits."""
-    deep = frame.format.components[0].bits > 8
-    # In one thread: several convert the same deep frame to other levels now and then (av 18.1).
-    if _has_colours(frame):
-        return frame.to_ndarray(format="rgb48le" if deep else "rgb24", threads=1)[..., 0]
-    return frame.to_ndarray(format="gray16le" if deep else "gray", threads=1)
+def is_limited(frame):
+    """Whether black and white of a frame's brightness are not the least and the most level."""
+    kind = frame.format.name
+    bright = len(frame.format.components) > 1 and not _has_colours(frame)
+    alone = kind.startswith(("gray", "ya"))  # grey, with transparency or without
+    return bright and not alone and not kind.startswith("yuvj") and frame.color_range != FULL_RANGE
+
+
+def all_levels(frame, deep):
+    """The brightness (H, W) as it is stored, uint8, or uint16 where it is `deep`."""
+    same = {"src_color_range": FULL_RANGE, "dst_color_range": FULL_RANGE}
+    kind = "gray16le" if deep else "gray"
+    return frame.reformat(format=kind, threads=1, **same).to_ndarray()
+
+
+def share_beyond(frame, deep, pixels=None):
+    """The share of pixels beyond black and white of a frame that `is_limited`.
+
+    Args:
+        pixels: as read, where what is beyond is cut off; so few at its ends need no further look.
+    """
+    low, high = (256, 257) if deep else (1, 1)  # of more bits some scale by one, some by the other
+    if pixels is not None and ((pixels == 0) | (pixels == 255 * high)).mean() <= FEW:
+        return 0.0
+    levels = all_levels(frame, deep)
+    return float(((levels < LEAST * low) | (levels > MOST * high)).mean())

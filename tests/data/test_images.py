@@ -6,11 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data import images as images_module
 from data.formats import png
-from data.images import read_frame, read_mask, resize_mask
+from data.images import read_frame, read_mask, read_size, resize_mask
 from data.remarks import Remarks
 from tests.builders import random_sequence, write_image
 
@@ -168,6 +168,24 @@ def test_an_unreadable_image_is_named(nudt, content):
         read_frame(path)
     with pytest.raises(ValueError, match="00002.png: cannot be read as a mask"):
         read_mask(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ("a.png", "a.jpg", "a.webp", "deep.png"))
+def test_pictures_are_read_as_viewers_turn_them(tmp_path, rng, form, orientation):
+    levels = rng.integers(0, 256, (6, 9), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / form
+    picture = Image.fromarray(levels)
+    if form == "deep.png":  # 16 bits of grey, written as what the library has
+        picture = Image.fromarray(levels.astype(np.uint16) * 257)
+    picture.save(path, exif=exif, quality=100)
+    with Image.open(path) as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored).convert(stored.mode))
+    expected = expected[..., 0] if expected.ndim == 3 else expected
+    np.testing.assert_array_equal(read_frame(path), expected)
+    assert read_size(path) == expected.shape == ((9, 6) if orientation > 4 else (6, 9))
 
 
 def test_an_animated_png_is_no_frame(tmp_path, rng):
