@@ -5,12 +5,28 @@ import re
 from functools import partial
 from pathlib import Path
 
-from data.formats.arrays import ARRAY_FILES, ARRAY_SUFFIXES, is_one_frame, open_arrays
+from data.formats.arrays import (
+    ARRAY_FILES,
+    ARRAY_SUFFIXES,
+    is_one_frame,
+    open_arrays,
+    read_array_size,
+    read_one_mask,
+)
 from data.formats.pages import PAGE_SUFFIXES, Pages
 from data.formats.video import VIDEO_SUFFIXES, VideoFrames
 from data.frames import ImageFiles
 from data.images import read_frame, read_mask
-from data.pairing import first_names, is_image, left_out, list_images, pair, printable, visible
+from data.pairing import (
+    check_names,
+    first_names,
+    is_image,
+    left_out,
+    list_images,
+    pair,
+    printable,
+    visible,
+)
 from data.remarks import Remarks
 from data.sequences import TestSequence, TestSequences
 
@@ -107,7 +123,9 @@ class Finder:
     def _folder(self, path):
         children = visible(path)
         named_so = _only(path, children, FRAME_FOLDERS)
-        if named_so is not None and any(map(is_image, visible(named_so))):
+        if named_so is not None and (
+            any(map(is_image, visible(named_so))) or single_arrays(visible(named_so))
+        ):
             labels = [child for child in children if child.is_dir() and _is_for_labels(child)]
             rest = left_out(child for child in children if child not in (named_so, *labels))
             if rest:
@@ -115,13 +133,9 @@ class Finder:
                     "ignored", f"{path}: {first_names(rest)} beside {named_so.name}/ ignored"
                 )
             return self._images(named_so, path, _name_of(path))
-        arrays = [child for child in children if child.suffix.lower() == ".npy"]
-        if len(arrays) > 1 and all(map(is_one_frame, arrays)):
-            rest = left_out(child for child in children if child not in arrays)
-            if rest:
-                self.remarks.make("ignored", f"{path}: {first_names(rest)} ignored beside arrays")
-            return self._make(_name_of(path), ImageFiles(arrays, *ARRAY_FILES), (None, None))
         images = [child for child in children if is_image(child)]
+        if not images and len(single_arrays(children)) > 1:
+            return self._images(path, _holder(path), _name_of(path))
         if images and _has_pages(images[0]):
             _expect_stacks(path, images)
             return None
@@ -133,24 +147,39 @@ class Finder:
                 f"{path}: {first_names(images)} beside {first_names(others)}; expected the frames "
                 "of one sequence, or sequences, in a folder"
             )
-        beside = path
-        if path.name.casefold() in FRAME_FOLDERS:
-            beside = Path(os.path.abspath(path)).parent
-        return self._images(path, beside, _name_of(path))
+        return self._images(path, _holder(path), _name_of(path))
 
     def _images(self, folder, beside, name):
-        frames = list_images(folder, self.remarks)
+        """The sequence of frames in a folder, images or arrays, with masks in folders `beside`."""
+        frames = self._arrays(folder) or list_images(folder, self.remarks)
+        read = ARRAY_FILES
+        if is_image(frames[0]):
+            read = (partial(read_frame, remarks=self.remarks),)
         labels = []
         for names, what in ((MASK_FOLDERS, "masks"), (CENTROID_FOLDERS, "centroid masks")):
             place = _only(beside, visible(beside), names)
-            files = () if place is None else list_images(place, self.remarks)
+            files = ()
+            if place is not None:
+                files = self._arrays(place) or list_images(place, self.remarks)
             if place is not None and not files:
                 self.remarks.make("ignored", f"{place}: no image in it; {name} has no {what}")
             paired = pair(name, frames, files, what, self.remarks) if files else None
-            read = partial(read_mask, remarks=self.remarks)
-            labels.append(None if paired is None else ImageFiles(paired, read))
-        read = partial(read_frame, remarks=self.remarks)
-        return self._make(name, ImageFiles(frames, read), labels)
+            read_labels = (partial(read_mask, remarks=self.remarks),)
+            if files and not is_image(files[0]):
+                read_labels = partial(read_one_mask, remarks=self.remarks), read_array_size
+            labels.append(None if paired is None else ImageFiles(paired, *read_labels))
+        return self._make(name, ImageFiles(frames, *read), labels)
+
+    def _arrays(self, folder):
+        """The `.npy` files of a folder that has one frame or mask in each, else none."""
+        children = visible(folder)
+        arrays = () if any(map(is_image, children)) else single_arrays(children)
+        rest = left_out(child for child in children if child not in arrays and not child.is_dir())
+        if arrays and rest:
+            self.remarks.make("ignored", f"{folder}: {first_names(rest)} ignored beside arrays")
+        if arrays:
+            check_names(folder, arrays, self.remarks)
+        return arrays
 
     def _make(self, name, frames, labels):
         return TestSequence(
@@ -163,6 +192,18 @@ _OPENERS = (
     (ARRAY_SUFFIXES, open_arrays),
     (VIDEO_SUFFIXES, lambda path, remarks: (VideoFrames(path, remarks), None, None)),
 )
+
+
+def single_arrays(paths):
+    """The `.npy` files among paths, if each is of one frame; else none."""
+    arrays = tuple(path for path in paths if path.suffix.lower() == ".npy")
+    return arrays if all(map(is_one_frame, arrays)) else ()
+
+
+def _holder(folder):
+    """The folder that masks are looked for in: itself, or that which holds `images`."""
+    named_so = folder.name.casefold() in FRAME_FOLDERS
+    return Path(os.path.abspath(folder)).parent if named_so else folder
 
 
 def _name_of(folder):

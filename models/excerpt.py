@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from models.interpolation import Interpolation
+from models.engine.interpolation import Interpolation
 
 
 class Excerpt(NamedTuple):

@@ -19,6 +19,10 @@ def fold(model, dtype=None):
     What the model computes from its parameters alone, spatial-difference kernels and the scale and
     shift of a norm, is rounded as the model rounds it; it is combined in float64 and rounded once,
     to `dtype`, by default the model's.
+
+    Raises:
+        ValueError: a number is NaN or infinite in float32. ReLUs of libraries turn these into
+            scores.
     """
     if dtype is None:
         dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
@@ -26,6 +30,12 @@ def fold(model, dtype=None):
     for layer in [*folded.modules()]:
         if hasattr(layer, "fold_norms"):
             layer.fold_norms()
+    for name, value in folded.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
+            raise ValueError(
+                f"weights whose {name}, with the norm after it, is NaN or infinite in float32; "
+                "expected numbers, and variances of 0 or more"
+            )
     return folded.eval().to(dtype)
 
 

@@ -12,10 +12,10 @@ from models.engine.budget import default_memory, parse_memory
 from models.engine.cuda.network import CudaNetwork
 from models.engine.heads import FinalHead
 from models.engine.merge import LevelMerge
-from models.engine.packed import PackedTemporalNetwork
 from models.engine.precision import PRECISIONS, Arithmetic, usable_dtype
-from models.engine.row_network import RowNetwork
-from models.engine.temporal import TemporalNetwork
+from models.engine.rows.network import RowNetwork
+from models.engine.tiles.packed import PackedTemporalNetwork
+from models.engine.tiles.temporal import TemporalNetwork
 from models.engine.workers import Runs, thread_count
 from models.folding import fold
 
@@ -43,9 +43,10 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False):
         force_precision: compute in `precision` also where the device only emulates it.
 
     Raises:
-        ValueError: unknown precision, no size of memory, or `stages` that are refused; in a call, a
-            clip that the model refuses or that holds NaN or infinity, frames too large for a GPU's
-            kernels, or a budget that does not hold one band of it, with the smallest that does.
+        ValueError: unknown precision, no size of memory, weights that give no numbers, or `stages`
+            that are refused; in a call, a clip that the model refuses or that holds NaN or
+            infinity, frames too large for a GPU's kernels, or a budget that does not hold one band
+            of it, with the smallest that does.
     """
     memory = parse_memory(memory)
     engines = []

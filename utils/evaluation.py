@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from utils.metrics import PixelIoU, ScoredFrames
 from utils.scan import normalised, run_clip, window_starts
+from utils.scan.scans import MOST_NARROW
 
-READ = 16  # frames that are read at a time
+READ = MOST_NARROW  # frames that are read at a time
 
 
 class ScoredBlock(ScoredFrames):

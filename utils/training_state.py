@@ -17,8 +17,9 @@ WEIGHTS = "model_state_dict"
 # What the published checkpoints hold, with `class_avg_iou` in the best.
 PUBLISHED_KEYS = ("epoch", WEIGHTS, "optimizer_state_dict")
 SHARED_KEYS = ("epoch", "class_avg_iou", WEIGHTS, "args")  # what a test needs
-# What a saved optimiser gives to another of its kind.
+# What a saved optimiser gives to another of its kind, unless an option says otherwise now.
 OPTIMIZER_SETTINGS = ("lr", "betas", "eps", "weight_decay", "momentum")
+SETTING_OF_OPTION = {"beta2": "betas", "decay_rate": "weight_decay"}
 OPTIMIZER_VALUES = {
     torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.SGD: {"momentum_buffer"},
@@ -29,12 +30,14 @@ SELECTIONS = {"test": "test list, as published", "heldout": "held-out training s
 # Of validations whose IoUs can be compared.
 SELECTION_OPTIONS = ("dataset", "datapath", "select", "threshold_eval")
 NORMALISATION_OPTIONS = ("mean", "std")  # likewise; None where they are the data set's
-# Say which clips a step takes.
+# Say which clips a step takes, and what the numbers are that an epoch adds up.
 EPOCH_OPTIONS = (
     *("batch_size", "sample_rate", "seed", "seqlen", "patch_size"),
     *("augment", "crops", "hard_crops", "flips", "turns"),
+    *("loss", "empty_clips", "exclude_padding", "threshold_eval", *NORMALISATION_OPTIONS),
 )
-ONCE_WITHOUT = {"hard_crops": 1}  # options that older checkpoints do not record
+# Options that older checkpoints do not record.
+ONCE_WITHOUT = {"hard_crops": 1, "empty_clips": 0, "exclude_padding": False}
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,13 @@ class TrainingState:
             )
         self._refuse_changes(checkpoint, path)
         try:
-            restore_optimizer(self.optimizer, checkpoint["optimizer_state_dict"])
+            recorded = describe(checkpoint).args
+            changed = {
+                setting
+                for option, setting in SETTING_OF_OPTION.items()
+                if recorded.get(option) not in (None, self.options.get(option))
+            }
+            restore_optimizer(self.optimizer, checkpoint["optimizer_state_dict"], changed)
             if self.average is not None:
                 self.average.restore(checkpoint["average"])
         except ValueError as error:
@@ -301,8 +310,11 @@ def plain(options):
     }
 
 
-def restore_optimizer(optimizer, state):
+def restore_optimizer(optimizer, state, changed=()):
     """Gives an optimiser the values of a saved state; how it computes stays its own.
+
+    Args:
+        changed: of `OPTIMIZER_SETTINGS`, those that stay its own, too.
 
     Raises:
         ValueError: it is of another optimiser, or of other parameters.
@@ -323,7 +335,7 @@ def restore_optimizer(optimizer, state):
     settings = {
         name: saved[name]
         for name in OPTIMIZER_SETTINGS
-        if name in group and saved.get(name) is not None
+        if name in group and saved.get(name) is not None and name not in changed
     }
     optimizer.load_state_dict(
         {

@@ -104,6 +104,14 @@ def open_arrays(path, remarks):
         raise ValueError(f"{path}: arrays named {found}; expected one named {FRAME_NAMES[0]}")
     if frames.ndim == 4 and frames.shape[-1] in (3, 4) and len(frames):
         check_colours(np.asarray(frames[0]), path, remarks)
+    known = {*FRAME_NAMES, *MASK_NAMES, *CENTROID_NAMES}
+    others = [name for name in arrays if name.casefold() not in known]
+    if others:
+        remarks.make(
+            "ignored",
+            f"{path}: {', '.join(others)} ignored; masks are expected as {MASK_NAMES[0]}, those of "
+            f"centroids as {CENTROID_NAMES[0]}",
+        )
     frames = ArrayFrames(path, _stacked(path, frames, "frames"))
     count, height, width = frames.frames.shape
     if 2 * width < min(count, height):
@@ -129,6 +137,11 @@ def is_one_frame(path):
 def read_one_frame(path):
     """The frame (H, W) of a `.npy` file for which `is_one_frame`."""
     return open_arrays(path, Remarks())[0].read(0, 1)[0]
+
+
+def read_one_mask(path, remarks):
+    """A mask (H, W), uint8 in {0, 1}, of a `.npy` file: 1 where it is above 0."""
+    return ArrayMasks(path, open_arrays(path, remarks)[0].frames, remarks).read(0, 1)[0]
 
 
 def read_array_size(path):

@@ -17,7 +17,7 @@ RARE = 0.05  # share of steps in time, up to which longer ones are gaps
 SOUND_SECONDS = 1.0  # that sound may go on after the last picture
 FULL_RANGE = 2  # how decoders number that brightness takes all levels; 0: the file does not say
 LEAST, MOST = 16, 235  # of 256 levels, black and white where it does not take all
-FEW = 0.01  # share of pixels beyond these that are noise
+BEYOND = 0.01  # share of pixels beyond these that are noise
 
 
 class VideoFrames:
@@ -110,7 +110,7 @@ class VideoFrames:
         pixels = frame.to_ndarray(format="gray16le" if deep else "gray", threads=1)
         if "range" not in self.remarks.made:
             cut = share_beyond(frame, deep, pixels)
-            if cut > FEW:
+            if cut > BEYOND:
                 self.remarks.make(
                     "range",
                     f"{self.place(index)}: {cut:.0%} of the pixels lie beyond the levels {LEAST} "
@@ -127,12 +127,16 @@ class VideoFrames:
                 f"{self.path}: no decoder for videos is installed; install one with `{DECODER}`, "
                 "or give the frames as images"
             ) from error
-        count, promise, times = 0, None, []
+        count, unshown, promise, times = 0, 0, None, []
         try:
             with av.open(str(self.path), format=self.form) as video:
                 if not video.streams.video:
                     raise ValueError("there is sound in it, or other data, but no picture")
-                for frame in video.decode(video=0):
+                for packet, frame in decoded(video):
+                    if frame is None:
+                        # Before a cut that was made without encoding anew, for example.
+                        unshown += getattr(packet, "is_discard", False)
+                        continue
                     if count == 0:
                         self._look_at(frame)
                         self._look_at_range(frame)
@@ -149,7 +153,7 @@ class VideoFrames:
                         times.append(last)
                     yield frame
                 if count:
-                    promise = broken_promise(video, count, last)
+                    promise = broken_promise(video, count, unshown, last)
         except Exception as error:  # a decoder may meet damage with any
             raise ValueError(
                 f"{self.path}: cannot be read as a video after {count} frames ({error})"
@@ -167,7 +171,7 @@ class VideoFrames:
         if frame.color_range or not is_limited(frame):
             return
         deep = frame.format.components[0].bits > 8
-        self._full_range = share_beyond(frame, deep) > FEW
+        self._full_range = share_beyond(frame, deep) > BEYOND
         if self._full_range:
             self.remarks.make(
                 "range",
@@ -209,7 +213,15 @@ class VideoFrames:
             )
 
 
-def broken_promise(video, count, time):
+def decoded(video):
+    """Yields (a packet, None) for each of an open video's, then (the same, frame) of each frame."""
+    for packet in video.demux(video=0):
+        yield packet, None
+        for frame in packet.decode():
+            yield packet, frame
+
+
+def broken_promise(video, count, unshown, time):
     """How a video is shorter than its header says, in words, or None.
 
     Where the header does not count frames, as in Matroska, by its length in time; sound may go on
@@ -218,11 +230,16 @@ def broken_promise(video, count, time):
     Args:
         video: the open container.
         count: frames that were read.
+        unshown: that the file has but says are not to be shown.
         time: seconds at which the last one begins, or None.
     """
     stream = video.streams.video[0]
     if stream.frames:
-        missing = count < stream.frames
+        missing = count + unshown < stream.frames
+        if missing and stream.duration and stream.average_rate:
+            # A file that was cut may keep frames that it does not count into its length.
+            whole = stream.duration * stream.time_base * stream.average_rate
+            missing = count + 0.5 < whole
         return f"{count} frames, but its header promises {stream.frames}" if missing else None
     if time is None or not video.duration or not stream.average_rate:
         return None
@@ -286,7 +303,7 @@ def share_beyond(frame, deep, pixels=None):
         pixels: as read, where what is beyond is cut off; so few at its ends need no further look.
     """
     low, high = (256, 257) if deep else (1, 1)  # of more bits some scale by one, some by the other
-    if pixels is not None and ((pixels == 0) | (pixels == 255 * high)).mean() <= FEW:
+    if pixels is not None and ((pixels == 0) | (pixels == 255 * high)).mean() <= BEYOND:
         return 0.0
     levels = all_levels(frame, deep)
     return float(((levels < LEAST * low) | (levels > MOST * high)).mean())

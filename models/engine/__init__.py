@@ -7,14 +7,17 @@ To read it, evaluation first:
 
     base            what an engine is, and which networks it takes
     tape, workers   what a thread works with: recorded calls, memory used again, tasks
-    heads, merge    the end of a level and of a detector, the levels upsampled and added
-    tiles           levels that look at no neighbour: tiles of pixels, each through a whole level
-      temporal        as matrix products over channels-first tiles, in float32
-      packed          as oneDNN's layers over channels-last tiles, in bfloat16
-    rows            kernels that look at neighbours: rows, from cut to cut
-      row_conv        the convolutions of rows
-      row_network     a detector as a chain of cuts
-    cuda            a GPU: whole maps, a kernel of `cuda.kernels` for each half of a block
+    heads           the end of a level and of a detector
+    merge           the levels upsampled and added, by `interpolation`
+    tiles/          levels that look at no neighbour: tiles of pixels, each through a whole level
+        network         how an image is cut into tiles, and which layers run over which
+        temporal        as matrix products over channels-first tiles, in float32
+        packed          as oneDNN's layers over channels-last tiles, in bfloat16
+    rows/           kernels that look at neighbours: rows, from cut to cut
+        convolutions    those of rows
+        segments        what is between two cuts
+        network         a detector as a chain of them
+    cuda/           a GPU: whole maps, a kernel of `cuda.kernels` for each half of a block
     budget, precision, onednn    sizes of memory; number types; what torch does not document
 
 then training, in which a piece goes from one BatchNorm to the next:

@@ -1,6 +1,6 @@
 """The end of a level, and of a detector, as matrix products over channels-first maps.
 
-Shifted ReLU: here and in `models.engine.temporal` no product adds its bias. With a bias b,
+Shifted ReLU: here and in `models.engine.tiles.temporal` no product adds its bias. With a bias b,
 
     relu(W x + b) = max(W x, -b) + b,
 

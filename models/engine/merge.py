@@ -2,7 +2,7 @@
 
 import torch
 
-from models.interpolation import Interpolation
+from models.engine.interpolation import Interpolation
 
 TASK_PIXELS = 4096  # that a thread of a CPU merges at a time: stays in a core's cache
 COLUMNS_AT_ONCE = 128  # that one product upsamples: few enough that its matrix is nearly full

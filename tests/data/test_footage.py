@@ -135,6 +135,23 @@ def test_masks_beside_their_footage_are_no_footage(tmp_path, frames):
         open_all(tmp_path / "folders")
 
 
+@pytest.mark.parametrize("arrays", (("images",), ("masks",), ("images", "masks")))
+def test_frames_and_masks_may_be_an_array_each(tmp_path, frames, arrays):
+    parts = {"images": frames, "masks": (frames > 100).astype(np.uint8)}
+    for name, levels in parts.items():
+        write_folder(tmp_path / "s" / name, levels)
+        for path, level in zip(sorted((tmp_path / "s" / name).iterdir()), levels, strict=True):
+            if name in arrays:
+                np.save(path.with_suffix(".npy"), level)
+                path.unlink()
+    for place in (tmp_path / "s", tmp_path):  # itself, and as one of several
+        (sequence,) = open_all(place)
+        block = whole(sequence)
+        assert sequence.name == "s"
+        np.testing.assert_array_equal(block.frames, frames)
+        np.testing.assert_array_equal(block.masks, parts["masks"])
+
+
 def test_a_constant_frame_is_not_divided_by_zero(tmp_path):
     np.save(tmp_path / "flat.npy", np.full((1, 4, 5), 7, np.uint8))
     (sequence,) = open_all(tmp_path / "flat.npy")

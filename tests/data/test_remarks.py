@@ -273,7 +273,7 @@ def test_what_is_left_out_is_said(tmp_path, rng):
     frames, masks = random_sequence(rng, 3, 8, 9)
     write_labelled(tmp_path / "s", frames, masks[:0])
     (tmp_path / "s/masks").mkdir()
-    np.save(tmp_path / "s/masks/1.npy", masks[0])
+    np.save(tmp_path / "s/masks/1.npy", masks)
     with pytest.warns(DataWarning, match="s/masks: no image in it; s has no masks"):
         open_names(tmp_path / "s")
     write_image(tmp_path / "s/preview.png", frames[0])
@@ -282,6 +282,9 @@ def test_what_is_left_out_is_said(tmp_path, rng):
     np.save(tmp_path / "s/masks.npy", masks)
     with pytest.warns(DataWarning, match="s: masks.npy, preview.png beside images/ ignored"):
         open_names(tmp_path / "s")
+    np.savez(tmp_path / "t.npz", frames=frames, targets=masks)
+    with pytest.warns(DataWarning, match="t.npz: targets ignored; masks are expected as masks"):
+        open_names(tmp_path / "t.npz")
 
 
 def test_a_folder_of_stacks_gives_each_and_single_frames_among_them_are_refused(tmp_path, rng):

@@ -12,15 +12,19 @@ av = pytest.importorskip("av", reason="no decoder for videos; pip install av")
 LIMITED, FULL = 1, 2
 
 
-def write_video(path, frames, said=0, codec="libx264", **options):
-    """Writes the luma planes as they are: (n, H, W) uint8; `said` of their range."""
+def write_video(path, frames, said=0, codec="libx264", first=0, **options):
+    """Writes the luma planes as they are: (n, H, W) uint8; `said` of their range.
+
+    `first`: when the first is shown, in frames; those before 0 are not.
+    """
     with av.open(str(path), "w") as video:
         stream = video.add_stream(codec, rate=10, options={"qp": "0"} | options)
         stream.height, stream.width = frames.shape[1:]
         stream.pix_fmt, stream.codec_context.color_range = "yuv420p", said
         grey = np.full((len(frames), frames.shape[1] // 2, frames.shape[2]), 128, np.uint8)
-        for planes in np.concatenate([frames, grey], 1):
+        for number, planes in enumerate(np.concatenate([frames, grey], 1), first):
             frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            frame.pts = number
             frame.color_range = said
             video.mux(stream.encode(frame))
         video.mux(stream.encode())
@@ -80,6 +84,15 @@ def test_a_range_read_again_has_the_same_levels(tmp_path, rng):
         np.testing.assert_array_equal(video.read(1, 4), frames[1:4])
         np.testing.assert_array_equal(video.fresh().read(4, 6), frames[4:])
         np.testing.assert_array_equal(list(video.stream()), frames)
+
+
+def test_frames_that_are_not_to_be_shown_are_not_missing(tmp_path, rng):
+    frames = rng.integers(60, 200, (12, 16, 32), dtype=np.uint8)
+    path = write_video(tmp_path / "cut.mp4", frames, first=-3, bf="0")
+    with av.open(str(path)) as video:
+        assert video.streams.video[0].frames == 12
+    found, remarks = read(path)
+    assert np.abs(found - stretched(frames[3:])).max() <= 1 and remarks == []
 
 
 def test_a_damaged_frame_that_the_decoder_made_up_is_told(tmp_path, rng):

@@ -6,15 +6,15 @@ from torch import nn
 from torch.nn import functional
 
 from models.engine import onednn
-from models.engine.packed import PackedTemporalNetwork
+from models.engine.interpolation import Interpolation
 from models.engine.precision import Arithmetic
-from models.engine.row_conv import RowConv, WinogradConv
-from models.engine.rows import ConvSegment, StemSegment
-from models.engine.temporal import TemporalNetwork
+from models.engine.rows.convolutions import RowConv, WinogradConv
+from models.engine.rows.segments import ConvSegment, StemSegment
+from models.engine.tiles.packed import PackedTemporalNetwork
+from models.engine.tiles.temporal import TemporalNetwork
 from models.engine.workers import Workers
 from models.folding import fold
 from models.fused import fuse
-from models.interpolation import Interpolation
 from tests.builders import perturbed
 from tests.models.test_fused import PERTURBED, smallest_budget, without_onednn
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from models import build_model
-from models.blocks import ConvBNReLU, STDResBlock, Stem, TDResBlock, projection
+from models.blocks import ConvBNReLU, ResBlock, STDResBlock, Stem, TDResBlock, projection
 from models.difference_conv import SpatialDifferenceConv3d
 from models.engine.training.network import FastTraining
 from models.folding import fold
@@ -127,6 +127,20 @@ def test_folding_keeps_the_structure_and_leaves_no_norm(name):
     ]
     assert not any(isinstance(layer, nn.BatchNorm3d) for layer in folded.modules())
     assert {type(m) for m in folded.modules() if isinstance(m, nn.Conv3d)} == {nn.Conv3d}
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_weights_that_give_no_numbers_are_refused_by_every_engine(name):
+    for spoil in (
+        lambda norm: norm.running_var[:1].fill_(-1),
+        lambda norm: (norm.weight.data[:1].fill_(3e38), norm.running_var[:1].fill_(0)),
+    ):
+        model = perturbed(name)
+        block = next(layer for layer in model.modules() if isinstance(layer, ResBlock))
+        spoil(block.bn1)
+        for run in (fuse, fold):
+            with pytest.raises(ValueError, match="conv1.* NaN or infinite"):
+                run(model)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

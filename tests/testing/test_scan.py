@@ -18,6 +18,7 @@ from utils.scan import (
     window_overlap,
     window_starts,
 )
+from utils.scan.scans import MOST_NARROW
 
 MEAN, STD = 100.0, 20.0
 LENGTHS = (1, 39, 40, 41, 76, 77, 100, 137)
@@ -289,6 +290,14 @@ def test_frames_that_cannot_be_meant_are_refused(frames, message):
 def test_a_colour_image_is_not_taken_for_frames():
     with pytest.raises(ValueError, match="one grey level a pixel"):
         scan_of(WholeClip()).push(np.zeros((60, 70, 3), np.uint8))
+
+
+@pytest.mark.parametrize("width", (3, 4))
+def test_narrow_frames_are_no_colour_image(width):
+    frames = np.random.default_rng(0).random((MOST_NARROW, 9, width), dtype=np.float32)
+    scan_of(WholeClip()).push(frames)
+    with pytest.raises(ValueError, match="at most 16 at a time"):
+        scan_of(WholeClip()).push(np.repeat(frames, 2, 0))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import train as train_script
-from data.specs import get_spec
 from tests.builders import call, write_list
 from tests.processes import run_alone
 from tests.training.runs import TRAINING, proceed, refused, rows, run_folder, stop_at
@@ -189,22 +188,6 @@ def test_a_test_that_did_not_end_is_done_again(dataset, tmp_path):
 
 
 @pytest.mark.usefixtures("untested")
-@pytest.mark.parametrize(
-    ("before", "now"),
-    [
-        ("--select test", "--select heldout"),
-        ("--optimizer Adam", "--optimizer SGD"),
-        ("--select heldout", "--seed 7"),
-    ],
-)
-def test_what_a_run_cannot_change_is_refused(dataset, tmp_path, capsys, before, now):
-    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
-    assert call(train_script, f"{arguments} {before}") == 0
-    status = proceed(run_folder(tmp_path), f"--epoch 2 {now}")
-    refused(capsys, status, "cannot go on with", now.split()[1])
-
-
-@pytest.mark.usefixtures("untested")
 def test_a_checkpoint_without_optimiser_state_tests_but_is_not_continued(
     dataset,
     tmp_path,
@@ -347,41 +330,3 @@ def test_a_refused_second_training_leaves_what_the_first_one_is_writing(
         refused(capsys, proceed(run.path, "--epoch 2"), "another process is training")
     assert half.is_file()
     assert proceed(run.path, "--epoch 2") == 0 and not half.exists()
-
-
-@pytest.mark.usefixtures("untested")
-@pytest.mark.parametrize("now", ["--hard_crops 4", "--flips", "--crops centred", "--patch_size 12"])
-def test_an_epoch_does_not_go_on_with_other_clips(dataset, tmp_path, monkeypatch, capsys, now):
-    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path}"
-    stop_at(2, monkeypatch)
-    assert call(train_script, arguments, "--epoch 1") == 128 + signal.SIGTERM
-    capsys.readouterr()
-    refused(capsys, proceed(run_folder(tmp_path), now), "stopped within an epoch", now.split()[0])
-
-
-@pytest.mark.usefixtures("untested")
-def test_a_run_goes_on_with_the_levels_it_had_and_says_so_or_with_those_given(
-    dataset, tmp_path, capsys
-):
-    arguments = f"--datapath {dataset} --model DeepPro {TRAINING} --savepath {tmp_path} --epoch 1"
-    assert call(train_script, f"{arguments} --mean 90 --std 20") == 0
-    folder, other = run_folder(tmp_path), tmp_path / "other"
-    shutil.copytree(dataset, other)
-    said = "Other data, but mean 90 and std 20 as the run had"
-    for epoch, words, levels in (
-        (2, "--seed 46", (90, 20)),
-        (3, "--normalise-as Synthetic", levels_of("Synthetic")),
-        (4, "--mean 50 --std 30", (50, 30)),
-    ):
-        capsys.readouterr()
-        assert proceed(folder, f"--epoch {epoch} {words} --datapath {other}") == 0
-        kept = load(RunDir(folder).checkpoint("last"))["args"]
-        assert (kept["mean"], kept["std"]) == levels
-        assert (said in capsys.readouterr().out) == (epoch == 2)
-    capsys.readouterr()
-    refused(capsys, proceed(folder, "--epoch 5 --mean 60"), "--mean")
-
-
-def levels_of(name):
-    spec = get_spec(name)
-    return spec.mean, spec.std

@@ -9,6 +9,7 @@ from torch.nn import functional
 from utils.scan.clips import normalised, padded_size, run_clip, window_overlap
 from utils.scan.queue import Queue
 
+MOST_NARROW = 16  # frames 3 or 4 wide that are pushed at a time; more are a picture in colours
 # Of a normalisation, in float32.
 SMALLEST_STD, LARGEST_LEVEL = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -139,11 +140,12 @@ class Scan:
         frames = np.asarray(frames)
         if frames.ndim == 2:
             frames = frames[None]
-        colour = frames.ndim == 3 and frames.shape[2] in (3, 4) and frames.shape[0] > 4
+        colour = frames.ndim == 3 and frames.shape[2] in (3, 4) and frames.shape[0] > MOST_NARROW
         if frames.ndim != 3 or (colour and self.shape is None):
             raise ValueError(
                 f"frame {self.count}: an array of shape {frames.shape}; expected (height, width) "
-                "or (n, height, width), one grey level a pixel"
+                "or (n, height, width), one grey level a pixel; of frames 3 or 4 pixels wide at "
+                f"most {MOST_NARROW} at a time"
             )
         if self.shape is not None and frames.shape[1:] != self.shape:
             (height, width), (rows, columns) = frames.shape[1:], self.shape

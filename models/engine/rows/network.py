@@ -1,11 +1,11 @@
-"""A detector with spatial kernels, cut into the segments of `models.engine.rows`."""
+"""A detector with spatial kernels, cut into the segments of `models.engine.rows.segments`."""
 
 import copy
 from contextlib import nullcontext
 
 from models.blocks import Stem
 from models.engine.base import Engine, ends_in_blocks
-from models.engine.rows import (
+from models.engine.rows.segments import (
     FirstHalf,
     LastHalf,
     PoolSegment,

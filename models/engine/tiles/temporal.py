@@ -17,7 +17,7 @@ import torch
 
 from models.engine.heads import LevelHead, channel_matrix
 from models.engine.tape import Tape, shaped
-from models.engine.tiles import TiledLevel, TiledNetwork
+from models.engine.tiles.network import TiledLevel, TiledNetwork
 
 
 def frame_order(frames):
@@ -100,7 +100,7 @@ class TemporalBlock:
     """A folded TDResBlock, from parity buffer to parity buffer.
 
     The taps of a temporal-difference kernel sum to zero, so they are two taps on the differences of
-    frames stored one after the other: see `models.engine.rows`.
+    frames stored one after the other: see `models.engine.rows.segments`.
     """
 
     def __init__(self, block, offset, arithmetic):

@@ -1,8 +1,9 @@
 """Runs temporal levels in bfloat16 on a CPU, whose matrix units want channels last.
 
-The same tiles of pixels as in `models.engine.temporal`, but as maps (T, P, C), channels innermost:
-a (k,1,1) convolution is a (k,1) convolution of an image of T rows and P columns, its kernel packed
-once as oneDNN wants it, and bias, shortcut and ReLU are applied before a sum leaves the registers.
+The same tiles of pixels as in `models.engine.tiles.temporal`, but as maps (T, P, C), channels
+innermost: a (k,1,1) convolution is a (k,1) convolution of an image of T rows and P columns, its
+kernel packed once as oneDNN wants it, and bias, shortcut and ReLU are applied before a sum leaves
+the registers.
 The first convolution and the merging of the levels are in float32.
 """
 
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from models.engine import onednn
 from models.engine.precision import Arithmetic
-from models.engine.tiles import TiledLevel, TiledNetwork
+from models.engine.tiles.network import TiledLevel, TiledNetwork
 
 TILE_PIXELS = 1024  # a call of oneDNN takes 30 microseconds before it computes
 GROUP = 8  # channels that one matrix of the probe takes

@@ -20,7 +20,7 @@ import torch
 
 from models.engine.heads import LevelHead, channel_matrix
 from models.engine.precision import Arithmetic
-from models.engine.row_conv import RowConv, StemConv, WinogradConv, works_by_rows
+from models.engine.rows.convolutions import RowConv, StemConv, WinogradConv, works_by_rows
 from models.engine.tape import Tape, shaped
 
 PIECE_PIXELS = 512  # that a thread takes from cut to cut

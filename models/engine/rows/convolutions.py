@@ -1,4 +1,4 @@
-"""Convolutions with spatial kernels over rows (R, T, W, C): see `models.engine.rows`."""
+"""Convolutions with spatial kernels over rows (R, T, W, C): see `models.engine.rows.segments`."""
 
 import torch
 from torch.nn import functional
