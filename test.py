@@ -19,7 +19,7 @@ from models.openvino import compile_openvino
 from models.registration import follow_view
 from utils.attribution.figures import draw_influence_of
 from utils.attribution.writer import Attributions, add_attribution_options, attribution_options
-from utils.checkpoint import load, load_weights
+from utils.checkpoint import load_averaged, load_weights
 from utils.command_line import (
     CommandParser,
     add_normalisation,
@@ -60,7 +60,7 @@ from utils.report.writers import (
 from utils.run_dir import check_apart, find_included, find_model_name, find_runs, make_folder
 from utils.scan import Stabiliser, open_scan
 from utils.several import as_list
-from utils.tracks.options import add_track_options, check_track_options, track_options
+from utils.tracks.options import USUAL_RATE, add_track_options, check_track_options, track_options
 from utils.tracks.video import OverlayVideos
 from utils.tracks.writer import Tracks
 from utils.training_state import describe
@@ -265,7 +265,7 @@ def without_run(args):
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     """The `Tested` of a checkpoint; `name` and `folder` may be left to the run to tell."""
-    state = load(path)
+    state = load_averaged(path)
     found = describe(state)
     if name is None:
         name = find_model_name(run, found.args, MODELS)
@@ -313,7 +313,7 @@ def run_test(args, spec, tested, sequences, device, group, files):
             total = sum(map(len, mine))
     else:
         patience = track_options(args).patience if "tracks" in writers else None
-        print(live_line(scan.delay, args.frame_rate, patience), flush=True)
+        print(live_line(scan.delay, args.frame_rate or USUAL_RATE, patience), flush=True)
     with tqdm(total=total, desc="Testing", unit="frame", disable=None) as bar:
         evaluation, error = evaluator.run_far(mine, bar, alone=group.size == 1)
     for shared in (evaluation, *writers.values(), *([stabiliser] if stabiliser else [])):
@@ -327,7 +327,7 @@ def run_test(args, spec, tested, sequences, device, group, files):
     sequences.tell_targets(group)
     if not group.is_main:
         return None, None
-    about = header(tested, spec.name, args.threshold_eval)
+    about = header(tested, spec.name, args.threshold_eval, writers["normalisations"].entry())
     more = {}  # of metrics.json
     metrics, summary = figures_and_summary(evaluation, subsets, about)
     if stabiliser is not None:

@@ -26,7 +26,7 @@ from losses import LOSSES, build_loss
 from models import MODELS, build_model
 from models.engine.training.network import FastTraining
 from models.fused import fuse
-from utils.checkpoint import load, load_last, load_weights, why_unreadable
+from utils.checkpoint import load_averaged, load_last, load_weights, why_unreadable
 from utils.command_line import (
     CommandParser,
     add_normalisation,
@@ -308,7 +308,7 @@ def build_detector(args):
     """A fresh network, or one with the weights that are given to start from, and their levels."""
     detector, levels = build_model(args.model, args.seqlen), None
     if args.weights is not None and not goes_on(args):
-        checkpoint = load(args.weights)
+        checkpoint = load_averaged(args.weights)
         load_weights(detector, checkpoint, args.model, args.weights)
         levels = describe(checkpoint).normalisation(args.weights)
     return detector, levels

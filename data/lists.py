@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from data.pairing import list_images, pair
+from data.formats.mix import MIX_SUFFIX
+from data.pairing import last_numbers, list_images, pair, stems, visible
 from data.remarks import Remarks
 from data.synthetic.plans import GENERATED, GENERATION
 
@@ -142,6 +144,7 @@ def find_sequences(spec, split, root, names=None):
     _check_list(Path(root) / split.list_file, sequences, remarks)
     if split == spec.test:
         _check_centroids(spec, sequences, remarks)
+        _check_earlier(spec, root, sequences, remarks)
     if split is spec.train and spec.test is not None:
         both = set(names) & set(_names_if_any(spec, spec.test, root))
         if both and split != spec.test:
@@ -181,6 +184,25 @@ def _check_centroids(spec, sequences, remarks):
     )
 
 
+def _check_earlier(spec, root, sequences, remarks):
+    """Remarks on test sequences with a folder of earlier frames of which no file is used."""
+    if spec.test.earlier is None:
+        return
+    folders = {files.name: Path(root) / spec.test.earlier.format(files.name) for files in sequences}
+    unused = [
+        files for files in sequences if files.earlier is None and folders[files.name].is_dir()
+    ]
+    if unused:
+        first = unused[0].images[0]
+        remarks.make(
+            "unused Mix",
+            f"{folders[unused[0].name]}: not used, as for {len(unused)} of {len(sequences)} test "
+            f"sequences: no {MIX_SUFFIX} file in it has the name or number of {first.name}, the "
+            "first frame, which stands for those before it; expected "
+            f"{first.with_suffix(MIX_SUFFIX).name}",
+        )
+
+
 def _names_if_any(spec, split, root):
     try:
         return list_sequences(spec, split, root)
@@ -218,9 +240,26 @@ def find_sequence(spec, split, root, name, remarks=None):
             centroids = pair(name, images, others, "centroid masks", remarks)
     earlier = None
     if split.earlier is not None:
-        earlier = root / split.earlier.format(name) / f"{images[0].stem}.mat"
-        earlier = earlier if earlier.is_file() else None
+        earlier = _find_earlier(root / split.earlier.format(name), name, images, remarks)
     return SequenceFiles(name, images, masks, centroids, earlier, remarks)
+
+
+def _find_earlier(folder, name, images, remarks):
+    """The file of the frames before the first one, by its name or number; None: there is none.
+
+    Of the other frames there may be files, or not.
+    """
+    files = visible(folder) if folder.is_dir() else ()
+    files = tuple(path for path in files if path.suffix.lower() == MIX_SUFFIX)
+    if len(files) == len(images):
+        with suppress(ValueError):  # not one for each
+            return pair(name, images, files, "Mix files", remarks)[0]
+    for key in (stems, last_numbers):
+        wanted = key(images)
+        found = [path for path, own in zip(files, key(files), strict=True) if own == wanted[0]]
+        if len(found) == 1 and None not in wanted and len(set(wanted)) == len(wanted):
+            return found[0]
+    return None
 
 
 def _check_own_masks(own, used, remarks):

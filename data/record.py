@@ -1,4 +1,7 @@
-"""The record in the folder of a converted data set: its own mean and standard deviation."""
+"""The record in the folder of a converted data set: its own mean and standard deviation.
+
+A noisy version has the clean set's, as those of all other data sets do.
+"""
 
 import json
 import math
@@ -46,3 +49,19 @@ def read_normalisation(spec, root):
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise ValueError(f"{path}: mean {mean}, std {std}; expected finite numbers, std above 0")
     return mean, std
+
+
+def read_rates(root):
+    """{sequence: (frames a second or None, every how manyth frame of the footage it has)}.
+
+    Args:
+        root: the folder of a data set; of one without a record, or whose record does not tell, {}.
+    """
+    try:
+        sequences = json.loads((Path(root) / RECORD_FILE).read_text("utf-8"))["sequences"]
+        return {
+            name: (each.get("frame_rate"), max(1, int(each.get("stride", 1))))
+            for name, each in sequences.items()
+        }
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return {}

@@ -9,12 +9,12 @@ import numpy as np
 from scipy import ndimage
 
 from data.formats.levels import check_numbers, check_size, check_type
-from data.formats.mix import read_earlier
+from data.formats.mix import compare_mix, read_mix
 from data.frames import ImageFiles
 from data.images import read_frame, read_mask, resize
 from data.lists import find_sequences, prepare
 from data.pairing import frame_numbers, printable
-from data.record import read_normalisation
+from data.record import read_normalisation, read_rates
 from data.remarks import Remarks
 
 STATISTICS_BLOCK = 16  # frames at a time of which the mean and std are added up
@@ -49,6 +49,7 @@ class TestSequence:
         labelled: whether it has masks.
         reading_seconds: spent on decoding so far.
         target_seen: whether a mask that was read had a target.
+        stride: every how manyth frame of the footage it was made of it has.
 
     Args:
         name: as above.
@@ -80,7 +81,7 @@ class TestSequence:
         self.name = name
         masks, centroids = labels
         self.labelled = masks is not None or centroids is not None
-        self.target_seen = False
+        self.target_seen, self.rate, self.stride = False, None, 1
         self.reading_seconds = 0.0
         self._frames = frames
         self._masks = centroids if masks is None else masks
@@ -92,6 +93,11 @@ class TestSequence:
 
     def __len__(self):
         return len(self._frames)
+
+    @property
+    def frame_rate(self):
+        """Frames a second, of a video once it was read; None where it is not known."""
+        return self.rate or getattr(self._frames, "frame_rate", None)
 
     @cached_property
     def file_names(self):
@@ -138,8 +144,29 @@ class TestSequence:
 
     @property
     def earlier(self):
-        """Frames (n, H, W) before the first one, oldest first; None where a data set has none."""
-        return None if self._earlier is None else read_earlier(self._earlier)
+        """Frames (n, H, W) before the first one, oldest first; None where a data set has none.
+
+        Remarks on a file that is not of the first frame, or has none before it.
+        """
+        if self._earlier is None:
+            return None
+        *frames, last = read_mix(self._earlier)
+        different = compare_mix(last, self._frames.read(0, 1)[0], self._frames.place(0))
+        if different is not None:
+            self._remarks.make(
+                "other Mix",
+                f"{self._earlier}: {different}; those before it are taken all the same, without "
+                "the file the first one stands for them",
+            )
+        if not frames:
+            self._remarks.make(
+                "unused Mix",
+                f"{self._earlier}: one frame, and none before it; the first one stands for them",
+            )
+            return None
+        if self._size is not None:
+            frames = [resize(frame, self._size) for frame in frames]
+        return np.stack(frames)
 
     def read(self, start, stop):
         """The frames [start, stop) that exist, and their masks, as a `FrameBlock`.
@@ -305,9 +332,12 @@ def open_test_list(spec, root, normalisation=None):
     """
     prepare(spec, root)
     files = find_sequences(spec, spec.test, root)
-    return open_sequences(
-        files, normalisation or read_normalisation(spec, root), spec.test_size, spec.first_frame
-    )
+    levels = normalisation or read_normalisation(spec, root)
+    opened = open_sequences(files, levels, spec.test_size, spec.first_frame)
+    rates = read_rates(root)
+    for sequence in opened.sequences:
+        sequence.rate, sequence.stride = rates.get(sequence.name, (None, 1))
+    return opened
 
 
 def open_sequences(sequences, normalisation, size=None, first_number=1):

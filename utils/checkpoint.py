@@ -1,7 +1,7 @@
 """Checkpoint files: written whole or not at all, read without running code from them.
 
 python -m utils.checkpoint FILE ... removes optimiser state and the like from checkpoints, to share
-them.
+them: the files are rewritten, and a training cannot go on from them.
 """
 
 import pickle
@@ -15,12 +15,13 @@ import torch
 
 from utils.command_line import CommandParser, run_command
 from utils.files import write_whole
-from utils.training.schema import check, is_state_dict
+from utils.training.schema import check, is_state_dict, shown
 from utils.training_state import SHARED_KEYS, WEIGHTS
 
 # Where other tools keep the weights; else the file is the state dict itself.
 WEIGHTS_KEYS = (WEIGHTS, "state_dict", "model", "net")
 RECORD_BLOCK = 1 << 20  # bytes that are read at a time to compare a checksum
+VARIANCE = "running_var"  # how the keys of BatchNorm's variances end
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 # The released checkpoints hold a numpy float64; these types build one without running code.
 _NUMPY_SCALARS = [
@@ -51,11 +52,13 @@ def load(path):
     A bare state dict, or one under a key of `WEIGHTS_KEYS`, is taken too, and what wrappers put
     before its keys is left out. Only tensors and plain values are read (`weights_only`); a pickle
     that asks for anything else is refused and nothing in it is run. The file's own checksums are
-    compared, and what it holds is checked by `utils.training.schema.check`.
+    compared, and what it holds is checked by `utils.training.schema.check`. Other weights in it,
+    such as another tool's average, are not taken, which is said.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint, is damaged, or holds more than weights and plain values.
+        ValueError: it is not a checkpoint, is damaged, holds more than weights and plain values, or
+            different weights under several of `WEIGHTS_KEYS`.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,6 +84,26 @@ def load(path):
     checkpoint = _as_checkpoint(content, path)
     check(checkpoint, path)
     return checkpoint
+
+
+def load_averaged(path):
+    """As `load`, but of a training that averages (--ema) the averaged weights, which is said.
+
+    So it is the same network whether the best checkpoint is asked for or the last.
+    """
+    return _averaged(load(path), path)
+
+
+def _averaged(checkpoint, path):
+    average = checkpoint.get("average")
+    if average is None:
+        return checkpoint
+    warnings.warn(
+        f"{path}: holds the weights of the last step and their average (--ema); the average is "
+        "taken, as the best checkpoint has it",
+        stacklevel=3,
+    )
+    return {**checkpoint, WEIGHTS: without_wrappers(average["weights"])}
 
 
 def load_last(run):
@@ -141,6 +164,7 @@ def _as_checkpoint(content, path):
     key = next((key for key in WEIGHTS_KEYS if is_state_dict(found.get(key))), None)
     if key is not None:
         weights, others = found[key], {k: v for k, v in found.items() if k != key}
+        _check_other_weights(path, key, weights, others)
     elif is_state_dict(content):
         weights, others = content, {}
     else:
@@ -149,6 +173,37 @@ def _as_checkpoint(content, path):
             f"holds one as {' or '.join(WEIGHTS_KEYS)}"
         )
     return {**others, WEIGHTS: without_wrappers(weights)}
+
+
+def _check_other_weights(path, key, weights, others):
+    """Refuses a second place of the weights that holds others; tells of such under other keys."""
+    weights = without_wrappers(weights)
+    for other, value in others.items():
+        if not is_state_dict(value):
+            continue
+        own = without_wrappers(value)
+        if _are_equal(weights, own):
+            continue
+        if other in WEIGHTS_KEYS:
+            raise ValueError(
+                f"{path}: different weights under `{key}` and `{other}`; expected one state dict: "
+                "save the one that is meant to a file of its own"
+            )
+        if weights.keys() & own.keys():
+            warnings.warn(
+                f"{path}: the weights under `{key}` are taken; those under {shown(other)} are "
+                "others: to use them save them to a file of their own",
+                stacklevel=4,
+            )
+
+
+def _are_equal(weights, others):
+    if weights.keys() != others.keys():
+        return False
+    try:
+        return all(torch.equal(value, others[key]) for key, value in weights.items())
+    except RuntimeError:  # of types that cannot be compared
+        return False
 
 
 def without_wrappers(weights):
@@ -162,10 +217,29 @@ def without_wrappers(weights):
 def strip(path):
     """Rewrites a checkpoint without what only a continued training needs.
 
-    What is left tests as before and is a third of the size: weights, epoch, IoU, arguments.
+    What is left tests as before and is a third of the size: weights, epoch, IoU, arguments. Of a
+    training that averages the averaged weights are left, see `load_averaged`.
+
+    Returns:
+        A line that says what was done. Where there is nothing to remove the file stays as it is.
     """
     checkpoint = load(path)
-    save(path, {key: checkpoint[key] for key in SHARED_KEYS if key in checkpoint})
+    removed = [key for key in checkpoint if key not in SHARED_KEYS]
+    if not removed:
+        return f"{path}: unchanged, there is nothing to remove"
+    size, checkpoint = Path(path).stat().st_size, _averaged(checkpoint, path)
+    kept = {key: checkpoint[key] for key in SHARED_KEYS if key in checkpoint}
+    save(path, kept)
+    names = ", ".join(key if isinstance(key, str) else shown(key) for key in removed)
+    line = f"{path}: {_kib(size)} before, {_kib(Path(path).stat().st_size)} now; kept "
+    line += f"{', '.join(kept)}; removed {names}"
+    if "optimizer_state_dict" in removed:
+        line += "; it can be tested and started from, but its training cannot go on"
+    return line
+
+
+def _kib(size):
+    return f"{size / 1024:,.0f} KiB"
 
 
 def load_weights(model, checkpoint, name, path):
@@ -178,7 +252,8 @@ def load_weights(model, checkpoint, name, path):
         path: where the checkpoint came from, for messages.
 
     Raises:
-        ValueError: the weights are of another network or another clip length, or no numbers.
+        ValueError: the weights are of another network or another clip length, no numbers, or such
+            as no training makes.
     """
     weights, expected = checkpoint[WEIGHTS], model.state_dict()
     if weights.keys() != expected.keys():
@@ -205,8 +280,11 @@ def load_weights(model, checkpoint, name, path):
                 f"{path}: {key} is of type {weights[key].dtype} where {name} has {tensor.dtype}; "
                 f"expected a checkpoint of {name}"
             )
-        if not torch.isfinite(weights[key].to(tensor.dtype)).all():
+        value = weights[key].to(tensor.dtype)
+        if not torch.isfinite(value).all():
             raise ValueError(f"{path}: {key} holds NaN or infinite numbers; expected weights")
+        if key.endswith(VARIANCE) and (value < 0).any():
+            raise ValueError(f"{path}: {key} holds numbers below 0; expected variances")
     model.load_state_dict(weights)
 
 
@@ -221,7 +299,7 @@ def main(argv=None):
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a checkpoint, which is rewritten")
     for path in parser.parse_args(argv).files:
-        strip(path)
+        print(strip(path))
 
 
 if __name__ == "__main__":

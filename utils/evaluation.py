@@ -12,8 +12,7 @@ import torch
 from torch.nn import functional
 
 from utils.metrics import PixelIoU, ScoredFrames
-from utils.scan import normalised, run_clip, window_starts
-from utils.scan.scans import MOST_NARROW
+from utils.scan import MOST_NARROW, normalised, run_clip, window_starts
 
 READ = MOST_NARROW  # frames that are read at a time
 
@@ -184,7 +183,8 @@ class Evaluator:
                 start = time.perf_counter()
                 with named(sequence):
                     if result is None:
-                        self.scan.begin(*sequence.normalisation, sequence.earlier)
+                        earlier = sequence.earlier if self.scan.looks_back else None
+                        self.scan.begin(*sequence.normalisation, earlier)
                         result = self._new_result(sequence)
                     if block is None:
                         final = self.scan.finish()

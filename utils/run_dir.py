@@ -210,11 +210,12 @@ def find_run(logpath, log_dir):
     """
     base = Path(logpath) / "sem_seg"
     for path in (base / log_dir, Path(log_dir)):
-        if path.is_dir():
+        if str(log_dir) and path.is_dir():  # an empty name would be the folder of all
             return RunDir(path.resolve() if path == Path(".") else path)
     runs = sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
     known = ", ".join(runs) if runs else "none"
-    raise FileNotFoundError(f"{base / log_dir}: no such run; runs in {base}: {known}")
+    named = base / log_dir if str(log_dir) else "--log_dir ''"
+    raise FileNotFoundError(f"{named}: no such run; runs in {base}: {known}")
 
 
 def included_run(dataset):

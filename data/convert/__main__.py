@@ -21,8 +21,10 @@ from data.convert.boxes import Problems
 from data.convert.exports import EXPORTERS
 from data.convert.forms import LabelOptions
 from data.convert.labels import LABEL_FORMS
+from data.convert.lookup import as_numbers
 from data.convert.sources import export_labels, open_labelled
 from data.convert.writing import DatasetOptions, describe_record, refuse_full, write_converted
+from data.saving import told_when_stopped
 
 
 def parse_args(argv=None):
@@ -50,7 +52,7 @@ def parse_args(argv=None):
     )
     add(
         "--stride",
-        type=_stride,
+        type=_from(1, "auto"),
         default=1,
         help="keep every so manyth frame; auto: so many that the median target of a sequence moves "
         "about half a pixel a frame [1]",
@@ -61,11 +63,11 @@ def parse_args(argv=None):
         help="share of the sequences that goes to the test list, or a text file of their names; of "
         "a single sequence, the share of its frames, the last [0.2]",
     )
-    add("--seed", type=int, default=46, help="of the split [46]")
+    add("--seed", type=_from(0), default=46, help="of the split [46]")
     add("--classes", nargs="+", default=(), help="categories that are targets [all]")
     add(
         "--first_frame",
-        type=_first_frame,
+        type=_from(0, "auto"),
         help="number that the labels give to the first frame; auto: 0, 1 or 2, as they fit [as "
         "their form has it: 1 for MOTChallenge]",
     )
@@ -78,34 +80,41 @@ def parse_args(argv=None):
     )
     add(
         "--point_size",
-        type=float,
+        type=_size,
         default=3.0,
         help="side of a target known by a point, pixels [3]",
     )
     add("--no_refine", action="store_true", help="ellipses, not refined by the image")
     add("--skip_bad", action="store_true", help="leave out labels that make no sense")
-    add("--workers", type=int, help="threads [one per core]")
+    add("--workers", type=_from(1), help="threads [one per core]")
     add("--to", choices=EXPORTERS, help="write labels in this form instead of a data set")
     add("--frames", type=Path, help="with --to and a detections.csv: the footage it was made of")
     return parser.parse_args(argv)
 
 
-def _stride(text):
-    if text == "auto":
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected auto, or a number from 1")
-    return int(text)
+def _from(least, word=None):
+    """An argparse type: a whole number of `least` or more, or a word."""
+    expected = f"a number from {least}" if word is None else f"{word}, or a number from {least}"
+
+    def convert(text):
+        if word is not None and text == word:
+            return text
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
+        return int(text)
+
+    return convert
 
 
-def _first_frame(text):
-    if text == "auto":
-        return text
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: expected auto, or a number from 0")
-    return int(text)
+def _size(text):
+    """An argparse type: a finite number above 0."""
+    numbers = as_numbers([text])
+    if numbers is None or numbers[0] <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of pixels above 0")
+    return numbers[0]
 
 
+@told_when_stopped(", nothing written")
 def main(argv=None):
     args = parse_args(argv)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -131,9 +140,6 @@ def main(argv=None):
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: interrupted, nothing written", file=sys.stderr)
-        sys.exit(130)
     if problems.found:
         print(
             f"warning: {len(problems.found)} labels left out; {problems.found[0]}", file=sys.stderr

@@ -19,6 +19,7 @@ class Box:
     """A target in one frame.
 
     Positions are those of edges, in pixels from 0: pixel (r, c) covers [r, r + 1) x [c, c + 1).
+    That of a point may reach over the frame's border: its centre is the point.
 
     Attributes:
         frame: index of the frame in its sequence, from 0.
@@ -100,7 +101,7 @@ class Problems:
         self.found.append(f"{where}: {message}")
 
 
-def accept(box, where, shape, problems):
+def accept(box, where, shape, problems, cut=True):
     """The box, cut at the frame's border; None if it was reported as making no sense.
 
     Args:
@@ -108,6 +109,7 @@ def accept(box, where, shape, problems):
         where: the place of the label, for messages.
         shape: `SequenceShape`.
         problems: `Problems`.
+        cut: False: it stays as it is, as that of a point must, to keep its centre.
     """
     values = box.top, box.left, box.height, box.width
     height, width = shape.size or (math.inf, math.inf)
@@ -124,7 +126,7 @@ def accept(box, where, shape, problems):
             f"columns {box.left:g} to {right:g}, rows {box.top:g} to {bottom:g} lie outside the "
             f"frame of {width}x{height}",
         )
-    elif box.top >= 0 and box.left >= 0 and bottom <= height and right <= width:
+    elif not cut or (box.top >= 0 and box.left >= 0 and bottom <= height and right <= width):
         return box
     else:
         top, left = max(box.top, 0), max(box.left, 0)

@@ -7,7 +7,8 @@
     coco     annotations.json
 
 The tables count pixels from 0 and frames by the numbers that they have; the others as their form
-has it.
+has it. The box of a target that was labelled as a point has the point in its centre, also where it
+reaches over the border of the frame.
 """
 
 import csv
@@ -17,6 +18,7 @@ from collections import defaultdict
 from data.convert.boxes import link
 
 CATEGORY = "target"
+LEAST_SCORE = 1e-6  # in MOTChallenge, where 0 says that a line is not to be considered
 
 
 def write_exports(kind, folder, found):
@@ -45,7 +47,7 @@ def write_mot(path, boxes):
     """Writes the boxes of one sequence as MOTChallenge ground truth, frames and pixels from 1."""
     lines = [
         f"{box.frame + 1},{box.track},{box.left + 1:.3f},{box.top + 1:.3f},"
-        f"{box.width:.3f},{box.height:.3f},{box.score:g},1,1\n"
+        f"{box.width:.3f},{box.height:.3f},{box.score or LEAST_SCORE:g},1,1\n"
         for box in sorted(link(boxes), key=lambda box: (box.frame, box.track))
     ]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,7 @@ class LabelOptions:
         classes: names or numbers of the categories that are targets; none: all.
         point_size: side in pixels of a target of which only a point is known.
         several: the labels may be of several sequences.
+        cut: boxes are cut at the frame's border, unless they are of points.
         problems: `Problems`.
     """
 
@@ -48,6 +49,7 @@ class LabelOptions:
     classes: tuple[str, ...] = ()
     point_size: float = 3.0
     several: bool = False
+    cut: bool = True
     problems: Problems = field(default_factory=Problems)
 
 
@@ -59,17 +61,20 @@ class Label:
         where: its place, for messages.
         frame: the number it gives; None: of no frame of the sequence.
         box: with frame 0 until then.
+        of_point: whether only the centre of the box was given.
     """
 
     where: str
     frame: int | None
     box: Box
+    of_point: bool = False
 
 
 def read_mot(path, shape, options):
     """MOTChallenge: `frame,id,left,top,width,height[,confidence[,class[,...]]]`, all from 1.
 
-    Lines with confidence 0 are not to be considered, as the form has it.
+    Lines with confidence 0 are not to be considered, as the form has it; another is the score, or
+    -1: not known.
     """
     path = own_file(path, shape, ".txt", ("gt/gt.txt", "gt.txt"), options.several)
 
@@ -96,7 +101,8 @@ def read_mot(path, shape, options):
                 continue
             track = int(track) if track >= 0 else None
             top, left = top - options.first_pixel, left - options.first_pixel
-            yield Label(where, int(frame), Box(0, top, left, height, width, track))
+            score = 1.0 if confidence == -1 else confidence
+            yield Label(where, int(frame), Box(0, top, left, height, width, track, score))
 
     return labels(), 1
 
@@ -197,7 +203,8 @@ def read_coco(path, shape, options):
                 options.problems.report(where, "expected a bbox [left, top, width, height]")
             elif is_wanted(options, str(each["category_id"]), categories[each["category_id"]]):
                 left, top, width, height = bbox
-                box = Box(0, top, left, height, width, _coco_track(each))
+                (score,) = as_numbers([each.get("score")]) or (1.0,)
+                box = Box(0, top, left, height, width, _coco_track(each), score)
                 yield Label(where, frames[each["image_id"]], box)
 
     return labels(), first

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.convert.boxes import accept
 from data.convert.forms import read_coco, read_mot, read_yolo
-from data.convert.lookup import BY_NAME
+from data.convert.lookup import BY_NAME, text_files
 from data.convert.tables import read_points
 from data.pairing import is_image
 
@@ -27,7 +27,7 @@ def read_boxes(path, kind, shape, options):
         options: `LabelOptions`.
 
     Returns:
-        List of `Box`, cut at the frame's border.
+        List of `Box`, cut at the frame's border; those of points stay as they are.
 
     Raises:
         FileNotFoundError: there are no labels for the sequence.
@@ -47,7 +47,8 @@ def read_boxes(path, kind, shape, options):
             options.problems.report(label.where, message)
             continue
         box = replace(label.box, frame=places[label.frame])
-        box = accept(box, label.where, shape, options.problems)
+        cut = options.cut and not label.of_point
+        box = accept(box, label.where, shape, options.problems, cut)
         if box is not None:
             _tell_repeat(label, box, seen, options.problems)
             boxes.append(box)
@@ -172,11 +173,20 @@ def guess_form(path, shape):
             return kind
     if (path / shape.name / "gt").is_dir() or (path / shape.name / "gt.txt").is_file():
         return "mot"
-    for folder in (path / shape.name, path):
-        files = list(folder.glob("*"))
-        if any(map(is_image, files)) and not any(file.suffix == ".txt" for file in files):
+    for place in mask_places(path, shape):
+        files = list(place.glob("*"))
+        texts = [file for file in files if file.suffix == ".txt"]
+        if place.name == "masks":  # of a sequence, which may have labels of YOLO beside
+            texts += text_files(place.parent) + text_files(place.parent / "labels")
+        if any(map(is_image, files)) and not texts:
             return "masks"
     for suffix in (".json", ".csv"):
         if len(list(path.glob(f"*{suffix}"))) == 1:
             return kinds[suffix]
     return "yolo"
+
+
+def mask_places(folder, shape, several=False):
+    """The folders in which the masks of a sequence may lie, the likeliest first."""
+    places = [folder / shape.name / "masks", folder / shape.name]
+    return places if several else [*places, folder / "masks", folder]

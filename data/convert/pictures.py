@@ -21,7 +21,10 @@ def draw_tile(frame, box, mask, title):
         mask: (H, W) uint8 in {0, 1}.
         title: a short text.
     """
-    row, column = (round(value) for value in box.centre)
+    row, column = (
+        min(max(round(value), 0), size - 1)  # a point may lie on the border
+        for value, size in zip(box.centre, frame.shape, strict=True)
+    )
     padded = np.pad(frame.astype(float), _HALF, mode="edge")
     part = padded[row : row + 2 * _HALF + 1, column : column + 2 * _HALF + 1]
     low, high = part.min(), part.max()

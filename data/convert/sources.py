@@ -7,7 +7,7 @@ from pathlib import Path
 from data.convert.boxes import SequenceShape, boxes_of_masks
 from data.convert.exports import write_exports
 from data.convert.forms import LabelOptions
-from data.convert.labels import guess_form, read_boxes
+from data.convert.labels import guess_form, mask_places, read_boxes
 from data.convert.tables import read_table
 from data.footage import open_footage
 from data.frames import ImageFiles
@@ -41,23 +41,31 @@ class MaskedFootage:
     Args:
         sequence: `data.sequences.TestSequence`.
         masks: `data.frames.ImageFiles` of as many masks.
+        centroids: the same of the masks of centroids; None: the masks are these, too.
     """
 
     labelled = True
 
-    def __init__(self, sequence, masks):
-        self.sequence, self.masks = sequence, masks
+    def __init__(self, sequence, masks, centroids=None):
+        self.sequence, self.masks, self.centroids = sequence, masks, centroids
 
     def blocks(self, size):
-        """As those of `data.sequences.TestSequence`; masks are centroids, too."""
+        """As those of `data.sequences.TestSequence`."""
         for block in self.sequence.blocks(size):
-            masks = self.masks.read(block.start, block.start + len(block.frames))
-            if masks.shape != block.frames.shape:
-                raise ValueError(
-                    f"{self.masks.place(block.start)}: masks of {masks.shape[1:]} pixels, but "
-                    f"frames of {block.frames.shape[1:]}; expected one size"
-                )
-            yield FrameBlock(block.start, block.frames, masks, masks)
+            masks = centroids = self._read(self.masks, block)
+            if self.centroids is not None:
+                centroids = self._read(self.centroids, block)
+            yield FrameBlock(block.start, block.frames, masks, centroids)
+
+    @staticmethod
+    def _read(files, block):
+        masks = files.read(block.start, block.start + len(block.frames))
+        if masks.shape != block.frames.shape:
+            raise ValueError(
+                f"{files.place(block.start)}: masks of {masks.shape[1:]} pixels, but "
+                f"frames of {block.frames.shape[1:]}; expected one size"
+            )
+        return masks
 
 
 def open_labelled(source, labels, form, options):
@@ -78,7 +86,7 @@ def open_labelled(source, labels, form, options):
     """
     sequences = _open(source)
     options = replace(options, several=len(sequences) > 1)
-    found = []
+    found, kinds = [], set()
     for sequence in sequences:
         shape = SequenceShape.of(sequence)
         if labels is None:
@@ -87,24 +95,25 @@ def open_labelled(source, labels, form, options):
             found.append(LabelledFootage(sequence, shape, None))
             continue
         kind = form or guess_form(labels, shape)
+        kinds.add(kind)
         if kind == "masks":
             if options.classes:
                 raise ValueError(f"{labels}: --classes, but masks have none")
             masks = _find_masks(Path(labels), shape, options.several)
-            sequence = MaskedFootage(sequence, masks)
+            sequence = MaskedFootage(sequence, *masks)
             found.append(LabelledFootage(sequence, shape, None))
         else:
             boxes = read_boxes(labels, kind, shape, options)
             found.append(LabelledFootage(sequence, shape, boxes))
-    if labels is not None:
-        _check_names(Path(labels), form, [each.shape for each in found], options.problems)
+    if "points" in kinds:
+        _check_names(Path(labels), [each.shape for each in found], options.problems)
     if labels is not None and all(each.boxes == [] for each in found):
         wanted = f" of {', '.join(options.classes)}" if options.classes else ""
         raise ValueError(f"{labels}: no target{wanted} in any frame; expected some")
     return found
 
 
-def _check_names(labels, form, shapes, problems):
+def _check_names(labels, shapes, problems):
     """Looks at the sequences that a table of points names and that are not there.
 
     Raises:
@@ -113,7 +122,7 @@ def _check_names(labels, form, shapes, problems):
     if labels.is_dir():
         files = sorted(labels.glob("*.csv"))
         labels = files[0] if len(files) == 1 else labels
-    if form not in (None, "points") or labels.suffix.lower() != ".csv":
+    if labels.suffix.lower() != ".csv":
         return
     columns, rows = read_table(labels)
     if "sequence" not in columns:
@@ -133,18 +142,24 @@ def _check_names(labels, form, shapes, problems):
 
 
 def _find_masks(folder, shape, several):
-    places, remarks = [folder / shape.name / "masks", folder / shape.name], Remarks()
-    if not several:
-        places.append(folder)
-    paths = next(
-        (p for place in places if place.is_dir() and (p := list_images(place, remarks))), None
-    )
-    if paths is None:
-        looked = " or ".join(map(str, places[1:]))
-        raise FileNotFoundError(f"{shape.name}: no masks in {looked}")
+    """(masks, those of centroids or None) of a sequence, as `data.frames.ImageFiles`."""
+    places, remarks = mask_places(folder, shape, several), Remarks()
     names = shape.file_names or [f"{number}.png" for number in shape.numbers]
     frames = [Path(name) for name in names]
-    return ImageFiles(pair(shape.name, frames, paths, "masks", remarks), read_mask)
+
+    def files(place, what):
+        paths = list_images(place, remarks) if place.is_dir() else ()
+        if not paths:
+            return None
+        return ImageFiles(pair(shape.name, frames, paths, what, remarks), read_mask)
+
+    for place in places:
+        masks = files(place, "masks")
+        if masks is not None and place.name == "masks":
+            return masks, files(place.with_name("masks_centroid"), "centroid masks")
+        if masks is not None:
+            return masks, None
+    raise FileNotFoundError(f"{shape.name}: no masks in {' or '.join(map(str, places))}")
 
 
 def _open(path):
@@ -185,7 +200,7 @@ def _read_targets(source, sequence, options):
     shape = SequenceShape.of(sequence)
     path = source / BOX_FOLDER / f"{sequence.name}.txt"
     if path.is_file():
-        return shape, read_boxes(path, "mot", shape, options)
+        return shape, read_boxes(path, "mot", shape, replace(options, cut=False))
     if not sequence.labelled:
         raise ValueError(f"{sequence.name}: no masks beside its frames; expected some to convert")
     blocks = sequence.blocks(_BLOCK)

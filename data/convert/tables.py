@@ -20,7 +20,8 @@ PLACE_NAMES = {
     "right": ("right", "xmax", "x2"),
 }
 KIND_NAMES = ("class", "category", "label")
-OTHER_NAMES = ("sequence", "frame", "id", "pixels", "peak_score")  # that are read
+SCORE_NAMES = ("peak_score", "score")
+OTHER_NAMES = ("sequence", "frame", "id", "pixels", *SCORE_NAMES)  # that are read
 # Those of detections.csv that are not needed: nothing is lost without them.
 UNREAD_NAMES = ("mean_score", "file")
 
@@ -29,10 +30,10 @@ def read_points(path, shape, options):
     """A table of points: columns `frame`, `row` and `column` (or `y` and `x`), from 0.
 
     Of several sequences, a column `sequence` tells which, or each has a file. Columns `id`,
-    `height` and `width` (or `h` and `w`) and `class` are read where they are there. So are `pixels`
-    and `peak_score`, the square of a target's side and its score: detections.csv is such a table.
-    In place of a row and a column, which are of a centre, there may be `top` and `left` of a box,
-    and in place of a size `bottom` and `right`, where the next pixel begins. Other columns are
+    `height` and `width` (or `h` and `w`), `class` and `score` are read where they are there. So are
+    `pixels` and `peak_score`, the square of a target's side and its score: detections.csv is such a
+    table. In place of a row and a column, which are of a centre, there may be `top` and `left` of a
+    box, and in place of a size `bottom` and `right`, where the next pixel begins. Other columns are
     named in a doubt. For all names see `PLACE_NAMES`.
     """
     path = own_file(path, shape, ".csv", (), options.several, alone=True)
@@ -43,7 +44,10 @@ def read_points(path, shape, options):
             f"{path}: no column sequence, and {shape.name} is not the only one; expected it, or a "
             "file for each"
         )
-    kind = next((columns[name] for name in KIND_NAMES if name in columns), None)
+    kind, score_name = (
+        next((columns[name] for name in names if name in columns), None)
+        for names in (KIND_NAMES, SCORE_NAMES)
+    )
     if options.classes and rows and kind is None:
         raise ValueError(f"{path}: --classes, but it has no column class")
 
@@ -57,8 +61,8 @@ def read_points(path, shape, options):
             side, score = options.point_size, 1.0
             if "pixels" in columns:
                 side = math.sqrt(max((as_numbers([row[columns["pixels"]]]) or [0])[0], 1))
-            if "peak_score" in columns:
-                score = (as_numbers([row[columns["peak_score"]]]) or [1.0])[0]
+            if score_name is not None:
+                score = (as_numbers([row[score_name]]) or [1.0])[0]
             sizes = [side if name is None else row[name] for name in place.sizes]
             values = as_numbers([row[columns["frame"]], *(row[n] for n in place.names), *sizes])
             if values is None or values[0] != int(values[0]):
@@ -76,7 +80,8 @@ def read_points(path, shape, options):
             track = None if track is None else int(track[0])
             if not place.is_corner:
                 y, x = y + 0.5 - height / 2, x + 0.5 - width / 2
-            yield Label(where, int(frame), Box(0, y, x, height, width, track, score))
+            box = Box(0, y, x, height, width, track, score)
+            yield Label(where, int(frame), box, None in place.sizes and not place.is_corner)
 
     return labels(), None
 

@@ -13,12 +13,15 @@ looser, boxes of near targets larger. So a mask is found in two steps.
    **Else** they are those with their centre in the ellipse inside the box, of semi-axes of at most
    4.5 pixels.
 2. **Within reach.** The centroid is the target's pixel nearest to the mean of its pixels, weighted
-   by contrast; the mask is what lies at most 4 pixels from it, along rows and along columns. So a
-   network that marks the mask, and nothing else, raises no false alarm around the centroid.
+   by contrast, or nearest to the centre of the ellipse; the mask is what lies at most 4 pixels from
+   it, along rows and along columns. So a network that marks the mask, and nothing else, raises no
+   false alarm around the centroid.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -75,19 +78,38 @@ def target_pixels(frame, box, refine=True, step=None):
         contrast = _contrast(frame, box, rows, columns, step)
     if contrast is None:
         inside = _ellipse(box, rows, columns)
-        weights = inside.astype(float)
     else:
         labels, _ = ndimage.label(contrast >= contrast.max() / 2, _CONNECTED)
         inside = labels == labels.ravel()[contrast.argmax()]
-        weights = np.where(inside, contrast, 0)
+    corner = np.array([rows.start, columns.start])
     pixels = np.argwhere(inside)
-    middle = weights[inside] @ pixels / weights.sum()
+    if contrast is None:  # not their mean: the border of the frame may have cut them
+        middle = box.centre - corner
+    else:
+        middle = contrast[inside] @ pixels / contrast[inside].sum()
     centroid = pixels[((pixels - middle) ** 2).sum(axis=1).argmin()]
     pixels = pixels[np.abs(pixels - centroid).max(axis=1) <= MASK_REACH]
-    corner = np.array([rows.start, columns.start])
     found_rows, found_columns = (pixels + corner).T
     row, column = (centroid + corner).tolist()
     return TargetPixels(found_rows, found_columns, (row, column), contrast is not None)
+
+
+class DrawnTargets(NamedTuple):
+    """Masks of all targets of a frame.
+
+    Attributes:
+        mask, centroids: (H, W) uint8 in {0, 1}: one pixel of a target in the latter.
+        count: of the targets, as a test counts them: labels whose centroids touch or coincide are
+            one.
+        refined: number of those whose pixels the image told.
+        shared: number of labels that are one target with another.
+    """
+
+    mask: np.ndarray
+    centroids: np.ndarray
+    count: int
+    refined: int
+    shared: int
 
 
 def draw_targets_of(frame, boxes, refine=True):
@@ -99,17 +121,19 @@ def draw_targets_of(frame, boxes, refine=True):
         refine: see `target_pixels`.
 
     Returns:
-        mask, centroids (H, W) uint8 in {0, 1}: one pixel of a target in the latter; and the number
-        of targets whose pixels the image told.
+        `DrawnTargets`.
     """
-    mask, centroids, refined = np.zeros(frame.shape, np.uint8), np.zeros(frame.shape, np.uint8), 0
+    mask, centroids = np.zeros(frame.shape, np.uint8), np.zeros(frame.shape, np.uint8)
     step = grey_step(frame) if boxes and refine else None
-    for box in boxes:
-        target = target_pixels(frame, box, refine, step)
+    targets = [target_pixels(frame, box, refine, step) for box in boxes]
+    for target in targets:
         mask[target.rows, target.columns] = 1
         centroids[target.centroid] = 1
-        refined += target.refined
-    return mask, centroids, refined
+    numbers, count = ndimage.label(centroids, _CONNECTED)
+    owners = Counter(int(numbers[target.centroid]) for target in targets)
+    refined = {int(numbers[target.centroid]) for target in targets if target.refined}
+    shared = sum(labels for labels in owners.values() if labels > 1)
+    return DrawnTargets(mask, centroids, count, len(refined), shared)
 
 
 def central_pixels(mask):
@@ -124,12 +148,15 @@ def central_pixels(mask):
 
 
 def _span(start, length, size, margin):
-    """The pixels of a frame's axis that a box covers by half or more, one at least, as a slice.
+    """The pixels of a frame's axis that a box covers by half or more, as a slice.
 
-    `margin` more are taken at both ends.
+    Where there is none, the one with the box's centre. `margin` more are taken at both ends.
     """
-    first = min(max(math.floor(start + 0.5), 0), size - 1)
-    last = max(math.ceil(start + length - 0.5), first + 1)
+    first, last = math.floor(start + 0.5), math.ceil(start + length - 0.5)
+    if last <= first:
+        first = math.floor(start + length / 2)
+    first = min(max(first, 0), size - 1)
+    last = max(last, first + 1)
     return slice(max(first - margin, 0), min(last + margin, size))
 
 

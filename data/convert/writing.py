@@ -5,7 +5,8 @@ In the output folder:
     <sequence>/{images,masks,masks_centroid}/00001.png ...
     boxes/<sequence>.txt   the boxes as they were given, MOTChallenge, where there are any
     train.txt, test.txt    one line for each frame: <sequence>/images/00001.png
-    dataset.json           mean and standard deviation of the training frames, strides, ...
+    dataset.json           mean and standard deviation of the training frames, strides, targets as a
+                           test counts them, labels that share one with another, ...
     labels.html            some targets with box and mask, to look at
 """
 
@@ -25,10 +26,12 @@ from data.convert.sources import BOX_FOLDER, LabelledFootage
 from data.convert.targets import central_pixels, draw_targets_of
 from data.cores import usable_cores
 from data.record import write_record
+from data.remarks import Remarks
 from data.saving import in_order, new_folder, save_image, suffix_for
 
 _READ = 16  # frames that are read at a time
 SPLITS = ("train", "test")
+TARGET_COUNTS = ("targets", "refined", "shared")  # as `data.convert.targets.DrawnTargets` has them
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Piece:
         places = {frame: index for index, frame in enumerate(self.frames)}
         boxes = self.footage.boxes
         return [replace(b, frame=places[b.frame]) for b in boxes if b.frame in places]
+
+    def place(self, index):
+        """Which frame of the footage one of its own is, for messages."""
+        shape = self.footage.shape
+        return f"frame {shape.numbers[self.frames[index]]} of {shape.name}"
 
 
 def write_converted(footage, output, options, workers=None, progress=True):
@@ -168,17 +176,21 @@ def _write_pieces(pieces, folder, options, workers, progress):
     """Writes all frames and boxes: the record."""
     total = sum(len(piece.frames) for piece in pieces)
     every = max(total // MOST_TILES, 1)  # frames to a tile of the sheet
-    sums, tiles, details = defaultdict(lambda: np.zeros(3)), [], {}
+    sums, tiles, details, labels, shared_in = defaultdict(lambda: np.zeros(3)), [], {}, 0, None
     with tqdm(total=total, desc="Converting", unit="frame", disable=not progress) as bar:
         for piece in pieces:
             boxes = piece.boxes()
-            refined = targets = 0
+            counts = np.zeros(3, int)
             jobs = _frame_jobs(piece, boxes, folder, options, range(-bar.n % every, total, every))
-            for done in in_order(jobs, workers):
+            for index, done in enumerate(in_order(jobs, workers)):
                 sums[piece.split] += done.sums
-                targets, refined = targets + done.targets, refined + done.refined
+                counts += done.counts
                 tiles += done.tiles
+                if done.counts[2] and shared_in is None:
+                    shared_in = piece.place(index)
                 bar.update()
+            labels += len(boxes or ())
+            rate = getattr(piece.footage.sequence, "frame_rate", None)
             if boxes is not None:
                 write_mot(folder / BOX_FOLDER / f"{piece.name}.txt", boxes)
             details[piece.name] = {
@@ -186,26 +198,35 @@ def _write_pieces(pieces, folder, options, workers, progress):
                 "of": piece.footage.shape.name,
                 "frames": len(piece.frames),
                 "stride": piece.frames.step,
+                "frame_rate": rate and rate / piece.frames.step,
                 "speed": None if piece.speed is None else round(piece.speed * piece.frames.step, 4),
-                "targets": targets,
-                "refined": refined,
+                **dict(zip(TARGET_COUNTS, counts.tolist(), strict=True)),
             }
     if tiles:
         write_sheet(folder / "labels.html", tiles[:MOST_TILES])
+    _tell_shared(sum(own["shared"] for own in details.values()), labels, shared_in)
     mean, std = _mean_std(sums["train"] if sums["train"][0] else sums["test"])
     record = {"sequences": details}
     write_record(folder, mean, std, record)
     return {"mean": mean, "std": std, **record}
 
 
+def _tell_shared(shared, labels, first):
+    """Remarks on labels that share a target with another; `first` is the place of the first."""
+    if shared:
+        Remarks().make(
+            "shared",
+            f"{shared} of {labels} labels share a target with another, first in {first}: where the "
+            "centroids of labels touch or coincide, a test counts one target",
+        )
+
+
 @dataclass(frozen=True)
 class _Done:
-    """Of one frame: (pixels, their sum, the sum of their squares), targets, those that the image
-    told, and tiles of the sheet."""
+    """Of one frame: (pixels, their sum, that of their squares), `TARGET_COUNTS`, sheet's tiles."""
 
     sums: np.ndarray
-    targets: int
-    refined: int
+    counts: tuple[int, int, int]
     tiles: list
 
 
@@ -236,21 +257,20 @@ def _write_frame(folder, name, frame, labels, options, title):
     """Writes a frame and its masks, made of boxes or given."""
     tiles = []
     if isinstance(labels, list):
-        mask, centroids, refined = draw_targets_of(frame, labels, options.refine)
-        targets = len(labels)
+        mask, centroids, *counts = draw_targets_of(frame, labels, options.refine)
         if title is not None and labels:
             tiles = [draw_tile(frame, labels[0], mask, title)]
     else:
         mask, centroids = labels
         if np.array_equal(mask, centroids):
             centroids = central_pixels(mask)
-        targets, refined = int(central_pixels(centroids).sum()), 0
+        counts = int(central_pixels(centroids).sum()), 0, 0
     save_image(folder / "images" / f"{name}{suffix_for(frame.dtype)}", frame)
     for kind, pixels in (("masks", mask), ("masks_centroid", centroids)):
         save_image(folder / kind / f"{name}.png", pixels * np.uint8(255))
     levels = frame.astype(np.float64)
     sums = np.array([levels.size, levels.sum(), np.square(levels).sum()])
-    return _Done(sums, targets, refined, tiles)
+    return _Done(sums, tuple(counts), tiles)
 
 
 def _mean_std(sums):

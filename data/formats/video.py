@@ -17,7 +17,8 @@ RARE = 0.05  # share of steps in time, up to which longer ones are gaps
 SOUND_SECONDS = 1.0  # that sound may go on after the last picture
 FULL_RANGE = 2  # how decoders number that brightness takes all levels; 0: the file does not say
 LEAST, MOST = 16, 235  # of 256 levels, black and white where it does not take all
-BEYOND = 0.01  # share of pixels beyond these that are noise
+MANY, FEW_FAR = 0.1, 0.01  # shares of pixels beyond these, and far beyond, that no coding makes
+FAR = 8  # levels
 
 
 class VideoFrames:
@@ -51,6 +52,11 @@ class VideoFrames:
         if "length" not in self._found:
             self._found["length"] = sum(1 for _ in self._decode())
         return self._found["length"]
+
+    @property
+    def frame_rate(self):
+        """Frames a second, as its header says; None before it was read, or if it does not say."""
+        return self._found.get("rate")
 
     @property
     def is_counted(self):
@@ -108,9 +114,9 @@ class VideoFrames:
         if self._full_range:
             return all_levels(frame, deep)
         pixels = frame.to_ndarray(format="gray16le" if deep else "gray", threads=1)
-        if "range" not in self.remarks.made:
-            cut = share_beyond(frame, deep, pixels)
-            if cut > BEYOND:
+        if "range" not in self.remarks.made and _may_be_cut(pixels):
+            cut, shows = share_beyond(frame, deep)
+            if shows:
                 self.remarks.make(
                     "range",
                     f"{self.place(index)}: {cut:.0%} of the pixels lie beyond the levels {LEAST} "
@@ -132,6 +138,8 @@ class VideoFrames:
             with av.open(str(self.path), format=self.form) as video:
                 if not video.streams.video:
                     raise ValueError("there is sound in it, or other data, but no picture")
+                rate = video.streams.video[0].average_rate
+                self._found["rate"] = float(rate) if rate else None
                 for packet, frame in decoded(video):
                     if frame is None:
                         # Before a cut that was made without encoding anew, for example.
@@ -171,7 +179,7 @@ class VideoFrames:
         if frame.color_range or not is_limited(frame):
             return
         deep = frame.format.components[0].bits > 8
-        self._full_range = share_beyond(frame, deep) > BEYOND
+        _, self._full_range = share_beyond(frame, deep)
         if self._full_range:
             self.remarks.make(
                 "range",
@@ -296,14 +304,21 @@ def all_levels(frame, deep):
     return frame.reformat(format=kind, threads=1, **same).to_ndarray()
 
 
-def share_beyond(frame, deep, pixels=None):
-    """The share of pixels beyond black and white of a frame that `is_limited`.
+def _may_be_cut(pixels):
+    """Whether enough pixels lie at the ends of their range for a look at what was cut off."""
+    highest = np.iinfo(pixels.dtype).max
+    return ((pixels == 0) | (pixels >= highest - highest // 256)).mean() > FEW_FAR
 
-    Args:
-        pixels: as read, where what is beyond is cut off; so few at its ends need no further look.
+
+def share_beyond(frame, deep):
+    """(share of pixels beyond black and white, whether it shows that these are other levels).
+
+    Of a frame that `is_limited`. Coding and noise put some a little beyond.
     """
     low, high = (256, 257) if deep else (1, 1)  # of more bits some scale by one, some by the other
-    if pixels is not None and ((pixels == 0) | (pixels == 255 * high)).mean() <= BEYOND:
-        return 0.0
     levels = all_levels(frame, deep)
-    return float(((levels < LEAST * low) | (levels > MOST * high)).mean())
+    near, far = (
+        float(((levels < (LEAST - more) * low) | (levels > (MOST + more) * high)).mean())
+        for more in (0, FAR)
+    )
+    return near, near > MANY or far > FEW_FAR

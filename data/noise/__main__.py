@@ -19,6 +19,7 @@ from pathlib import Path
 from data.lists import prepare
 from data.noise.model import DISTRIBUTIONS, PATTERNS, PUBLISHED_LAW, StrongNoise
 from data.noise.writing import write_noisy
+from data.saving import told_when_stopped, worker_count
 from data.specs import DATASETS, get_spec
 
 
@@ -61,10 +62,11 @@ def parse_args(argv=None):
         help=f"of the gain; the published frame fits uniform [{usual.distribution}]",
     )
     add("--seed", type=int, default=usual.seed, help=f"[{usual.seed}]")
-    add("--workers", type=int, help="threads [one per core]")
+    add("--workers", type=worker_count, help="threads [one per core]")
     return parser.parse_args(argv)
 
 
+@told_when_stopped("; the same command continues")
 def main(argv=None):
     args = parse_args(argv)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -84,9 +86,6 @@ def main(argv=None):
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a worker was killed
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
     print(f"{output}: {noise.pattern} pattern, {noise.distribution} gain, seed {noise.seed}")
     print("  variance at grey level I, over all pixels in which nothing is clipped")
     print(f"    as written    {measured or 'not measurable: all grey levels are near an end'}")

@@ -4,7 +4,9 @@ In the output folder:
 
     <folder of a sequence's frames>/<name of a frame>.png
     <lists>, <table of SNRs>   copies of the clean set's
-    noise.json                 parameters, and the law that the variance follows, measured
+    dataset.json               likewise, of a converted set: see `data.record`
+    noise.json                 parameters, the law that the variance follows, measured, and what
+                               tells the clean frames from others: see `data.noise.marker`
 
 Masks are shared with the clean set where that lies beside the output, or beside its parent, under
 its own name; else they are copied. Of own footage they are written beside the frames. The table of
@@ -12,43 +14,56 @@ SNRs is that of the clean set: which sequences count as low is as before, as in 
 """
 
 import dataclasses
-import json
+import filecmp
+import hashlib
 import os
 import shutil
-import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from data.cores import usable_cores
 from data.images import read_frame
-from data.lists import find_sequences, prepare
-from data.noise.model import RECIPE, LawFit, StrongNoise, VarianceLaw
-from data.remarks import Remarks
-from data.saving import in_order, save_image
-
-MARKER = "noise.json"
-_READ = 16  # frames of own footage that are read at a time
+from data.lists import prepare
+from data.noise.marker import (
+    check_digests,
+    claim,
+    digest_of,
+    is_finished,
+    read_marker,
+    recorded_law,
+    write_marker,
+)
+from data.noise.model import RECIPE, LawFit, StrongNoise
+from data.noise.sources import footage_sequences, listed_sequences
+from data.record import RECORD_FILE, read_normalisation
+from data.saving import aside_of, in_order, save_image, sweep_asides, writing_at
 
 
 @dataclass(frozen=True)
-class NoisySequence:
-    """One sequence to be written.
+class NoisyVersion:
+    """All that is to be written.
 
     Attributes:
-        folder: of its frames, below the output; also names its noise.
-        files: names of the frames' files.
-        load: gives an iterator of callables, each of which gives (frame, {folder: labels}), labels
-            (H, W) uint8 in {0, 1} to be written.
-        copies: (file, folder below the output) of each file to be copied.
+        noise: `StrongNoise`.
+        sequences: list of `data.noise.sources.NoisySequence`.
+        copies: (file, path below the output) of each file to be copied.
+        identity: what it is told by in noise.json.
     """
 
-    folder: str
-    files: tuple[str, ...]
-    load: object
-    copies: tuple = ()
+    noise: StrongNoise
+    sequences: list
+    copies: list
+    identity: dict
+
+    def is_finished_in(self, folder):
+        """`is_finished` of a folder."""
+        places = (Path(each.folder, name) for each in self.sequences for name in each.files)
+        return is_finished(folder, self.identity, places)
 
 
 def write_noisy_beside(clean, output):
@@ -67,7 +82,8 @@ def write_noisy(spec, root, output, noise, workers=None, progress=True):
     """Writes the noisy version of a data set, or of own footage.
 
     The folder appears under its name only when everything is in it; until then it is
-    `<output>.partial`, which the same call continues. A finished one is left as it is.
+    `<output>.partial`, which the same call continues. A finished one is left as it is, if it was
+    made of the frames that are there now.
 
     Args:
         spec: the clean data set's row; one without lists is own footage.
@@ -82,146 +98,174 @@ def write_noisy(spec, root, output, noise, workers=None, progress=True):
 
     Raises:
         ValueError: frames are missing, cannot be read or have neither 8 nor 16 bits.
-        FileExistsError: `output` holds something else.
+        FileExistsError: `output` holds something else, or was made of other frames.
         OSError: something is missing or cannot be written.
     """
     workers = usable_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers {workers}: expected 1 or more")
     output = Path(output).resolve()  # behind a link, so that the folder can be renamed
-    beside = _lies_beside(spec, Path(root), output)
-    sequences = list(_footage(spec, root) if spec.test is None else _listed(spec, root, beside))
+    with writing_at(output):
+        version = _plan(spec, Path(root), output, noise)
+        if version.is_finished_in(output):
+            _check_finished(version, output, workers, progress)
+        else:
+            _write(version, output, workers, progress)
+        sweep_asides(output)
+    return recorded_law(output)
+
+
+def _plan(spec, root, output, noise):
+    """The `NoisyVersion`."""
+    beside = _lies_beside(spec, root, output)
+    listed = spec.test is not None  # else it is own footage
+    found = listed_sequences(spec, root, beside) if listed else footage_sequences(spec, root)
+    sequences = list(found)
+    copies = [
+        (path, os.path.join(place, path.name))
+        for sequence in sequences
+        for path, place in sequence.copies
+    ]
+    names = [split.list_file for split in (spec.train, spec.test) if split is not None]
+    names += [] if spec.snr_file is None else [spec.snr_file]
+    if listed and spec.mean is None:
+        read_normalisation(spec, root)  # what is wrong with it is told before anything is written
+        names.append(RECORD_FILE)
     identity = {
         "recipe": RECIPE,
         "dataset": spec.name,
         **dataclasses.asdict(noise),
         "frames": {sequence.folder: len(sequence.files) for sequence in sequences},
     }
-    if _finished(output, identity, sequences):
-        return _recorded_law(output)
+    copies += [(root / name, name) for name in names if (root / name).is_file()]
+    return NoisyVersion(noise, sequences, copies, identity)
+
+
+def _write(version, output, workers, progress):
+    """Writes it all, or the rest of it."""
     unfinished = output.with_name(f"{output.name}.partial")
     unfinished.mkdir(parents=True, exist_ok=True)
-    _claim(unfinished, identity)
+    claim(unfinished, version.identity)
     try:
-        fit = _write_sequences(sequences, unfinished, noise, workers, progress)
-        _copy_lists(spec, Path(root), unfinished)
+        fit, digests = _write_frames(version, unfinished, workers, progress)
+        for path, place in version.copies:
+            _copy(path, unfinished / place)
         law = fit.law()
         measured = None if law is None else dataclasses.asdict(law)
-        _write_marker(unfinished, identity | {"measured": measured})
+        write_marker(unfinished, version.identity | {"measured": measured, "digests": digests})
         unfinished.rename(output)
     except OSError:
-        if not _finished(output, identity, sequences):  # by another process meanwhile
+        if not version.is_finished_in(output):  # by another process meanwhile
             raise
         shutil.rmtree(unfinished, ignore_errors=True)  # what was written after it had its name
-    return _recorded_law(output)
 
 
-def _listed(spec, root, shared):
-    """The sequences of the lists that are there; masks are copied unless they are shared."""
-    seen = set()
-    for split in _splits_there(spec, root):
-        for files in find_sequences(spec, split, root):
-            folder = split.images.format(files.name)
-            if folder in seen:
-                continue
-            seen.add(folder)
-            labels = ((files.masks, split.masks), (files.centroids, split.centroids))
-            yield NoisySequence(
-                folder,
-                _png_names(files.images),
-                partial(_load_files, files.images),
-                ()
-                if shared
-                else tuple(
-                    (path, place.format(files.name))
-                    for paths, place in labels
-                    for path in paths or ()
-                ),
+def _check_finished(version, output, workers, progress):
+    """Makes sure that a finished folder is of the files that are there now; adds missing copies."""
+    marker = read_marker(output)
+    if "digests" in marker:
+        check_digests(output, _digest_frames(version, workers, progress))
+    else:  # of an earlier version of this program: its frames themselves tell, once
+        _, digests = _write_frames(version, output, workers, progress)
+        with suppress(OSError):  # it may only be read: then the next call checks it again
+            write_marker(output, marker | {"digests": digests})
+    for path, place in version.copies:
+        copied = output / place
+        if not copied.is_file():
+            _copy(path, copied)
+        elif not filecmp.cmp(path, copied, shallow=False):
+            raise FileExistsError(
+                f"{copied}: is not what {path} is now: copy that, or remove {output} or choose "
+                "another --output"
             )
 
 
-def _splits_there(spec, root):
-    """The splits that a folder has a list or folders of, one at least; a remark on one left out."""
-    splits = [split for split in (spec.train, spec.test) if _is_there(split, Path(root))]
-    for split in (spec.train, spec.test):
-        if splits and split not in splits:
-            Remarks().make(
-                "split", f"{Path(root) / split.list_file}: no such list; its sequences are left out"
-            )
-    return splits or (spec.train, spec.test)
+def _copy(path, copied):
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    with aside_of(copied) as aside:
+        shutil.copyfile(path, aside)
 
 
-def _is_there(split, root):
-    published = (split.images.format(name) for name in split.sequences)
-    return (root / split.list_file).is_file() or any((root / place).is_dir() for place in published)
+def _write_frames(version, folder, workers, progress):
+    """Writes all frames below a folder that are not there: (`LawFit`, digests) of all of them."""
+    for sequence in version.sequences:
+        (folder / sequence.folder).mkdir(parents=True, exist_ok=True)
+    total, digests = LawFit(version.noise.law()), _Digests(version)
+    work = partial(_write_frame, folder, version.noise)
+    for sequence, fit, digest in _each_frame(work, version, workers, progress, "Adding noise"):
+        total = total + fit
+        digests.add(sequence, digest)
+    return total, digests.given()
 
 
-def _load_files(paths):
-    return (lambda path=path: (read_frame(path), {}) for path in paths)
+def _digest_frames(version, workers, progress):
+    """The digests of all frames as they are read now."""
+    digests = _Digests(version)
+    for found in _each_frame(_digest_frame, version, workers, progress, "Checking frames"):
+        digests.add(*found)
+    return digests.given()
 
 
-def _footage(spec, root):
-    """The sequences of own footage, in a folder each."""
-    for sequence in spec.open(spec, root):
-        names = sequence.file_names or (f"{number:05d}" for number in sequence.numbers)
-        folder = f"{sequence.name}/images"
-        files = _png_names(names)
-        yield NoisySequence(folder, files, partial(_load_blocks, sequence))
+class _Digests:
+    """For each sequence that of its frames' digests."""
+
+    def __init__(self, version):
+        self.by_folder = {sequence.folder: hashlib.sha256() for sequence in version.sequences}
+
+    def add(self, sequence, digest):
+        self.by_folder[sequence.folder].update(digest)
+
+    def given(self):
+        return {folder: digest.hexdigest() for folder, digest in self.by_folder.items()}
 
 
-def _load_blocks(sequence):
-    for block in sequence.blocks(_READ):
-        for index, frame in enumerate(block.frames):
-            labels = {}
-            if block.masks is not None:
-                labels[f"{sequence.name}/masks"] = block.masks[index]
-                labels[f"{sequence.name}/masks_centroid"] = block.centroids[index]
-            yield lambda frame=frame, labels=labels: (frame, labels)
-
-
-def _png_names(names):
-    return tuple(f"{Path(name).stem}.png" for name in names)
-
-
-def _write_sequences(sequences, folder, noise, workers, progress):
-    """Writes all frames below a folder: the `LawFit` of them."""
-    total = LawFit(noise.law())
+def _each_frame(work, version, workers, progress, title):
+    """Yields what work(sequence, index, load) gives of each frame, in order."""
     jobs = (
-        partial(_write_frame, folder, noise, sequence, index, load)
-        for sequence in sequences
-        for index, load in enumerate(_opened(sequence, folder))
+        partial(work, sequence, index, load)
+        for sequence in version.sequences
+        for index, load in enumerate(sequence.load())
     )
-    count = sum(len(sequence.files) for sequence in sequences)
-    with tqdm(total=count, desc="Adding noise", unit="frame", disable=not progress) as bar:
-        for fit in in_order(jobs, workers):
-            total = total + fit
+    count = sum(len(sequence.files) for sequence in version.sequences)
+    with tqdm(total=count, desc=title, unit="frame", disable=not progress) as bar:
+        for done in in_order(jobs, workers):
+            yield done
             bar.update()
-    return total
 
 
-def _opened(sequence, folder):
-    """Its frames to load; folders made and files copied before."""
-    (folder / sequence.folder).mkdir(parents=True, exist_ok=True)
-    for path, place in sequence.copies:
-        (folder / place).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / place / path.name)
-    return sequence.load()
+def _digest_frame(sequence, _, load):
+    return sequence, digest_of(*load())
 
 
 def _write_frame(folder, noise, sequence, index, load):
-    """Writes one frame, unless it is there already: the `LawFit` of it."""
+    """Writes one frame with its labels, unless they are there: (sequence, its `LawFit`, digest)."""
     frame, labels = load()
-    path = folder / sequence.folder / sequence.files[index]
+    name = sequence.files[index]
     try:
         noisy = noise.add_to(frame, sequence.folder, index)
     except ValueError as error:
-        raise ValueError(f"{sequence.folder}/{sequence.files[index]}: {error}") from error
-    if not path.exists():
-        for place, mask in labels.items():
-            (folder / place).mkdir(parents=True, exist_ok=True)
-            save_image(folder / place / path.name, 255 * mask)
-        save_image(path, noisy)  # last: where it is, its labels are
-    return LawFit(noise.law()).add(frame, noisy)
+        raise ValueError(f"{sequence.folder}/{name}: {error}") from error
+    images = {folder / place / name: 255 * mask for place, mask in labels.items()}
+    images[folder / sequence.folder / name] = noisy
+    for path, pixels in images.items():
+        found = _pixels_there(path)
+        if found is None:
+            path.parent.mkdir(exist_ok=True)  # that of labels
+            save_image(path, pixels)
+        elif not np.array_equal(found, pixels):
+            raise FileExistsError(
+                f"{path}: was made of another image than is read now: remove {folder} or choose "
+                "another --output"
+            )
+    return sequence, LawFit(noise.law()).add(frame, noisy), digest_of(frame, labels)
+
+
+def _pixels_there(path):
+    """What an image file holds; None where there is none that can be read."""
+    try:
+        return read_frame(path)
+    except ValueError:
+        return None
 
 
 def _lies_beside(spec, root, output):
@@ -229,63 +273,3 @@ def _lies_beside(spec, root, output):
     places = (output.parent / spec.name, output.parent.parent / spec.name)
     found = next((place for place in places if place.is_dir()), None)
     return found is not None and root.is_dir() and found.samefile(root)
-
-
-def _copy_lists(spec, root, folder):
-    names = [split.list_file for split in (spec.train, spec.test) if split is not None]
-    for name in (*names, spec.snr_file):
-        if name is not None and (root / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, folder / name)
-
-
-def _write_marker(folder, content):
-    aside = folder / f".{MARKER}.{uuid.uuid4().hex}"
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    aside.replace(folder / MARKER)
-
-
-def _read_marker(folder):
-    try:
-        return json.loads((folder / MARKER).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _claim(folder, identity):
-    """Marks an unfinished folder as that of this noise."""
-    marker = _read_marker(folder)
-    if marker is None and not any(folder.iterdir()):
-        _write_marker(folder, identity)
-    elif marker is None or {key: marker.get(key) for key in identity} != identity:
-        raise FileExistsError(
-            f"{folder} is the unfinished work of other frames or another noise: remove it or "
-            "choose another --output"
-        )
-
-
-def _finished(output, identity, sequences):
-    """Whether `output` is complete, and of this noise; False if it is free to write.
-
-    Raises:
-        FileExistsError: it holds something else.
-    """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return False
-    marker = _read_marker(output) or {}
-    same = "measured" in marker and {key: marker.get(key) for key in identity} == identity
-    if same and all(
-        (output / sequence.folder / name).is_file()
-        for sequence in sequences
-        for name in sequence.files
-    ):
-        return True
-    raise FileExistsError(
-        f"{output} exists and is not a finished version of these frames with this noise: remove it "
-        "or choose another --output"
-    )
-
-
-def _recorded_law(output):
-    measured = _read_marker(output)["measured"]
-    return None if measured is None else VarianceLaw(**measured)

@@ -34,7 +34,9 @@ The same seed and preset give the same bytes, whatever the number of workers. Po
 
 import argparse
 import sys
+import warnings
 
+from data.saving import told_when_stopped, worker_count
 from data.synthetic.plans import PRESETS
 from data.synthetic.writing import write_synthetic
 
@@ -49,20 +51,19 @@ def parse_args(argv=None):
     parser.add_argument("--output", required=True, help="folder to write; must not exist yet")
     parser.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)} [small]")
     parser.add_argument("--seed", type=int, default=46, help="[46]")
-    parser.add_argument("--workers", type=int, help="processes [one per core]")
+    parser.add_argument("--workers", type=worker_count, help="processes [one per core]")
     return parser.parse_args(argv)
 
 
+@told_when_stopped(", nothing written")
 def main(argv=None):
     args = parse_args(argv)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         write_synthetic(args.output, args.preset, args.seed, args.workers)
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a worker was killed
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: interrupted, nothing written", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

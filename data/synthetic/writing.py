@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import json
 import multiprocessing
+import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.cores import usable_cores
-from data.saving import new_folder
+from data.saving import new_folder, writing_at
 from data.synthetic.plans import GENERATED, GENERATION, PRESETS, plan_sequences
 from data.synthetic.rendering import render_sequence
 
@@ -68,17 +70,18 @@ def write_synthetic(output, preset="small", seed=46, workers=None, progress=True
     output = Path(output).resolve()  # behind a link, so that the folder can be renamed
     identity = {"generation": GENERATION, "seed": seed, "preset": dataclasses.asdict(preset)}
     identity = json.dumps(identity, indent=1) + "\n"
-    if holds(output, identity):
-        return
-    try:
-        with new_folder(output) as folder:
-            plans = plan_sequences(preset, seed)
-            rows = write_sequences(plans, folder, workers, progress)
-            write_lists(plans, rows, folder)
-            (folder / GENERATED).write_text(identity)
-    except FileExistsError:
-        if not holds(output, identity):  # another process generated the same
-            raise
+    with writing_at(output):
+        if holds(output, identity):
+            return
+        try:
+            with new_folder(output) as folder:
+                plans = plan_sequences(preset, seed)
+                rows = write_sequences(plans, folder, workers, progress)
+                write_lists(plans, rows, folder)
+                (folder / GENERATED).write_text(identity)
+        except FileExistsError:
+            if not holds(output, identity):  # another process generated the same
+                raise
 
 
 def holds(output, identity):
@@ -121,8 +124,7 @@ def write_sequences(plans, folder, workers, progress):
     pool = ProcessPoolExecutor(
         min(workers, len(plans)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),  # the parent answers Ctrl-C
+        initializer=end_after_parent,
     )
     with bar:
         try:
@@ -133,6 +135,21 @@ def write_sequences(plans, folder, workers, progress):
         finally:
             pool.shutdown(cancel_futures=True)
     return [future.result() for future in futures]
+
+
+def end_after_parent():
+    """Makes a process that writes end when its parent has, not by Ctrl-C or SIGTERM.
+
+    A terminal sends the one to both, a job's end the other: the parent answers.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def write_lists(plans, rows, folder):

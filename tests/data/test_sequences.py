@@ -2,11 +2,13 @@
 
 import os
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from scipy.io import savemat
 
 from data.footage import open_footage
 from data.formats.video import VideoFrames
@@ -121,6 +123,92 @@ def test_labels_come_by_range_with_their_frames(nudt):
             np.testing.assert_array_equal(block.frames, whole.frames[part])
             np.testing.assert_array_equal(block.masks, whole.masks[part])
             np.testing.assert_array_equal(block.centroids, whole.centroids[part])
+
+
+def with_mix(nudt, name, mix):
+    """What is said of a set whose sequences have such a Mix file, and their earlier frames."""
+    for sequence in ("Sequence47", "Sequence85"):
+        folder = nudt / sequence / "Mix"
+        folder.mkdir(exist_ok=True)
+        first = np.asarray(Image.open(nudt / sequence / "images/00001.png"))
+        if name is not None:
+            savemat(folder / name, {"Mix": mix(first)})
+    spec = get_spec("NUDT-MIRSDT")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        files = find_sequences(spec, spec.test, nudt)
+        earlier = [each.earlier for each in open_sequences(files, (spec.mean, spec.std))]
+    return [str(warning.message) for warning in said], earlier
+
+
+def five(first):
+    """As the published files: four simulated frames, which differ, and the first one."""
+    return np.stack([first // 2, first // 3, first // 4, first // 5, first])
+
+
+@pytest.mark.parametrize("name", ["00001.mat", "1.mat", "frame_001.MAT"])
+def test_a_mix_file_is_found_by_name_or_number(nudt, name):
+    said, earlier = with_mix(nudt, name, five)
+    assert said == [] and [len(frames) for frames in earlier] == [4, 4]
+    first = np.asarray(Image.open(nudt / "Sequence47/images/00001.png"))
+    np.testing.assert_array_equal(earlier[0], five(first)[:4])
+
+
+def test_mix_files_counted_from_0_are_paired_as_masks_are(nudt):
+    for name, count in (("Sequence47", 41), ("Sequence85", 7)):
+        (nudt / name / "Mix").mkdir()
+        for number in range(count):
+            frame = np.asarray(Image.open(nudt / name / f"images/{number + 1:05d}.png"))
+            savemat(nudt / name / f"Mix/{number}.mat", {"Mix": five(frame)})
+    (line,), earlier = with_mix(nudt, None, None)
+    assert "00001.png is paired with 0.mat" in line
+    first = np.asarray(Image.open(nudt / "Sequence47/images/00001.png"))
+    np.testing.assert_array_equal(earlier[0], five(first)[:4])
+
+
+@pytest.mark.parametrize("name", [None, "x.mat", "00002.mat", "00001.txt"])
+def test_a_mix_folder_of_which_nothing_is_used_is_told_once(nudt, name):
+    (line,), earlier = with_mix(nudt, name, five)
+    assert f"{nudt}/Sequence47/Mix: not used, as for 2 of 2 test sequences" in line
+    assert line.endswith("expected 00001.mat") and earlier == [None, None]
+
+
+def test_a_mix_file_with_no_earlier_frame_is_told(nudt):
+    (line,), earlier = with_mix(nudt, "1.mat", lambda first: first[None])
+    assert "Mix/1.mat: one frame, and none before it" in line and earlier == [None, None]
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda first: five(first)[::-1],
+        lambda first: five(first) / 255,
+        lambda first: five(first)[..., ::-1],
+        lambda first: five(first.astype(float) + 1),
+    ],
+    ids=["newest first", "0 to 1", "mirrored", "one level off"],
+)
+def test_a_mix_file_that_is_not_of_the_first_frame_is_told_once(nudt, mix):
+    (line,), earlier = with_mix(nudt, "00001.mat", mix)
+    folder = nudt / "Sequence47"
+    assert f"{folder}/Mix/00001.mat: its last frame is not {folder}/images/00001.png" in line
+    assert "grey levels are up to" in line and len(earlier[1]) == 4
+
+
+def test_mix_levels_as_floats_are_the_same_levels(nudt):
+    said, _ = with_mix(nudt, "00001.mat", lambda first: five(first).astype(np.float32) + 0.01)
+    assert said == []
+
+
+def test_frames_before_the_first_are_resized_as_frames_are(nudt):
+    with_mix(nudt, "00001.mat", five)
+    spec = get_spec("NUDT-MIRSDT")
+    files = find_sequences(spec, spec.test, nudt)
+    sequence = next(iter(open_sequences(files, (100, 25), (16, 24))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sequence.earlier.shape == (4, 16, 24)
+    assert sequence.read(0, 1).frames.shape == (1, 16, 24)
 
 
 def test_a_share_holds_some_of_the_sequences(nudt):

@@ -275,7 +275,9 @@ def test_wrong_arguments_and_unwritable_folders_are_refused(tmp_path, capsys):
     out = ["--output", str(tmp_path / "out")]
     assert "unknown preset 'huge'" in refusal([*out, "--preset", "huge"], capsys)
     assert "seed -1" in refusal([*out, "--seed", "-1"], capsys)
-    assert "workers 0" in refusal([*out, "--workers", "0"], capsys)
+    for workers in ("0", "-1", "two"):
+        line = refusal([*out, "--workers", workers], capsys)
+        assert f"--workers: '{workers}': expected a number from 1" in line
     (tmp_path / "file").write_text("")
     refusal(["--output", str(tmp_path / "file" / "out"), "--preset", "tiny"], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -263,14 +263,14 @@ def test_an_interrupted_call_is_continued_without_writing_again(clean, tmp_path,
 def test_of_two_that_write_the_same_at_once_both_succeed_and_leave_nothing(
     clean, tmp_path, monkeypatch
 ):
-    output, copy_lists = tmp_path / "noisy", writing._copy_lists
+    output, write_marker = tmp_path / "noisy", writing.write_marker
     write(clean, tmp_path / "first")
 
     def another_is_faster(*given):
-        copy_lists(*given)
+        write_marker(*given)
         (tmp_path / "first").rename(output)
 
-    monkeypatch.setattr(writing, "_copy_lists", another_is_faster)
+    monkeypatch.setattr(writing, "write_marker", another_is_faster)
     write(clean, output, workers=1)
     assert not (tmp_path / "noisy.partial").exists() and output.is_dir()
 
@@ -350,7 +350,9 @@ def test_wrong_arguments_are_one_line(clean, tmp_path, capsys):
     assert "sigma -1" in refusal([*words, "--sigma", "-1"], capsys)
     assert "gain nan" in refusal([*words, "--gain", "nan"], capsys)
     assert "seed -1" in refusal([*words, "--seed", "-1"], capsys)
-    assert "workers 0" in refusal([*words, "--workers", "0"], capsys)
+    for workers in ("0", "-1", "two"):
+        line = refusal([*words, "--workers", workers], capsys)
+        assert f"--workers: '{workers}': expected a number from 1" in line
     assert "invalid choice" in refusal([*words, "--pattern", "moving"], capsys)
     assert "unknown data set 'X'" in refusal(["--dataset", "X"], capsys)
     assert "no such folder" in refusal([*words[:3], tmp_path / "none"], capsys)

@@ -144,6 +144,71 @@ def test_runs_of_other_data_or_protocols_are_told_apart(runs):
     assert not any(ALWAYS["hit2_guard5"].title in line for line in lines)
 
 
+@pytest.mark.parametrize("key", ["frames", "pixels", "targets"])
+def test_other_data_of_the_same_names_and_numbers_of_targets_are_told_apart(runs, key):
+    """Such as a set and the same one enlarged."""
+    other = copy.deepcopy(runs[1])
+    for counted in other["protocols"].values():
+        counted["sequences"]["Sequence56"][key] += 3
+        counted["sequences"]["Sequence87"][key] -= 3  # the total stays
+    number = runs[0]["protocols"][MAIN.name]["sequences"]["Sequence56"][key]
+    told = f"Not comparable: Sequence56 has {number + 3} {key} in run 2, {number} in run 1"
+    lines = lines_of([runs[0], other, runs[1]])
+    assert [line for line in lines if "Not comparable" in line] == [told]
+    assert sum("minus 1: other sequences, no paired difference" in line for line in lines) == 6
+    assert sum("minus 1: Pd" in line for line in lines) == 6
+    joint = joint_table([runs[0], other])
+    assert told.replace("run 2", f"2 {other['model']}") in joint
+    assert not any("Not comparable" in line for line in [*lines_of(runs), *joint_table(runs)])
+
+
+def test_another_sequence_with_as_many_targets_is_told(runs):
+    other = copy.deepcopy(runs[1])
+    for counted in other["protocols"].values():
+        counted["sequences"]["mine"] = counted["sequences"].pop("Sequence88")
+        for subset in counted["subsets"].values():
+            subset["sequences"] = [
+                "mine" if name == "Sequence88" else name for name in subset["sequences"]
+            ]
+    told = "Not comparable: Sequence88 is a sequence of run 1 or of run 2 alone"
+    assert told in lines_of([runs[0], other])
+
+
+def test_pixels_that_follow_from_a_written_fa_are_no_other_data(runs):
+    near = copy.deepcopy(runs[1])
+    both = copy.deepcopy(runs[0]), near
+    for number, run in enumerate(both):
+        for counted in run["protocols"].values():
+            for entry in counted["sequences"].values():
+                entry["pixels"] = 6_553_600 + 4 * number
+    assert not any("Not comparable" in line for line in lines_of(both))
+
+
+def test_another_normalisation_is_told_as_far_as_runs_tell_theirs(runs):
+    def given(entry):
+        if entry is None:
+            return {key: value for key, value in runs[1].items() if key != "normalisation"}
+        return {**runs[1], "normalisation": entry}
+
+    def notes(*others):
+        lines = [*lines_of([runs[0], *map(given, others)]), *joint_table([runs[0], *others_of])]
+        return [line for line in lines if "normalised" in line]
+
+    others_of = []
+    same, other = {"mean": 105.4, "std": 26.6}, {"mean": 90, "std": 26.6}
+    names = runs[0]["protocols"][MAIN.name]["sequences"]
+    own = {"sequences": dict.fromkeys(names, same) | {"Sequence85": other}}
+    for alike in (None, same, {"mean": 105.4 * (1 + 1e-9), "std": 26.6}):
+        assert notes(alike) == []
+    assert notes({"sequences": dict.fromkeys(names, same)}) == []
+    told = "Grey levels were normalised otherwise: run 1 by mean 105.4000, std 26.6000; "
+    assert notes(None, other) == [told + "run 3 by mean 90.0000, std 26.6000"]
+    span = "each sequence's own: mean 90.0000 to 105.4000, std 26.6000"
+    assert notes(own) == [told + f"run 2 by {span}"]
+    others_of = [given(other)]
+    assert len(notes(same)) == 1  # of the joint table
+
+
 def test_a_subset_of_which_the_sequences_are_not_told_has_figures_without_intervals(runs):
     earlier = copy.deepcopy(runs[0])
     for counted in earlier["protocols"].values():

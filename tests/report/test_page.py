@@ -35,6 +35,7 @@ def test_the_report_stands_alone_and_shows_every_picture_it_is_made_of(tested):
     links = re.findall(r'(?:src|href)="([^"]{0,40})', page)
     assert links and all(link.startswith("data:image/png;base64,") for link in links)
     assert "<script" not in page and "http" not in page
+    assert "clips of 8 frames; grey levels normalised by mean 105.4000, std 26.6000</p>" in page
     pictures = list((tested[1] / "report").glob("*.png"))
     assert len(pictures) == len(links)
     for path in pictures:

@@ -15,7 +15,12 @@ from utils.compare.runs import shared_protocols
 from utils.evaluation import Evaluator
 from utils.metrics import THRESHOLDS
 from utils.protocols import PROTOCOLS
-from utils.report.metrics_file import read_metrics, write_metrics
+from utils.report.metrics_file import (
+    normalisation_entry,
+    normalisation_text,
+    read_metrics,
+    write_metrics,
+)
 from utils.report.results import (
     header,
     summarise,
@@ -156,6 +161,16 @@ def _shorten(metrics):
         (lambda metrics: metrics.update(protocols={}), "no protocol"),
         (_without("sequences", "protocols", MAIN.name), f"{MAIN.name}: no 'sequences'"),
         (_without("all", "protocols", MAIN.name, "subsets"), "no subset 'all'"),
+        (lambda metrics: metrics.update(normalisation=[1, 2]), "list, expected an object"),
+        (lambda metrics: metrics.update(normalisation={"mean": 1}), "'normalisation': no 'std'"),
+        (
+            lambda metrics: metrics.update(normalisation={"sequences": {"a": {"mean": "x"}}}),
+            "of 'normalisation': bad 'mean'",
+        ),
+        (
+            lambda metrics: metrics.update(normalisation={"mean": 10**400, "std": 1}),
+            "'mean' that is no number",
+        ),
         (_shorten, "all in protocol hit1_guard4: 26 numbers in 'pd' for 27 thresholds"),
     ],
 )
@@ -187,6 +202,21 @@ def test_files_of_earlier_versions_are_read_with_the_thresholds_of_the_whole_fil
         del counts["thresholds"]
     (tmp_path / "metrics.json").write_text(json.dumps(earlier))
     assert read_metrics(tmp_path / "metrics.json") == metrics
+    del earlier["normalisation"]
+    (tmp_path / "metrics.json").write_text(json.dumps(earlier))
+    assert normalisation_text(read_metrics(tmp_path / "metrics.json")) is None
+
+
+def test_the_normalisation_is_that_of_all_or_of_each_sequence_its_own():
+    one, other = (100, 20.0), (90.0, 20.0)
+    assert normalisation_entry({"a": one, "b": one}) == {"mean": 100.0, "std": 20.0}
+    entry = normalisation_entry({"a": one, "b": other})
+    assert entry == {
+        "sequences": {"a": {"mean": 100.0, "std": 20.0}, "b": {"mean": 90.0, "std": 20.0}}
+    }
+    assert normalisation_entry({}) is None
+    words = "each sequence's own: mean 90.0000 to 100.0000, std 20.0000"
+    assert normalisation_text({"normalisation": entry}) == words
 
 
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in ALWAYS])

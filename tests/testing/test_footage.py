@@ -276,4 +276,5 @@ def test_scores_that_are_not_numbers_are_refused(run, tmp_path, frames, capsys):
         parameter.data.fill_(1e30)  # finite, but what it makes is not
     state = {"epoch": 0, "model_state_dict": model.state_dict()}
     save(run / "checkpoints/best_model.pth", state)
-    refused(capsys, run, clip, "clip: a score is NaN")
+    refused(capsys, run, clip, "clip: a score is NaN", extra="--engine reference")
+    refused(capsys, run, clip, "NaN or infinite in float32")  # which engines would turn to scores

@@ -9,6 +9,7 @@ from torch import nn
 
 from models.detector import Detector
 from utils.scan import (
+    MOST_NARROW,
     ClipNetwork,
     Queue,
     Streamed,
@@ -18,7 +19,6 @@ from utils.scan import (
     window_overlap,
     window_starts,
 )
-from utils.scan.scans import MOST_NARROW
 
 MEAN, STD = 100.0, 20.0
 LENGTHS = (1, 39, 40, 41, 76, 77, 100, 137)

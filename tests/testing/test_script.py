@@ -18,7 +18,14 @@ import train as train_script
 from data.specs import DATASETS
 from data.synthetic.plans import Preset
 from data.synthetic.writing import write_synthetic
-from tests.builders import call, random_sequence, write_image, write_list, write_nudt_sequence
+from tests.builders import (
+    call,
+    call_test,
+    random_sequence,
+    write_image,
+    write_list,
+    write_nudt_sequence,
+)
 from tests.conftest import REPOSITORY
 from tests.processes import run_alone
 from tests.training.runs import evaluate, refused
@@ -276,6 +283,25 @@ def test_a_table_of_snr_that_cannot_be_read_is_refused_before_the_network_runs(
     (root / "snr.csv").write_text("sequence;snr\nSequence47;2\n")
     assert call(test_script, words) == 2
     assert "snr.csv: not a table with columns" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "data, given, found",
+    [
+        ("NUDT-MIRSDT", "", {"mean": 105.4025, "std": 26.6452}),
+        ("NUDT-MIRSDT", "--mean 90 --std 10.5", {"mean": 90.0, "std": 10.5}),
+        ("Frames", "", {"sequences": {"Sequence47", "Sequence85"}}),
+    ],
+)
+def test_the_results_tell_the_normalisation(nudt, tmp_path, data, given, found):
+    for name in ("Sequence1", "Sequence2"):
+        shutil.rmtree(nudt / name)
+    words = f"--dataset {data} --datapath {nudt} --output {tmp_path / 'out'} --no-overlay"
+    call_test(f"--model TopHat {words} {given}".rstrip())
+    entry = json.loads((tmp_path / "out/metrics.json").read_text())["normalisation"]
+    if data == "Frames":
+        entry = {"sequences": {name for name, own in entry["sequences"].items() if own["std"] > 1}}
+    assert entry == found
 
 
 def test_results_on_footage_do_not_replace_those_of_the_runs_own_data(run, dataset, capsys):

@@ -248,7 +248,7 @@ def test_without_truth_only_tracks_are_counted(rng, tmp_path):
     both = [sequence_of(scores), sequence_of(scores, centroids, "two")]
     writer = run(tmp_path, both, TrackOptions(min_track=10))
     assert writer.figures()["tracks"] == 4 and writer.figures()["found_tracks"] == 2
-    assert writer.counts.frames == 30 and len(writer.lines()) == 3
+    assert writer.counts.frames.total() == 30 and len(writer.lines()) == 3
 
 
 def test_a_missed_target_is_a_track_that_was_not_found(rng, tmp_path):

@@ -205,6 +205,14 @@ def test_weights_that_are_no_real_numbers_are_refused(change, words):
         load_weights(OneLayer(), {"model_state_dict": weights}, "OneLayer", "x.pth")
 
 
+def test_variances_below_0_are_refused():
+    state = state_of("DeepPro")
+    key = next(key for key in weights_of(state) if key.endswith("running_var"))
+    weights_of(state)[key][0] = -1e-3
+    with pytest.raises(ValueError, match=rf"x.pth: {key} holds numbers below 0"):
+        load_weights(build_model("DeepPro", 6), state, "DeepPro", "x.pth")
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken zip", pickle.dumps([1])])
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "best_model.pth"

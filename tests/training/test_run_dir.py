@@ -56,6 +56,8 @@ def test_a_missing_run_is_refused_with_the_runs_there_are(tmp_path):
     new_run(tmp_path, "there")
     with pytest.raises(FileNotFoundError, match="no such run.*there"):
         find_run(tmp_path, "absent")
+    with pytest.raises(FileNotFoundError, match="--log_dir '': no such run.*there"):
+        find_run(tmp_path, "")
 
 
 def test_a_run_may_be_given_by_its_path(tmp_path):

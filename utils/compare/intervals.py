@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from utils.compare.runs import comparison_notes, iou_text
+from utils.compare.runs import comparison_notes, iou_text, other_data
 from utils.report.metrics_file import SUBSETS, figure_at, figure_text, shown_at
 
 
@@ -22,6 +22,7 @@ def compare(runs, names, shared, threshold, samples, seed):
     columns = dict.fromkeys(column for protocol, _ in shared for column in protocol.columns)
     lines = [f"At {shown_at(columns, threshold)}; [95 % over sequences]"]
     lines += comparison_notes(runs, names)
+    pairs = [other_data(runs[0], run) is None for run in runs]
     for protocol, subsets in shared:
         check_threshold(runs, names, protocol, threshold)
         for subset in subsets:
@@ -35,7 +36,9 @@ def compare(runs, names, shared, threshold, samples, seed):
                 text = "  ".join(f"{title} {figure}" for title, figure in words.items())
                 lines.append(f"  {name}: {text}")
                 if place > 0 and ours is not None and counts[0] is not None:
-                    drawn = bootstrap_difference(protocol, counts[0], ours, samples, seed)
+                    drawn = None
+                    if pairs[place]:
+                        drawn = bootstrap_difference(protocol, counts[0], ours, samples, seed)
                     words = _texts(drawn or {}, protocol.columns, "+")
                     text = "  ".join(f"{title} {figure}" for title, figure in words.items())
                     lines.append(f"    minus 1: {text or 'other sequences, no paired difference'}")

@@ -1,10 +1,22 @@
 """The runs that are compared: how they are opened and called, and what they share."""
 
+import math
+
 from utils.compare.counts_file import read_counts
 from utils.protocols import PROTOCOLS
-from utils.report.metrics_file import SUBSETS, figure_text, read_metrics
+from utils.report.metrics_file import (
+    NORMALISATION_KEYS,
+    SUBSETS,
+    figure_text,
+    levels_of,
+    normalisation_text,
+    read_metrics,
+)
 from utils.report.published import model_title
 
+CONTENTS = ("frames", "pixels", "targets")  # of a sequence, whatever is detected in it
+PIXELS_ROUNDING = 2e-6  # of pixels that follow from a written Fa
+SAME_LEVELS = 1e-6  # relative difference of a mean or std, as of sums in another order
 COMPARED_FILES = ("metrics.json", "eval.txt")  # what is looked for in a folder, in this order
 
 
@@ -80,6 +92,12 @@ def comparison_notes(runs, names):
                 f"Not comparable: {name} is on {_dataset(run)} ({counts} targets), run 1 on "
                 f"{_dataset(runs[0])} ({everything[0]})"
             )
+        elif (difference := other_data(runs[0], run)) is not None:
+            sequence, key, before, now = difference
+            notes.append(f"Not comparable: {sequence} has {now} {key} in {name}, {before} in run 1")
+        elif own := _lonely(runs[0], run):
+            notes.append(f"Not comparable: {own} is a sequence of run 1 or of {name} alone")
+    notes += _normalisation_notes(runs, names)
     laid = [name for name, run in zip(names, runs, strict=True) if run.get("stabilised")]
     if laid and any(run.get("stabilised") is False for run in runs):
         notes.append(f"Frames were laid on each other first (--stabilise) in {', '.join(laid)}")
@@ -96,6 +114,51 @@ def comparison_notes(runs, names):
     if other:
         notes.append(f"Left out, not of all runs or not known here: {', '.join(other)}")
     return notes
+
+
+def other_data(first, second):
+    """The first sequence of two runs that is not the same: (name, what differs, numbers of both).
+
+    None where no frames, pixels or targets of a sequence that both have are told to differ.
+    """
+    for name in (name for name in first["protocols"] if name in second["protocols"]):
+        entries, others = (run["protocols"][name]["sequences"] for run in (first, second))
+        for sequence in (each for each in entries if each in others):
+            for key in CONTENTS:
+                numbers = entries[sequence].get(key), others[sequence].get(key)
+                told = all(isinstance(number, int) for number in numbers)
+                if told and not math.isclose(*numbers, rel_tol=PIXELS_ROUNDING):
+                    return sequence, key, *numbers
+    return None
+
+
+def _lonely(first, second):
+    """A sequence that but one of two runs has; None if there is none."""
+    found = [next(iter(run["protocols"].values()))["sequences"].keys() for run in (first, second)]
+    return min(found[0] ^ found[1], default=None)
+
+
+def _normalisation_notes(runs, names):
+    """A line where runs tell that they normalised a sequence otherwise; none: as far as is told."""
+    told = {name: run for name, run in zip(names, runs, strict=True) if levels_of(run)}
+    first, *others = [_levels(run) for run in told.values()] or [{}]
+    alike = all(
+        math.isclose(first[sequence][key], own[sequence][key], rel_tol=SAME_LEVELS)
+        for own in others
+        for sequence in first.keys() & own.keys()
+        for key in NORMALISATION_KEYS
+    )
+    if alike:
+        return []
+    words = "; ".join(f"{name} by {normalisation_text(run)}" for name, run in told.items())
+    return [f"Grey levels were normalised otherwise: {words}"]
+
+
+def _levels(run):
+    """{sequence: its mean and std} of a run, as far as it tells them."""
+    levels, counted = levels_of(run), next(iter(run["protocols"].values()))
+    found = {name: levels.get(name, levels.get(None)) for name in counted["sequences"]}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _dataset(run):

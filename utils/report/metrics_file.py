@@ -10,6 +10,7 @@ from utils.protocols import OPERATING_POINT
 LARGEST_COUNT = 1 << 50  # a count beyond it is none of pixels
 SUBSETS = {"low_snr": "low SNR", "high_snr": "high SNR", "all": "all"}
 STEPS = ("reading", "network", "scoring", "output")
+NORMALISATION_KEYS = ("mean", "std")
 # What a metrics.json must have to be read: keys and types.
 FORM = {
     "run": str,
@@ -55,6 +56,9 @@ def check_metrics(metrics):
     _check_keys(metrics, "", FORM)
     for key in ("seqlen", "threshold_eval", "iou"):
         _check_figure(key, metrics[key], "", 0)
+    for levels in levels_of(metrics).values():
+        for key in NORMALISATION_KEYS:
+            _check_figure(key, levels[key], "of 'normalisation': ", 0)
     if not metrics["protocols"]:
         raise ValueError("no protocol in 'protocols'")
     for name, counted in metrics["protocols"].items():
@@ -76,6 +80,65 @@ def check_metrics(metrics):
         thresholds = counted["thresholds"]
         if not all(map(_is_number, thresholds)):
             raise ValueError(f"of protocol {name}: 'thresholds' that are no numbers")
+
+
+def normalisation_entry(found):
+    """What metrics.json says of the normalisation: that of all sequences, or of each its own.
+
+    Args:
+        found: {sequence: (mean, std)} that frames were normalised with.
+
+    Returns:
+        {"mean": number, "std": number}, {"sequences": {name: the same}}, or None of no sequence.
+    """
+    entries = {
+        name: dict(zip(NORMALISATION_KEYS, map(float, levels), strict=True))
+        for name, levels in found.items()
+    }
+    first = next(iter(entries.values()), None)
+    alike = all(entry == first for entry in entries.values())
+    return first if alike else {"sequences": entries}
+
+
+def levels_of(metrics):
+    """{sequence: {"mean": number, "std": number}} of a metrics.json, or {None: that of all}.
+
+    Empty where it tells none, as those of earlier versions.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    entry = metrics.get("normalisation")
+    if entry is None:
+        return {}
+    where = "of 'normalisation': "
+    _check_keys(entry, where, {})
+    levels = entry.get("sequences", {None: entry})
+    _check_keys(levels, where, {})
+    for each in levels.values():
+        _check_keys(each, where, dict.fromkeys(NORMALISATION_KEYS, int | float))
+    return levels
+
+
+def normalisation_text(metrics):
+    """The mean and std of a metrics.json in words; None where it tells none."""
+    levels = levels_of(metrics)
+    if not levels:
+        return None
+    own = "" if None in levels else "each sequence's own: "
+    return own + levels_text(
+        *([each[key] for each in levels.values()] for key in NORMALISATION_KEYS)
+    )
+
+
+def levels_text(means, stds):
+    """The means and standard deviations of sequences in words: one number, or the span of many."""
+    return f"mean {_span(means)}, std {_span(stds)}"
+
+
+def _span(numbers):
+    low, high = (f"{x:.4f}" if abs(x) >= 1 else f"{x:.5g}" for x in (min(numbers), max(numbers)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _check_figure(key, value, where, thresholds):

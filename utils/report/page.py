@@ -13,7 +13,15 @@ from utils.files import short_name, write_text, write_whole
 from utils.protocols import MAIN, PROTOCOLS
 from utils.report.figures import draw_pd_fa, draw_profile, draw_rates
 from utils.report.marks import ALARM, DETECTION, FOUND, MISSED
-from utils.report.metrics_file import STEPS, SUBSETS, column_texts, figure_at, figure_text, shown_at
+from utils.report.metrics_file import (
+    STEPS,
+    SUBSETS,
+    column_texts,
+    figure_at,
+    figure_text,
+    normalisation_text,
+    shown_at,
+)
 from utils.report.overlay import COLOURS, draw_frame, report_scale
 from utils.report.published import (
     AUC_NOTE,
@@ -127,10 +135,12 @@ def _head(metrics):
     counted = metrics["protocols"][MAIN]
     everything = counted["subsets"]["all"]
     frames = sum(sequence["frames"] for sequence in counted["sequences"].values())
+    levels = normalisation_text(metrics)
     return (
         f"<h1>{escape(model_title(metrics['model']))} on {escape(metrics['dataset'])}</h1>"
         f'<p class="quiet">Run {escape(metrics["run"])}, clips of {metrics["seqlen"]} frames'
-        f"{', laid on each other' if metrics.get('stabilised') else ''}</p>"
+        f"{', laid on each other' if metrics.get('stabilised') else ''}"
+        f"{'' if levels is None else f'; grey levels normalised by {levels}'}</p>"
         f"<p>{len(counted['sequences'])} sequences, {frames} frames, {everything['targets']} "
         f"targets. IoU of positive and mask pixels at threshold {metrics['threshold_eval']}: "
         f"{metrics['iou']:.4f}.</p>"

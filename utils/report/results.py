@@ -52,13 +52,15 @@ class Tested:
     stabilise: bool = False
 
 
-def header(tested, dataset, threshold_eval):
+def header(tested, dataset, threshold_eval, normalisation=None):
     """The first keys of metrics.json: what was tested, on what, at which threshold of the IoU.
 
     Args:
         tested: `Tested`.
         dataset: its name.
+        normalisation: from `utils.report.metrics_file.normalisation_entry`; None: not known.
     """
+    known = {} if normalisation is None else {"normalisation": normalisation}
     return {
         "run": tested.run,
         "model": tested.name,
@@ -66,6 +68,7 @@ def header(tested, dataset, threshold_eval):
         "seqlen": tested.detector.seqlen,
         "threshold_eval": threshold_eval,
         "stabilised": tested.stabilise,
+        **known,
     }
 
 

@@ -18,6 +18,7 @@ from utils.report.aside import Aside
 from utils.report.detections import centroid_lines, find_detections, table_head, table_rows
 from utils.report.figures import draw_surface
 from utils.report.marks import mark_frames
+from utils.report.metrics_file import levels_text, normalisation_entry
 from utils.report.overlay import Overlay
 from utils.run_dir import make_folder
 
@@ -323,10 +324,8 @@ class Normalisations(Writer):
 
     def line(self):
         """The mean and deviation in words: of the one sequence, or the span of many."""
-        means, stds = zip(*self.found.values(), strict=True)
-        return f"mean {_span(means)}, std {_span(stds)}"
+        return levels_text(*zip(*self.found.values(), strict=True))
 
-
-def _span(numbers):
-    low, high = min(numbers), max(numbers)
-    return f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}"
+    def entry(self):
+        """The mean and deviation for metrics.json."""
+        return normalisation_entry(self.found)

@@ -23,10 +23,20 @@ from utils.scan.clips import (
     window_starts,
 )
 from utils.scan.queue import Queue
-from utils.scan.scans import Block, LastFrame, Recurrent, Scan, Streamed, Windows, open_scan
+from utils.scan.scans import (
+    MOST_NARROW,
+    Block,
+    LastFrame,
+    Recurrent,
+    Scan,
+    Streamed,
+    Windows,
+    open_scan,
+)
 from utils.scan.stabilise import Stabiliser
 
 __all__ = [
+    "MOST_NARROW",
     "Block",
     "ClipNetwork",
     "LastFrame",

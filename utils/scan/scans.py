@@ -57,9 +57,11 @@ class Scan:
     Attributes:
         seqlen: T, frames of a clip.
         delay: how many frames have to follow a frame, at most, before its scores are final.
+        looks_back: whether frames before a sequence's first one are of use to it.
     """
 
     delay = 0
+    looks_back = False
     stabiliser = None
 
     def __init__(self, detector, network, device="cpu", batch_size=1):
@@ -309,6 +311,8 @@ class LastFrame(Scan):
     are final at once.
     """
 
+    looks_back = True
+
     def __init__(self, detector, network, device="cpu", batch_size=1):
         super().__init__(detector, network, device, batch_size)
         self.delay = batch_size - 1
@@ -375,6 +379,8 @@ class Streamed(Recurrent):
 
     The scores are those of `LastFrame`, for the work of one frame instead of T.
     """
+
+    looks_back = True
 
     def _step(self, frame):
         earlier = None

@@ -8,6 +8,7 @@ from utils.command_line import fraction, not_negative, positive
 
 WAIT = 100  # frames that one waits for its tracks to be decided
 MOST = 10**6  # pixels or frames a second
+USUAL_RATE = 30.0  # frames a second, where nothing tells
 LEAST_RATE = 0.01  # frames a second: lower ones a video cannot tell from none
 
 
@@ -31,7 +32,8 @@ class TrackOptions:
             no limit.
         gate: pixels that a target may be from where it is predicted in the next frame.
         gap: frames that it may not be seen.
-        frame_rate: frames a second, for what is counted per minute.
+        frame_rate: frames a second of the footage, for videos and what is counted per minute; None:
+            what is known of a sequence, else `USUAL_RATE`.
 
     Raises:
         ValueError: a value out of its range.
@@ -43,7 +45,7 @@ class TrackOptions:
     mark_reach: float | None = None
     gate: float = 5.0
     gap: int = 5
-    frame_rate: float = 30.0
+    frame_rate: float | None = None
 
     def __post_init__(self):
         limits = {"min_area": 1, "min_track": 1, "gap": 0}
@@ -52,7 +54,7 @@ class TrackOptions:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")
         if not 0 < self.gate <= MOST:
             raise ValueError(f"--gate {self.gate}: expected a number above 0, at most {MOST:,}")
-        if not LEAST_RATE <= self.frame_rate <= MOST:
+        if self.frame_rate is not None and not LEAST_RATE <= self.frame_rate <= MOST:
             raise ValueError(
                 f"--frame_rate {self.frame_rate}: expected frames a second, from {LEAST_RATE} to "
                 f"{MOST:,}"
@@ -61,6 +63,13 @@ class TrackOptions:
             raise ValueError(f"--min_score {self.min_score}: expected a score, from 0 to 1")
         if self.mark_reach is not None and not self.mark_reach >= 0:
             raise ValueError(f"--mark_reach {self.mark_reach}: expected 0 or more pixels")
+
+    def rate_of(self, sequence):
+        """Frames a second of a `data.sequences.TestSequence`, which may leave out some."""
+        own = getattr(sequence, "frame_rate", None)
+        if self.frame_rate is None and own and LEAST_RATE <= own <= MOST:
+            return own
+        return (self.frame_rate or USUAL_RATE) / getattr(sequence, "stride", 1)
 
     @property
     def patience(self):
@@ -94,7 +103,8 @@ def add_track_options(add):
     add("--mark_reach", type=not_negative(float), metavar="PIXELS", help=words + own)
     words = "of tracks: pixels of a detection, at least (default: 1)"
     add("--min_area", type=positive(int), help=words)
-    add("--frame_rate", type=positive(float), default=30.0, help="of videos")
+    words = "frames a second of the footage; if not given its own where it tells, else "
+    add("--frame_rate", type=positive(float), help=f"{words}{USUAL_RATE:g}")
 
 
 def wants_tracks(given):

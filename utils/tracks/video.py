@@ -75,7 +75,7 @@ class OverlayVideos(Writer):
     def add(self, block):
         if self.sequence is None:
             file = Aside(make_folder(self.folder) / f"{short_name(block.sequence.name)}.mp4")
-            video = self.open_video(file.file, self.options.frame_rate)
+            video = self.open_video(file.file, self.options.rate_of(block.sequence))
             self.sequence = _Sequence(block, file, video, self.options)
         found = linked_frames(block, self.threshold, self.options, self.sequence.linker)
         grey = frames_at_score_size(block, slice(None))

@@ -9,7 +9,7 @@ more than half of its detections are false alarms by all their pixels. Targets a
 the protocol says.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,8 +34,9 @@ class TrackCounts:
     Attributes:
         tracks: kept, of all sequences.
         left_out: detections of these that came too long before their track was known to be kept.
-        targets, found, false, frames: of sequences with truth: tracks of targets, those of them
-            that were found, false tracks, frames.
+        targets, found, false: of sequences with truth: tracks of targets, those of them that were
+            found, false tracks.
+        frames: of these sequences, by frames a second.
     """
 
     tracks: int = 0
@@ -43,8 +44,12 @@ class TrackCounts:
     targets: int = 0
     found: int = 0
     false: int = 0
-    frames: int = 0
+    frames: Counter = field(default_factory=Counter)
     protocol: object = None
+
+    @property
+    def minutes(self):
+        return sum(count / rate for rate, count in sorted(self.frames.items())) / 60
 
     def __add__(self, other):
         names = "tracks", "left_out", "targets", "found", "false", "frames"
@@ -98,6 +103,7 @@ class _Sequence:
     linker: Linker
     target_linker: Linker
     file: Aside
+    rate: float  # frames a second
     waiting: deque = field(default_factory=deque)
     kept: dict = field(default_factory=dict)  # track: _Tally
     targets: dict = field(default_factory=dict)  # track of a target: _Tally
@@ -133,7 +139,8 @@ class Tracks(Writer):
         if self.sequence is None:
             linkers = (Linker(options.gate, options.gap) for _ in range(2))
             path = self.folder / f"{short_name(block.sequence.name)}.txt"
-            self.sequence = _Sequence(block.sequence.name, *linkers, Aside(path))
+            rate = options.rate_of(block.sequence)
+            self.sequence = _Sequence(block.sequence.name, *linkers, Aside(path), rate)
         linker, decided = self.sequence.linker, []
         for frame in linked_frames(block, self.threshold, options, linker):
             self.sequence.waiting.append(frame)
@@ -181,7 +188,8 @@ class Tracks(Writer):
             for labels, pixels in zip(truth, frame.truth, strict=True):
                 labels[place].ravel()[pixels] = 1
         block = ScoredFrames(scores, *truth)
-        self.counts += TrackCounts(frames=len(ready), protocol=self.protocol.count(block))
+        frames = Counter({self.sequence.rate: len(ready)})
+        self.counts += TrackCounts(frames=frames, protocol=self.protocol.count(block))
         self._link_targets(block)
         alarms = self.protocol.alarms(block, OPERATING_POINT)
         return [
@@ -245,11 +253,11 @@ class Tracks(Writer):
         report |= {"threshold": self.threshold, "tracks": counts.tracks}
         report["left_out"] = counts.left_out
         if counts.frames:
-            minutes = counts.frames / options.frame_rate / 60
+            report["frame_rate"] = counts.frames.total() / counts.minutes / 60
             report |= {"target_tracks": counts.targets, "found_tracks": counts.found}
             report |= {
                 "false_tracks": counts.false,
-                "false_tracks_a_minute": counts.false / minutes,
+                "false_tracks_a_minute": counts.false / counts.minutes,
             }
             place = operating_point(self.protocol.thresholds)
             figures = self.protocol.figures(counts.protocol)
@@ -287,9 +295,11 @@ class Tracks(Writer):
             if pixels:  # some protocols have no figure at one threshold
                 lines.append(f"{self.protocol.title}  detections of tracks  {pixels}")
             rate = f"{report['false_tracks_a_minute']:.2f}"
+            ends = {f"{pick(self.counts.frames):.6g}" for pick in (min, max)}
             lines.append(
                 f"{report['found_tracks']} of {report['target_tracks']} targets' tracks found; "
-                f"{rate} false tracks a minute at {options.frame_rate:g} frames a second"
+                f"{rate} false tracks a minute at {' to '.join(sorted(ends, key=float))} frames a "
+                "second"
             )
         return lines
 
