@@ -139,3 +139,23 @@ def record_decoding(monkeypatch):
 
     monkeypatch.setattr(images, "_picture", decode)
     return decoded
+
+
+def write_video(path, frames, said=0, codec="libx264", first=0, **options):
+    """Writes the luma planes as they are: (n, H, W) uint8; `said` of their range.
+
+    `first`: when the first is shown, in frames; those before 0 are not.
+    """
+    av = pytest.importorskip("av", reason="no decoder for videos; pip install av")
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream(codec, rate=10, options={"qp": "0"} | options)
+        stream.height, stream.width = frames.shape[1:]
+        stream.pix_fmt, stream.codec_context.color_range = "yuv420p", said
+        grey = np.full((len(frames), frames.shape[1] // 2, frames.shape[2]), 128, np.uint8)
+        for number, planes in enumerate(np.concatenate([frames, grey], 1), first):
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            frame.pts = number
+            frame.color_range = said
+            video.mux(stream.encode(frame))
+        video.mux(stream.encode())
+    return path

@@ -26,6 +26,12 @@ from data.convert.sources import export_labels, open_labelled
 from data.convert.writing import DatasetOptions, describe_record, refuse_full, write_converted
 from data.saving import told_when_stopped
 
+# Options that only a data set needs, not labels (--to).
+FOR_DATA_SETS = (
+    *("labels", "format", "stride", "split", "seed", "classes", "first_frame", "first_pixel"),
+    *("point_size", "no_refine", "workers"),
+)
+
 
 def parse_args(argv=None):
     """Arguments of the command line."""
@@ -89,7 +95,16 @@ def parse_args(argv=None):
     add("--workers", type=_from(1), help="threads [one per core]")
     add("--to", choices=EXPORTERS, help="write labels in this form instead of a data set")
     add("--frames", type=Path, help="with --to and a detections.csv: the footage it was made of")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.to is not None:
+        ignored = [
+            name for name in FOR_DATA_SETS if getattr(args, name) != parser.get_default(name)
+        ]
+        if ignored:
+            parser.error(f"--{ignored[0]} with --to: it is of no use for labels; leave it out")
+    elif args.frames is not None:
+        parser.error("--frames without --to; expected the footage as the first argument")
+    return args
 
 
 def _from(least, word=None):

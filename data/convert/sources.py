@@ -14,6 +14,7 @@ from data.frames import ImageFiles
 from data.images import read_mask
 from data.pairing import list_images, pair
 from data.remarks import DataWarning, Remarks
+from data.saving import new_folder
 from data.sequences import FrameBlock
 
 BOX_FOLDER = "boxes"  # of a data set that was made of boxes
@@ -188,9 +189,8 @@ def export_labels(source, frames, kind, output, problems):
         found = _read_detections(source, frames, kind, options)
     else:
         found = [_read_targets(source, sequence, options) for sequence in _open(source)]
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    written = write_exports(kind, output, found)
+    with new_folder(Path(output).resolve()) as folder:  # behind a link
+        written = write_exports(kind, folder, found)
     boxes = sum(len(boxes) for _, boxes in found)
     return [f"{output}: {written}; {boxes} targets in {len(found)} sequences"]
 

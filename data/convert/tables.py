@@ -58,11 +58,16 @@ def read_points(path, shape, options):
                 continue
             if kind is not None and not is_wanted(options, str(row[kind]).strip()):
                 continue
-            side, score = options.point_size, 1.0
-            if "pixels" in columns:
-                side = math.sqrt(max((as_numbers([row[columns["pixels"]]]) or [0])[0], 1))
-            if score_name is not None:
-                score = (as_numbers([row[score_name]]) or [1.0])[0]
+            names = columns.get("id"), columns.get("pixels"), score_name
+            optional = [_number_or_none(row, name) for name in names]
+            if "no number" in optional:
+                name = names[optional.index("no number")]
+                options.problems.report(
+                    where, f"{name} {str(row[name])!r}: expected a number, or nothing"
+                )
+                continue
+            track, area, score = optional
+            side = options.point_size if area is None else math.sqrt(max(area, 1))
             sizes = [side if name is None else row[name] for name in place.sizes]
             values = as_numbers([row[columns["frame"]], *(row[n] for n in place.names), *sizes])
             if values is None or values[0] != int(values[0]):
@@ -76,14 +81,21 @@ def read_points(path, shape, options):
                 continue
             if place.has_ends:
                 height, width = height - y, width - x
-            track = as_numbers([row[columns["id"]]]) if "id" in columns else None
-            track = None if track is None else int(track[0])
+            track, score = None if track is None else int(track), 1.0 if score is None else score
             if not place.is_corner:
                 y, x = y + 0.5 - height / 2, x + 0.5 - width / 2
             box = Box(0, y, x, height, width, track, score)
             yield Label(where, int(frame), box, None in place.sizes and not place.is_corner)
 
     return labels(), None
+
+
+def _number_or_none(row, name):
+    """A number of a row; None where there is no such column, or nothing in it; or "no number"."""
+    if name is None or not str(row[name] or "").strip():
+        return None
+    numbers = as_numbers([row[name]])
+    return "no number" if numbers is None else numbers[0]
 
 
 def _is_inside(row, column, shape):

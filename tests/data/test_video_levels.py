@@ -7,28 +7,10 @@ import pytest
 
 from data.formats.video import VideoFrames
 from data.remarks import DataWarning, Remarks
+from tests.builders import write_video
 
 av = pytest.importorskip("av", reason="no decoder for videos; pip install av")
 LIMITED, FULL = 1, 2
-
-
-def write_video(path, frames, said=0, codec="libx264", first=0, **options):
-    """Writes the luma planes as they are: (n, H, W) uint8; `said` of their range.
-
-    `first`: when the first is shown, in frames; those before 0 are not.
-    """
-    with av.open(str(path), "w") as video:
-        stream = video.add_stream(codec, rate=10, options={"qp": "0"} | options)
-        stream.height, stream.width = frames.shape[1:]
-        stream.pix_fmt, stream.codec_context.color_range = "yuv420p", said
-        grey = np.full((len(frames), frames.shape[1] // 2, frames.shape[2]), 128, np.uint8)
-        for number, planes in enumerate(np.concatenate([frames, grey], 1), first):
-            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-            frame.pts = number
-            frame.color_range = said
-            video.mux(stream.encode(frame))
-        video.mux(stream.encode())
-    return path
 
 
 def read(path):

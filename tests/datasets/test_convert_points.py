@@ -12,7 +12,8 @@ from data.convert.pictures import draw_tile
 from data.convert.targets import MASK_REACH, draw_targets_of
 from data.images import read_mask
 from data.remarks import DataWarning
-from tests.builders import write_image
+from data.specs import get_spec
+from tests.builders import write_image, write_video
 from tests.datasets.test_convert import convert, read_stack, refusal
 from tests.datasets.test_labels import SIZE, read, shape_of, write
 from utils.metrics import find_targets
@@ -243,3 +244,33 @@ def test_a_target_of_score_0_is_not_lost_in_a_mot_file(tmp_path):
     assert box.frame == 4 and box.score < 1e-5
     (box,) = read(write(tmp_path / "a.txt", "5,1,10,10,3,3,-1,-1,-1,-1\n"), "mot")
     assert box.score == 1
+
+
+@pytest.mark.parametrize("column", ["id", "pixels", "score", "peak_score"])
+def test_a_cell_that_is_no_number_is_no_default(column, clip, tmp_path, capsys):
+    lines = f"frame,row,column,{column}\n1,10,20,\n2,10,20,x\n3,10,20,4\n"
+    path = write(tmp_path / "points.csv", lines)
+    words = (clip, "--labels", path, "--output", tmp_path / "out")
+    assert f"points.csv, line 3: {column} 'x': expected a number" in refusal(words, capsys)
+    convert(*words, "--split", "1", "--skip_bad")  # nothing in a cell is no fault
+    masks = read_stack(tmp_path / "out/clip/masks_centroid", read_mask)
+    assert masks.any(axis=(1, 2)).tolist() == [True, False, True] + 7 * [False]
+
+
+@pytest.mark.parametrize("words", ["--labels x", "--stride 2", "--point_size 5", "--no_refine"])
+def test_options_that_labels_would_ignore_are_refused(words, clip, tmp_path, capsys):
+    given = (clip, "--to", "mot", *words.split(), "--output", tmp_path / "out")
+    assert f"{words.split()[0]} with --to" in refusal(given, capsys)
+    assert "--frames without --to" in refusal([*given[:1], *given[-2:], "--frames", clip], capsys)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_record_tells_the_rate_of_a_video(stride, tmp_path, rng):
+    frames = rng.integers(60, 200, (12, 16, 32), dtype=np.uint8)
+    video = write_video(tmp_path / "clip.mkv", frames)  # of 10 frames a second
+    path = write_points(tmp_path / "points.csv", [(8, 9)], frames=12)
+    words = ("--labels", path, "--stride", stride, "--split", "1")
+    convert(video, *words, "--output", tmp_path / "out")
+    spec = get_spec("Converted")
+    (sequence,) = spec.open(spec, tmp_path / "out")
+    assert sequence.stride == stride and sequence.frame_rate == pytest.approx(10 / stride)
