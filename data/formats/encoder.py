@@ -38,10 +38,8 @@ class VideoFile:
 
     def __init__(self, file, rate):
         check_encoder()
-        self.file, self.rate = (
-            file,
-            Fraction(rate).limit_denominator(1001),
-        )  # 30000/1001 is a usual one
+        self.file = file
+        self.rate = Fraction(rate).limit_denominator(1001)  # 30000/1001 is a usual one
         self.video = self.stream = None
 
     def add(self, picture):
