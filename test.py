@@ -161,15 +161,14 @@ def parse_args(argv=None):
         parser.error("--weights without --model; expected the network's name beside it")
     if args.epoch is not None and (args.weights is not None or without_run(args)):
         parser.error("--epoch without a run; expected --log_dir, whose checkpoints are numbered")
-    if args.export_model is not None and len(args.log_dir or ()) > 1:
-        parser.error("--export_model with several runs; expected one --log_dir")
+    several = len(args.log_dir or ()) > 1
+    if args.export_model is not None and (several or args.precision != "fp32"):
+        parser.error("--export_model with several runs or --precision; expected one run, in fp32")
     args.live = args.datapath is not None and args.dataset == FOOTAGE and is_live(args.datapath)
-    if args.live and (args.visual or args.attribution or len(args.log_dir or ()) > 1):
+    if args.live and (args.visual or args.attribution or several):
         parser.error("--datapath of live frames with --visual, --attribution or several runs")
     if (args.size is not None or args.bits != 8) and not args.live:
-        parser.error(
-            "--size or --bits without --dataset Frames --datapath -; others have their own"
-        )
+        parser.error("--size or --bits without --dataset Frames --datapath -; files tell their own")
     if args.stabilise and args.attribution:
         parser.error("--attribution with --stabilise: it explains frames as they were filmed")
     check_track_options(parser.error, args)
@@ -326,7 +325,7 @@ def run_test(args, spec, tested, sequences, device, group, files):
         return None, error
     sequences.tell_targets(group)
     if not group.is_main:
-        return None, None
+        return None, getattr(writers.get("attribution"), "stopped", None)
     about = header(tested, spec.name, args.threshold_eval, writers["normalisations"].entry())
     more = {}  # of metrics.json
     metrics, summary = figures_and_summary(evaluation, subsets, about)
@@ -357,7 +356,7 @@ def run_test(args, spec, tested, sequences, device, group, files):
         written += write_results(tested.folder, suffix_of(args), metrics, strips, protocol, parts)
     names = ", ".join(dict.fromkeys(path.name for path in written))
     print(f"  written to {tested.folder}: {names}")
-    return metrics, None
+    return metrics, getattr(writers.get("attribution"), "stopped", None)
 
 
 def open_writers(args, spec, tested, device):

@@ -134,7 +134,7 @@ class Finder:
                 )
             return self._images(named_so, path, _name_of(path))
         images = [child for child in children if is_image(child)]
-        if not images and len(single_arrays(children)) > 1:
+        if len(single_arrays(children)) > 1:
             return self._images(path, _holder(path), _name_of(path))
         if images and _has_pages(images[0]):
             _expect_stacks(path, images)
@@ -173,7 +173,7 @@ class Finder:
     def _arrays(self, folder):
         """The `.npy` files of a folder that has one frame or mask in each, else none."""
         children = visible(folder)
-        arrays = () if any(map(is_image, children)) else single_arrays(children)
+        arrays = single_arrays(children)
         rest = left_out(child for child in children if child not in arrays and not child.is_dir())
         if arrays and rest:
             self.remarks.make("ignored", f"{folder}: {first_names(rest)} ignored beside arrays")
@@ -195,9 +195,10 @@ _OPENERS = (
 
 
 def single_arrays(paths):
-    """The `.npy` files among paths, if each is of one frame; else none."""
+    """The `.npy` files among paths, if there are more than images, each of one frame; else none."""
     arrays = tuple(path for path in paths if path.suffix.lower() == ".npy")
-    return arrays if all(map(is_one_frame, arrays)) else ()
+    most = len(arrays) > sum(map(is_image, paths))
+    return arrays if most and all(map(is_one_frame, arrays)) else ()
 
 
 def _holder(folder):

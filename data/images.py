@@ -14,7 +14,6 @@ from data.formats import netpbm, png, tiff
 from data.formats.levels import check_colours, check_labels, check_numbers, grey_levels
 from data.formats.library import LibraryPages, turned
 
-READ_HEAD = 4096  # of a file whose size is wanted
 READ_BYTES = 1 << 18  # asked of a file at first: more than most images have
 LOSSY_LEAST = 160  # that a target's brightest pixel has where levels are inexact
 LOSSY_TARGET = 128  # level of a mask's pixel that belongs to a target, where levels are inexact
@@ -87,9 +86,11 @@ def read_size(path):
         ValueError: the file cannot be read as an image.
     """
     with _reading(path, "an image"):
-        head = _read_file(path, READ_HEAD)
-        size = None if png.EXIF in head else png.size_of(head)
-        return _picture(path).shape[:2] if size is None else size
+        content = _read_file(path)
+        size = png.size_of(content)
+        if size is None or png.orientation(content) != 1:
+            return _picture(path, content).shape[:2]
+        return size
 
 
 def resize(pixels, size):

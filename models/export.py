@@ -1,5 +1,7 @@
 """Export of a detector to files that other programs run: torch.export's .pt2 and ONNX."""
 
+import io
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,10 +20,12 @@ def export_model(model, path):
     multiples of the detector's `side_multiple`; the output `logits` (1, n, H, W) float32.
     `torch.export.load(path).module()` reads a .pt2 back.
 
+    It is one file, written whole or not at all.
+
     Raises:
         ValueError: another suffix, .onnx without the packages that write it, or a detector that is
             recurrent or computes outside torch.
-        OSError: there is no such folder.
+        OSError: there is no such folder, or it cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".pt2", ".onnx"):
@@ -35,13 +39,25 @@ def export_model(model, path):
             )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; expected the name of a file")
     program = export_program(model)
     if path.suffix == ".onnx":
-        torch.onnx.export(
-            program, f=str(path), input_names=["clip"], output_names=["logits"], dynamo=True
-        )
+        names = {"input_names": ["clip"], "output_names": ["logits"]}
+        made = torch.onnx.export(program, **names, dynamo=True)
+        content = made.model_proto.SerializeToString()  # with its weights
     else:
-        torch.export.save(program, path)
+        memory = io.BytesIO()
+        torch.export.save(program, memory)
+        content = memory.getvalue()
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({error.strerror or error})") from error
+    finally:
+        beside.unlink(missing_ok=True)
     return path
 
 
@@ -49,6 +65,8 @@ def export_model(model, path):
 def export_program(model):
     """The folded detector as a `torch.export` program with dynamic height and width."""
     name, multiple = type(model).__name__, model.side_multiple
+    if model.recipe is None:
+        raise ValueError(f"{name} is a filter that computes outside torch: there is no network")
     if model.recurrent:
         raise ValueError(f"{name} is recurrent: expected a detector of clips, to be exported")
     # Below 8 a level may be one pixel wide, which torch.export treats apart.

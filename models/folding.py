@@ -27,15 +27,16 @@ def fold(model, dtype=None):
     if dtype is None:
         dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     folded = copy.deepcopy(model).eval().requires_grad_(False)
-    for layer in [*folded.modules()]:
-        if hasattr(layer, "fold_norms"):
-            layer.fold_norms()
-    for name, value in folded.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value.float()).all():
-            raise ValueError(
-                f"weights whose {name}, with the norm after it, is NaN or infinite in float32; "
-                "expected numbers, and variances of 0 or more"
-            )
+    layers = [(name, x) for name, x in folded.named_modules() if hasattr(x, "fold_norms")]
+    for _, layer in layers:
+        layer.fold_norms()
+    for name, layer in layers:
+        for key, value in layer.state_dict().items():
+            if value.is_floating_point() and not torch.isfinite(value.float()).all():
+                raise ValueError(
+                    f"weights whose {name}.{key}, with the norm after it, is NaN or infinite in "
+                    "float32; expected numbers, and variances of 0 or more"
+                )
     return folded.eval().to(dtype)
 
 

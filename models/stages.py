@@ -65,10 +65,11 @@ class Stages(NamedTuple):
             raise ValueError("stages with a level without layers: expected one at least")
         if self.merge is None and len(self.levels) != 1:
             raise ValueError(f"stages of {len(self.levels)} levels without `merge`: expected one")
-        following = [self.final] if self.merge is None else [self.merge[0], self.final]
+        parts = [] if self.merge is None else [self.merge]
         for level in self.levels:
-            following += [level.probe.conv[0], level.projection[0]]
-        for conv in following:
+            parts += [getattr(level.probe, "conv", None), level.projection]
+        firsts = [part[0] for part in parts if isinstance(part, nn.Sequential) and len(part)]
+        for conv in (conv for conv in (*firsts, self.final) if isinstance(conv, nn.Conv3d)):
             if conv.kernel_size != (1, 1, 1):
                 raise ValueError(
                     f"stages with {conv} after a level: expected a kernel of (1, 1, 1)"
@@ -99,6 +100,11 @@ class Stages(NamedTuple):
         """
         following = self.final if self.merge is None else self.merge[0]
         return following.weight.flatten(1).double().chunk(len(self.levels), dim=1)
+
+
+def acts_as(module, *kinds):
+    """Whether a module is of one of these classes, and its forward pass is that of the class."""
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
 def is_pool(layer):

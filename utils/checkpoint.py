@@ -184,12 +184,12 @@ def _check_other_weights(path, key, weights, others):
         own = without_wrappers(value)
         if _are_equal(weights, own):
             continue
-        if other in WEIGHTS_KEYS:
+        if other in WEIGHTS_KEYS and weights.keys() & own.keys():
             raise ValueError(
                 f"{path}: different weights under `{key}` and `{other}`; expected one state dict: "
                 "save the one that is meant to a file of its own"
             )
-        if weights.keys() & own.keys():
+        if other in WEIGHTS_KEYS or weights.keys() & own.keys():
             warnings.warn(
                 f"{path}: the weights under `{key}` are taken; those under {shown(other)} are "
                 "others: to use them save them to a file of their own",

@@ -295,6 +295,8 @@ def _difference(before, now):
 
 def _told(value):
     """An option's value, or values, on one line."""
+    if value is None:
+        return "none given"
     return " ".join(" ".join(map(str, as_list(value))).split())
 
 

@@ -176,7 +176,7 @@ def guess_form(path, shape):
     for place in mask_places(path, shape):
         files = list(place.glob("*"))
         texts = [file for file in files if file.suffix == ".txt"]
-        if place.name == "masks":  # of a sequence, which may have labels of YOLO beside
+        if place.name == "masks" and place != path:  # beside them may be labels of YOLO
             texts += text_files(place.parent) + text_files(place.parent / "labels")
         if any(map(is_image, files)) and not texts:
             return "masks"

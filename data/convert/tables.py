@@ -21,6 +21,7 @@ PLACE_NAMES = {
 }
 KIND_NAMES = ("class", "category", "label")
 SCORE_NAMES = ("peak_score", "score")
+NOTHING = ("nan", "none", "null", "n/a", "na", "-")  # words in a cell
 OTHER_NAMES = ("sequence", "frame", "id", "pixels", *SCORE_NAMES)  # that are read
 # Those of detections.csv that are not needed: nothing is lost without them.
 UNREAD_NAMES = ("mean_score", "file")
@@ -51,6 +52,8 @@ def read_points(path, shape, options):
     if options.classes and rows and kind is None:
         raise ValueError(f"{path}: --classes, but it has no column class")
 
+    tracks = _number_tracks(_text_of(row, columns.get("id")) for row in rows)
+
     def labels():
         for number, row in enumerate(rows, 2):
             where = f"{path}, line {number}"
@@ -58,7 +61,7 @@ def read_points(path, shape, options):
                 continue
             if kind is not None and not is_wanted(options, str(row[kind]).strip()):
                 continue
-            names = columns.get("id"), columns.get("pixels"), score_name
+            names = columns.get("pixels"), score_name
             optional = [_number_or_none(row, name) for name in names]
             if "no number" in optional:
                 name = names[optional.index("no number")]
@@ -66,7 +69,7 @@ def read_points(path, shape, options):
                     where, f"{name} {str(row[name])!r}: expected a number, or nothing"
                 )
                 continue
-            track, area, score = optional
+            area, score = optional
             side = options.point_size if area is None else math.sqrt(max(area, 1))
             sizes = [side if name is None else row[name] for name in place.sizes]
             values = as_numbers([row[columns["frame"]], *(row[n] for n in place.names), *sizes])
@@ -81,7 +84,8 @@ def read_points(path, shape, options):
                 continue
             if place.has_ends:
                 height, width = height - y, width - x
-            track, score = None if track is None else int(track), 1.0 if score is None else score
+            track = tracks.get(_text_of(row, columns.get("id")))
+            score = 1.0 if score is None else score
             if not place.is_corner:
                 y, x = y + 0.5 - height / 2, x + 0.5 - width / 2
             box = Box(0, y, x, height, width, track, score)
@@ -90,12 +94,26 @@ def read_points(path, shape, options):
     return labels(), None
 
 
+def _text_of(row, name):
+    """What a row has in a column, or "": there is no such column, nothing in it, or a word so."""
+    text = "" if name is None else str(row[name] or "").strip()
+    return "" if text.casefold() in NOTHING else text
+
+
 def _number_or_none(row, name):
-    """A number of a row; None where there is no such column, or nothing in it; or "no number"."""
-    if name is None or not str(row[name] or "").strip():
-        return None
-    numbers = as_numbers([row[name]])
+    """A number of a row; None where there is nothing; or "no number"."""
+    text = _text_of(row, name)
+    numbers = as_numbers([text]) if text else [None]
     return "no number" if numbers is None else numbers[0]
+
+
+def _number_tracks(names):
+    """{name: number of the track}: the numbers that the names are, or, if not all are, by order."""
+    names = [name for name in dict.fromkeys(names) if name]
+    numbers = as_numbers(names)
+    if numbers is None or any(number != int(number) for number in numbers):
+        return {name: number for number, name in enumerate(names, 1)}
+    return dict(zip(names, map(int, numbers), strict=True))
 
 
 def _is_inside(row, column, shape):

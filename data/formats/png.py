@@ -42,11 +42,10 @@ def decode_grey(content):
 
 def orientation(content):
     """How a file's EXIF data, if there are any, say that it is turned."""
-    place = content.find(EXIF) if content.startswith(_START) else -1
-    if place < 0:
+    if not content.startswith(_START):
         return 1
-    size = int.from_bytes(content[place - 4 : place], "big")
-    return orientation_of(content[place + 4 : place + 4 + size])
+    exif = next((data for name, data in _chunks(content) if name == EXIF), None)
+    return 1 if exif is None else orientation_of(bytes(exif))
 
 
 def is_animated(content):
@@ -92,16 +91,25 @@ def _size(content):
     return (height, width) if height * width > 0 and (not most or height * width <= most) else None
 
 
-def _data_of(content):
-    """The IDAT chunks' data, joined; empty if the chunks do not end as they should."""
-    place, pieces = HEADER, []
+def _chunks(content):
+    """Yields (name, data, a view) of the chunks after the header; (b"", no data): it is cut."""
+    place, view = HEADER, memoryview(content)
     while (name := content[place + 4 : place + 8]) != b"IEND":
         size = int.from_bytes(content[place : place + 4], "big")
+        yield name, view[place + 8 : place + 8 + size]
+        if not name:
+            return
+        place += size + 12  # length, name and checksum
+
+
+def _data_of(content):
+    """The IDAT chunks' data, joined; empty if the chunks do not end as they should."""
+    pieces = []
+    for name, data in _chunks(content):
         if name == b"IDAT":
-            pieces.append(content[place + 8 : place + 8 + size])
+            pieces.append(data)
         elif not name[:1].islower():  # critical, or the file is cut
             return b""
-        place += size + 12  # length, name and checksum
     return b"".join(pieces)
 
 

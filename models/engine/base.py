@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from models.blocks import ConvBNReLU, STDResBlock, TDResBlock
+from models.blocks import ConvBNReLU, ResBlock, STDResBlock, TDResBlock
 from models.folding import ChannelAffine
-from models.stages import is_pool
-from models.tpro import TPro
+from models.stages import acts_as, is_pool
+from models.tpro import ChannelHeads, TPro
 
 
 class Engine:
@@ -40,17 +40,21 @@ class Engine:
 
         Layers are as their classes make them, and nothing is hooked onto them.
         """
-        stem, *rest = stages.trunk
+        stem, *rest = stages.trunk or [None]
         layers = [*rest, *(layer for level in stages.levels for layer in level.layers)]
+        ends = [level.projection for level in stages.levels]
+        ends += [level.probe.conv for level in stages.levels if acts_as(level.probe, TPro)]
+        ends += [] if stages.merge is None else [stages.merge]
         return (
-            isinstance(stem, ConvBNReLU)
+            acts_as(stem, ConvBNReLU)
             and isinstance(stem[1], (nn.Identity, ChannelAffine))
             and stem[0].dilation == (1, 1, 1)
             and all(is_pool(x) or isinstance(x, (TDResBlock, STDResBlock)) for x in layers)
-            and all(type(level.probe) is TPro for level in stages.levels)
-            and all(is_centred(x) for x in stages.modules() if isinstance(x, nn.Conv3d))
             and all(map(is_residual, blocks_without_pools(stages)))
-            and not any(x._forward_hooks or x._forward_pre_hooks for x in stages.modules())
+            and all(acts_as(level.probe, TPro) for level in stages.levels)
+            and all(acts_as(x, ConvBNReLU) and isinstance(x[1], nn.Identity) for x in ends)
+            and stages.final.bias is not None
+            and all(map(is_as_made, stages.modules()))
         )
 
     @staticmethod
@@ -78,6 +82,17 @@ def ends_in_blocks(stages):
     return not any(is_pool(level.layers[-1]) for level in stages.levels)
 
 
+def is_as_made(module):
+    """Whether nothing is hooked onto a module, and one of torch's computes what engines do."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    if isinstance(module, nn.Conv3d):
+        return is_centred(module)
+    # What else is in a folded network: norms that are gone, activations, pools, its own layers.
+    own = isinstance(module, (nn.Sequential, ResBlock, TPro, ChannelHeads, ChannelAffine))
+    return own or acts_as(module, nn.ReLU, nn.Identity, nn.MaxPool3d)
+
+
 def is_centred(conv):
     """Whether it has odd kernels, as tall as wide, and an output of its input's size."""
     sizes, dilations = conv.kernel_size, conv.dilation
@@ -94,6 +109,8 @@ def is_residual(block):
 
     The first takes differences over two frames, and the second follows frame by frame.
     """
+    if not acts_as(block, ResBlock):
+        return False
     first, second = block.conv1, block.conv2
     taps = first.weight
     sums = taps.sum(2).abs().max() <= 1e-5 * taps.abs().max()  # of differences: 0 but for rounding

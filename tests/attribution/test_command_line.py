@@ -8,7 +8,9 @@ import pytest
 import test as test_script
 from models import build_model
 from tests.builders import call
+from utils.attribution.writer import Attributions
 from utils.checkpoint import save
+from utils.command_line import Terminated
 
 
 @pytest.fixture
@@ -64,3 +66,32 @@ def test_what_is_attributed_is_an_option(nudt, tmp_path, runs, capsys, words, st
     assert attribute(nudt, tmp_path, words) == status
     found = capsys.readouterr()
     assert message in (found.err.splitlines()[-1] if status else found.out)
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated("stopped by SIGTERM"), 143, "stopped by SIGTERM"),
+        (OSError("no space left"), 2, "no space left"),
+    ],
+)
+def test_what_ends_an_attribution_costs_no_figure(
+    nudt, tmp_path, runs, capsys, monkeypatch, stop, status, said
+):
+    make, out = Attributions._attribute, tmp_path / "out"
+
+    def once(writer, *given):
+        if writer.rows:
+            raise stop
+        make(writer, *given)
+
+    monkeypatch.setattr(Attributions, "_attribute", once)
+    words = f"--log_dir {runs[0]} --output {out} --min_track 2"
+    assert attribute(nudt, tmp_path, words) == status
+    found = capsys.readouterr()
+    assert said in found.err and "and later ones: " in found.out and "Pd" in found.out
+    written = json.loads((out / "metrics.json").read_text())
+    assert len(written["attribution"]["targets"]) == 1 and written["protocols"]
+    for name in ("eval.txt", "report.html", "tracks/tracks.csv", "attribution/attribution.csv"):
+        assert (out / name).is_file()

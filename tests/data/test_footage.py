@@ -8,6 +8,7 @@ from PIL import Image
 from data.clips import normalise_into
 from data.footage import open_footage
 from data.lists import find_sequence, find_sequences
+from data.remarks import DataWarning
 from data.sequences import open_sequences
 from data.specs import get_spec
 from models import build_model
@@ -133,6 +134,15 @@ def test_masks_beside_their_footage_are_no_footage(tmp_path, frames):
     write_folder(tmp_path / "folders" / "clip_mask", frames)
     with pytest.raises(ValueError, match="clip_mask is named as the masks"):
         open_all(tmp_path / "folders")
+
+
+def test_a_picture_beside_arrays_is_ignored_and_told(tmp_path, frames):
+    for number, frame in enumerate(frames):
+        np.save(tmp_path / f"{number:03d}.npy", frame)
+    write_image(tmp_path / "preview.png", frames[0])
+    with pytest.warns(DataWarning, match="preview.png ignored beside arrays"):
+        (sequence,) = open_all(tmp_path)
+    np.testing.assert_array_equal(whole(sequence).frames, frames)
 
 
 @pytest.mark.parametrize("arrays", (("images",), ("masks",), ("images", "masks")))

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from data import images as images_module
 from data.formats import png
@@ -186,6 +187,27 @@ def test_pictures_are_read_as_viewers_turn_them(tmp_path, rng, form, orientation
     expected = expected[..., 0] if expected.ndim == 3 else expected
     np.testing.assert_array_equal(read_frame(path), expected)
     assert read_size(path) == expected.shape == ((9, 6) if orientation > 4 else (6, 9))
+
+
+def test_an_orientation_after_the_pixels_counts_and_one_among_them_does_not(tmp_path, rng):
+    levels, exif, path = (
+        rng.integers(0, 256, (60, 90), dtype=np.uint8),
+        Image.Exif(),
+        tmp_path / "a.png",
+    )
+    exif[274] = 6
+    Image.fromarray(levels).save(path, exif=exif)
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    chunk = content[start : start + 12 + int.from_bytes(content[start : start + 4], "big")]
+    end = content.index(b"IEND") - 4
+    path.write_bytes(content[:start] + content[start + len(chunk) : end] + chunk + content[end:])
+    np.testing.assert_array_equal(read_frame(path), np.rot90(levels, -1))
+    assert read_size(path) == (90, 60)
+    text = PngInfo()
+    text.add_text("Comment", "no eXIf here")
+    Image.fromarray(levels).save(path, pnginfo=text)
+    np.testing.assert_array_equal(read_frame(path), levels)
 
 
 def test_an_animated_png_is_no_frame(tmp_path, rng):

@@ -246,7 +246,27 @@ def test_a_target_of_score_0_is_not_lost_in_a_mot_file(tmp_path):
     assert box.score == 1
 
 
-@pytest.mark.parametrize("column", ["id", "pixels", "score", "peak_score"])
+def test_ids_may_be_names(tmp_path):
+    lines = (
+        "frame,row,column,id\n1,1,1,drone_b\n1,5,5,7\n2,1,2,drone_b\n2,5,6,7\n2,9,9,\n3,9,9,n/a\n"
+    )
+    boxes = read(write(tmp_path / "points.csv", lines))
+    assert [box.track for box in boxes] == [1, 2, 1, 2, None, None]
+
+
+def test_texts_beside_a_folder_of_masks_that_is_named_are_no_labels(tmp_path, rng):
+    for number in (1, 2, 3):
+        for part in ("images", "masks"):
+            picture = 255 * rng.integers(0, 2, (9, 9)).astype(np.uint8)
+            write_image(tmp_path / "clip" / part / f"{number}.png", picture)
+    write(tmp_path / "clip/readme.txt", "notes")
+    labels = tmp_path / "clip/masks"
+    convert(tmp_path / "clip", "--labels", labels, "--output", tmp_path / "out", "--split", "1")
+    masks = read_stack(tmp_path / "out/clip/masks", read_mask)
+    np.testing.assert_array_equal(masks, read_stack(labels, read_mask))
+
+
+@pytest.mark.parametrize("column", ["pixels", "score", "peak_score"])
 def test_a_cell_that_is_no_number_is_no_default(column, clip, tmp_path, capsys):
     lines = f"frame,row,column,{column}\n1,10,20,\n2,10,20,x\n3,10,20,4\n"
     path = write(tmp_path / "points.csv", lines)

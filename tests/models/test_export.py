@@ -1,5 +1,6 @@
 """Exported detectors: read back, they give the same logits at other sizes."""
 
+import errno
 from importlib.util import find_spec
 
 import pytest
@@ -10,7 +11,9 @@ from models.detector import Detector
 from models.export import ONNX_PACKAGES, export_model
 from tests.builders import STAGED, perturbed
 
-has_onnx = all(find_spec(name) for name in ONNX_PACKAGES)
+needs_onnx = pytest.mark.skipif(
+    not all(map(find_spec, ONNX_PACKAGES)), reason="onnx and onnxscript are not installed"
+)
 
 
 @pytest.mark.parametrize("name", STAGED)
@@ -39,9 +42,7 @@ def test_sides_are_multiples_of_what_the_detector_asks_for(tmp_path):
     assert torch.equal(loaded(clip), InThrees()(clip))
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("Res-U+RFR", "recurrent"), ("TopHat", "cannot follow its steps")]
-)
+@pytest.mark.parametrize(("name", "words"), [("Res-U+RFR", "recurrent"), ("TopHat", "is a filter")])
 def test_what_is_no_single_program_is_refused(name, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         export_model(build_model(name), tmp_path / "model.pt2")
@@ -50,6 +51,24 @@ def test_what_is_no_single_program_is_refused(name, words, tmp_path):
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\.pt2 or \.onnx"):
         export_model(build_model("DeepPro"), tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pt2", pytest.param(".onnx", marks=needs_onnx)])
+def test_what_cannot_be_written_leaves_what_was_there(suffix, tmp_path, monkeypatch):
+    path = tmp_path / f"model{suffix}"
+    path.write_text("an earlier one")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    with pytest.raises(OSError, match=f"model{suffix}: could not be written .No space left"):
+        export_model(InThrees(), path)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == "an earlier one"
+    (tmp_path / "folder.pt2").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        export_model(InThrees(), tmp_path / "folder.pt2")
 
 
 def test_a_missing_folder_is_refused(tmp_path):
@@ -63,11 +82,12 @@ def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
         export_model(build_model("DeepPro"), tmp_path / "model.onnx")
 
 
-@pytest.mark.skipif(not has_onnx, reason="onnx and onnxscript are not installed")
+@needs_onnx
 def test_onnx_gives_the_same_logits(tmp_path):
     reference = pytest.importorskip("onnx.reference")
     model = perturbed("DeepPro-Plus_forMovingScenes", 7)  # which has all kinds of layers
     path = export_model(model, tmp_path / "model.onnx")
+    assert [*tmp_path.iterdir()] == [path]  # with the weights in it
     clip = torch.randn(1, 1, 7, 13, 11)
     (logits,) = reference.ReferenceEvaluator(str(path)).run(None, {"clip": clip.numpy()})
     with torch.no_grad():

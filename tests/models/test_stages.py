@@ -194,6 +194,22 @@ def with_conv(conv, **changes):
     return nn.Conv3d(conv.in_channels, conv.out_channels, conv.kernel_size, **geometry)
 
 
+class Doubled(TDResBlock):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def other_end(part):
+    """Gives the end of a network's first level, or the merge, another activation."""
+
+    def alter(model):
+        ends = {"merge": model.merge, "projection": model.projections[0]}
+        ends["probe"] = model.probes[0].conv
+        ends[part][2] = nn.LeakyReLU(0.2)
+
+    return alter
+
+
 ALTERED = {
     "taps that do not sum to zero": lambda block: setattr(block, "conv1", with_conv(block.conv1)),
     "another dilation": lambda block: setattr(
@@ -203,20 +219,38 @@ ALTERED = {
     "other frames beyond the clip": lambda block: setattr(
         block, "conv2", with_conv(block.conv2, padding_mode="replicate")
     ),
+    "another activation": lambda block: setattr(block, "relu", nn.LeakyReLU(0.2)),
+    "a forward pass of its own": lambda block: setattr(block, "__class__", Doubled),
     "a hook": lambda block: block.register_forward_hook(lambda layer, given, out: 2 * out),
 }
 
 
-@pytest.mark.parametrize("altered", ALTERED)
-def test_a_block_that_is_not_what_its_class_makes_is_run_as_it_is(altered):
+@pytest.mark.parametrize("altered", [*ALTERED, "merge", "projection", "probe"])
+def test_a_layer_that_is_not_what_its_class_makes_is_run_as_it_is(altered):
     model = described("two levels")
-    ALTERED[altered](model.levels[0][0])
+    if altered in ALTERED:
+        ALTERED[altered](model.levels[0][0])
+    else:
+        other_end(altered)(model)
     clip = torch.randn(1, 1, 6, 9, 10)
     with torch.no_grad():
         logits = model.eval()(clip)
         torch.testing.assert_close(fold(model)(clip), logits, atol=3e-6, rtol=1e-5)
     torch.testing.assert_close(fuse(model)(clip), logits, atol=3e-6, rtol=1e-5)
     assert isinstance(fuse(model), UnfusedDetector)
+    fast = FastTraining(copy.deepcopy(model).train())
+    expected = copy.deepcopy(model).train()(clip)
+    torch.testing.assert_close(fast(clip), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_what_is_no_part_of_the_stages_is_no_matter():
+    model = described("two levels")
+    model.register_buffer("mask", torch.full((3, 3), -torch.inf))
+    assert isinstance(fuse(model), FusedDetector)
+    model.probes[0] = nn.Identity()  # of another kind, which runs as trained
+    clip = torch.randn(1, 1, 6, 9, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(fuse(model)(clip), model(clip), atol=3e-6, rtol=1e-5)
 
 
 def test_a_network_whose_end_is_not_of_single_pixels_is_refused():

@@ -21,7 +21,7 @@ from utils.attribution.quadrature import Adaptive, Equidistant
 from utils.attribution.scores import Passes, check_filter
 from utils.attribution.summary import attribution_lines, row_of
 from utils.attribution.targets import Choice, find_candidates
-from utils.command_line import fraction, positive, word_or_pixel
+from utils.command_line import fraction, one_line, positive, word_or_pixel
 from utils.files import csv_text, short_name, write_text, write_whole
 from utils.report.page import Section
 from utils.report.writers import Writer
@@ -132,6 +132,7 @@ class Attributions(Writer):
         rows: list of dicts, a line of attribution.csv each.
         influence: `utils.attribution.maps.Influence` of all.
         failures: lines, one for each sequence whose targets could not be attributed.
+        stopped: what ended it early, Ctrl-C or a full disk for example, or None.
     """
 
     def __init__(self, folder, detector, device, threshold, options=None, protocol=None):
@@ -143,6 +144,7 @@ class Attributions(Writer):
         self.choice, self.pending = None, []
         self.rows, self.influence = [], Influence(detector.seqlen)
         self.passes, self.without, self.failures = Passes(), 0, []
+        self.stopped = None
 
     def add(self, block):
         options = self.options
@@ -161,12 +163,17 @@ class Attributions(Writer):
         total = sum(len(targets) for _, targets in self.pending)
         explainer = Explainer(self.detector, self.options.path, self.quadrature)
         quiet = None if group.is_main else True
+        ends = BaseException if group.size == 1 else Exception  # others would wait for this process
         with tqdm(total=total, desc="Attributing", unit="target", disable=quiet) as bar:
             for sequence, targets in self.pending:
                 try:
                     self._attribute(explainer, sequence, targets, bar)
                 except ValueError as error:  # the test's results are not lost for it
                     self.failures.append(f"{sequence.name}: {error}")
+                except ends as error:  # nor for this: it is raised after they are written
+                    self.failures.append(f"{sequence.name} and later ones: {one_line(error)}")
+                    self.stopped = error
+                    break
         self.without = sum(group.gather([sum(not targets for _, targets in self.pending)]))
         self.pending = []
         self.rows, self.failures = group.gather(self.rows), group.gather(self.failures)

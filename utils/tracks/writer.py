@@ -253,7 +253,10 @@ class Tracks(Writer):
         report |= {"threshold": self.threshold, "tracks": counts.tracks}
         report["left_out"] = counts.left_out
         if counts.frames:
-            report["frame_rate"] = counts.frames.total() / counts.minutes / 60
+            (rate, *others) = counts.frames
+            report["frame_rate"] = rate
+            if others:
+                report["frame_rate"] = counts.frames.total() / counts.minutes / 60
             report |= {"target_tracks": counts.targets, "found_tracks": counts.found}
             report |= {
                 "false_tracks": counts.false,

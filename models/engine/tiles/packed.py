@@ -154,8 +154,10 @@ class PackedTemporalNetwork(TiledNetwork):
 
     @staticmethod
     def takes(stages):
-        in_groups = all(len(level.probe.QK_heads.bias) % GROUP == 0 for level in stages.levels)
-        return in_groups and TiledNetwork.takes(stages)
+        """As `TiledNetwork.takes`; the channels of every probe make whole groups."""
+        return TiledNetwork.takes(stages) and all(
+            len(level.probe.QK_heads.bias) % GROUP == 0 for level in stages.levels
+        )
 
     @staticmethod
     def computes_in(arithmetic):

@@ -18,7 +18,7 @@ from models.engine.training.block import run_block
 from models.engine.training.ends import run_merge, run_stem
 from models.engine.training.maps import PixelTiles, Volumes
 from models.engine.training.probe import run_probe
-from models.stages import is_pool
+from models.stages import acts_as, is_pool
 from models.tpro import ProbeHeads, TPro
 
 
@@ -87,7 +87,7 @@ def takes(stages):
 
 def is_known(module):
     """Whether a module computes what its class says, in the way that it does here."""
-    if not isinstance(module, KNOWN) or module._forward_hooks or module._forward_pre_hooks:
+    if not acts_as(module, *KNOWN) or module._forward_hooks or module._forward_pre_hooks:
         return False
     if isinstance(module, nn.BatchNorm3d):
         has_statistics = module.affine and module.running_mean is not None
