@@ -66,7 +66,7 @@ def export_program(model):
     """The folded detector as a `torch.export` program with dynamic height and width."""
     name, multiple = type(model).__name__, model.side_multiple
     if model.recipe is None:
-        raise ValueError(f"{name} is a filter that computes outside torch: there is no network")
+        raise ValueError(f"{name} cannot be exported: it is a filter that computes outside torch")
     if model.recurrent:
         raise ValueError(f"{name} is recurrent: expected a detector of clips, to be exported")
     # Below 8 a level may be one pixel wide, which torch.export treats apart.
