@@ -42,7 +42,9 @@ def test_sides_are_multiples_of_what_the_detector_asks_for(tmp_path):
     assert torch.equal(loaded(clip), InThrees()(clip))
 
 
-@pytest.mark.parametrize(("name", "words"), [("Res-U+RFR", "recurrent"), ("TopHat", "it is a filter")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("Res-U+RFR", "recurrent"), ("TopHat", "it is a filter")]
+)
 def test_what_is_no_single_program_is_refused(name, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         export_model(build_model(name), tmp_path / "model.pt2")
