@@ -161,11 +161,10 @@ def parse_args(argv=None):
         parser.error("--weights without --model; expected the network's name beside it")
     if args.epoch is not None and (args.weights is not None or without_run(args)):
         parser.error("--epoch without a run; expected --log_dir, whose checkpoints are numbered")
-    several = len(args.log_dir or ()) > 1
-    if args.export_model is not None and (several or args.precision != "fp32"):
+    if args.export_model is not None and (args.precision != "fp32" or len(args.log_dir or ()) > 1):
         parser.error("--export_model with several runs or --precision; expected one run, in fp32")
     args.live = args.datapath is not None and args.dataset == FOOTAGE and is_live(args.datapath)
-    if args.live and (args.visual or args.attribution or several):
+    if args.live and (args.visual or args.attribution or len(args.log_dir or ()) > 1):
         parser.error("--datapath of live frames with --visual, --attribution or several runs")
     if (args.size is not None or args.bits != 8) and not args.live:
         parser.error("--size or --bits without --dataset Frames --datapath -; files tell their own")
@@ -356,7 +355,9 @@ def run_test(args, spec, tested, sequences, device, group, files):
         written += write_results(tested.folder, suffix_of(args), metrics, strips, protocol, parts)
     names = ", ".join(dict.fromkeys(path.name for path in written))
     print(f"  written to {tested.folder}: {names}")
-    return metrics, getattr(writers.get("attribution"), "stopped", None)
+    if args.attribution:
+        writers["attribution"].end_as_stopped()
+    return metrics, None
 
 
 def open_writers(args, spec, tested, device):

@@ -335,11 +335,16 @@ def below_one(text):
     return _bounded(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")(text)
 
 
+MOST_FRAME_PIXELS = 2**26  # of a frame; more is a slip of the keys
+
+
 def frame_size(text):
     """An argparse type: a frame's height and width in pixels, such as 480x720."""
     height, cross, width = text.lower().partition("x")
     if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text}: expected height x width, such as 480x720")
+    if int(height) * int(width) > MOST_FRAME_PIXELS:
+        raise argparse.ArgumentTypeError(f"{text}: expected {MOST_FRAME_PIXELS:,} pixels at most")
     return int(height), int(width)
 
 

@@ -95,3 +95,5 @@ def test_what_ends_an_attribution_costs_no_figure(
     assert len(written["attribution"]["targets"]) == 1 and written["protocols"]
     for name in ("eval.txt", "report.html", "tracks/tracks.csv", "attribution/attribution.csv"):
         assert (out / name).is_file()
+    told = (out / "unfinished.txt").read_text()
+    assert f"ended early: {said}" in told and "metrics.json" in told

@@ -45,6 +45,15 @@ def raise_here(number):
     time.sleep(5)  # it arrives sooner
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """What a shell starts in the background ignores Ctrl-C, this too."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_each_command_in_order(number, footage, tmp_path, monkeypatch, capsys):
     former = signal.getsignal(signal.SIGTERM)

@@ -291,6 +291,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, folders, capsy
     assert "no such file" in refused(capsys, tmp_path / "absent")
     assert "expected one of" in refused(capsys, folders[0], "--threshold", 0.51)
     assert "expected 1 or more" in refused(capsys, folders[0], "--samples", 0)
+    assert "1,000,000 at most" in refused(capsys, folders[0], "--samples", 10**12)
+    assert "--seed" in refused(capsys, folders[0], "--seed", -1)
     text = (folders[0] / "metrics.json").read_text()
     (folders[0] / "metrics.json").write_text(text.replace("hit1_guard4", "x").replace("hit2", "y"))
     assert "no protocol in common" in refused(capsys, *folders)

@@ -58,7 +58,9 @@ def write_tables(folder, scored):
 def write_attributions(folder, scored):
     with results_in(folder):
         options = AttributionOptions(targets=1, points=2)
-        feed_all(scored, Attributions(folder / "attribution", Bright(), "cpu", 0.9, options))
+        writer = Attributions(folder / "attribution", Bright(), "cpu", 0.9, options)
+        feed_all(scored, writer)
+        writer.end_as_stopped()
 
 
 def feed_all(scored, *writers):

@@ -216,6 +216,11 @@ class Attributions(Writer):
         draw_influence(self.folder / "influence.png", curves, "Influence of reference frames")
         return [self.folder]
 
+    def end_as_stopped(self):
+        """Raises what stopped the attribution early, if anything did, once results are written."""
+        if self.stopped is not None:
+            raise self.stopped
+
     def attribution_lines(self):
         """For the terminal."""
         lines = attribution_lines(self.rows, self.passes, self.without, self.options.what)

@@ -10,13 +10,15 @@ run, and drawn with the same sequences for both.
 
 from pathlib import Path
 
-from utils.command_line import CommandParser, run_command
+from utils.command_line import CommandParser, not_negative, run_command
 from utils.compare.exports import csv_table, latex_table
 from utils.compare.intervals import check_threshold, compare
 from utils.compare.runs import label_runs, open_run, shared_protocols
 from utils.files import write_text
 from utils.protocols import OPERATING_POINT, PROTOCOLS
 from utils.report.figures import draw_pd_fa
+
+MOST_SAMPLES = 1_000_000
 
 
 def parse_args(argv=None):
@@ -53,13 +55,13 @@ def parse_args(argv=None):
         default=10_000,
         help="times the test list is drawn anew for an interval",
     )
-    add("--seed", type=int, default=46, help="of these draws")
+    add("--seed", type=not_negative(int, 2**63), default=46, help="of these draws")
     return parser.parse_args(argv)
 
 
 def main(args):
-    if args.samples < 1:
-        raise ValueError(f"--samples {args.samples}: expected 1 or more")
+    if not 1 <= args.samples <= MOST_SAMPLES:
+        raise ValueError(f"--samples {args.samples}: expected 1 or more, {MOST_SAMPLES:,} at most")
     runs = [open_run(path) for path in args.runs]
     names = label_runs(args.runs, runs)
     shared = shared_protocols(runs, args.protocol or ())
