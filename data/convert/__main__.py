@@ -24,7 +24,7 @@ from data.convert.labels import LABEL_FORMS
 from data.convert.lookup import as_numbers
 from data.convert.sources import export_labels, open_labelled
 from data.convert.writing import DatasetOptions, describe_record, refuse_full, write_converted
-from data.saving import told_when_stopped
+from data.saving import told_when_stopped, worker_count
 
 # Options that only a data set needs, not labels (--to).
 FOR_DATA_SETS = (
@@ -92,7 +92,7 @@ def parse_args(argv=None):
     )
     add("--no_refine", action="store_true", help="ellipses, not refined by the image")
     add("--skip_bad", action="store_true", help="leave out labels that make no sense")
-    add("--workers", type=_from(1), help="threads [one per core]")
+    add("--workers", type=worker_count, help="threads [one per core]")
     add("--to", choices=EXPORTERS, help="write labels in this form instead of a data set")
     add("--frames", type=Path, help="with --to and a detections.csv: the footage it was made of")
     args = parser.parse_args(argv)
