@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceConv3d, kernel_to_fold
-from models.folding import ChannelAffine, conv_like, fold_norm, scale_and_shift
+from models.difference_conv import SpatialDifferenceConv3d, TemporalDifferenceConv3d
+from models.folding import fold_norm
 
 
 class ConvBNReLU(nn.Sequential):
@@ -18,20 +18,6 @@ class ConvBNReLU(nn.Sequential):
 
     def fold_norms(self):
         self[0], self[1] = fold_norm(self[0], self[1]), nn.Identity()
-
-
-class Stem(ConvBNReLU):
-    """A `ConvBNReLU` whose rounding in float32 shows in the scores.
-
-    The spatial-difference stem subtracts sums of nearly equal numbers, and all layers after it
-    amplify what rounding leaves. So its kernel is not scaled when it is folded: its norm becomes a
-    `ChannelAffine`.
-    """
-
-    def fold_norms(self):
-        conv, norm, _ = self
-        self[0] = conv_like(conv, kernel_to_fold(conv), conv.bias.double())
-        self[1] = ChannelAffine(*scale_and_shift(norm))
 
 
 def projection(in_channels, out_channels):

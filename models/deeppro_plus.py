@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from models.blocks import STDResBlock, Stem, projection
+from models.blocks import ConvBNReLU, STDResBlock, projection
 from models.difference_conv import SpatialDifferenceConv3d
 from models.stages import Level, StagedDetector, Stages
 from models.tpro import TPro
@@ -10,7 +10,7 @@ from models.tpro import TPro
 
 def _stem():
     """Spatial-difference convolution (5,7,7), one channel to eight, BatchNorm, ReLU."""
-    return Stem(SpatialDifferenceConv3d(1, 8, (5, 7, 7), padding=(2, 3, 3)))
+    return ConvBNReLU(SpatialDifferenceConv3d(1, 8, (5, 7, 7), padding=(2, 3, 3)))
 
 
 class DeepProPlus(StagedDetector):

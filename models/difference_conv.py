@@ -85,17 +85,11 @@ class SpatialDifferenceConv3d(DifferenceConv3d):
     difference_kernel = staticmethod(spatial_difference_kernel)
 
 
-def kernel_of(conv):
-    """The plain kernel, (C_out, C_in, T, K, K), that a `Conv3d` of any kind applies."""
-    is_difference = isinstance(conv, DifferenceConv3d)
-    return conv.difference_kernel(conv.weight) if is_difference else conv.weight
+def kernel_of(conv, dtype=None):
+    """The plain kernel, (C_out, C_in, T, K, K), that a `Conv3d` of any kind applies.
 
-
-def kernel_to_fold(conv):
-    """`kernel_of` in float64: rounded as the convolution rounds it, but for temporal differences.
-
-    The taps of their kernel sum to zero here, on which engines rely.
+    Args:
+        dtype: in which it is computed; that of the weights by default.
     """
-    if isinstance(conv, TemporalDifferenceConv3d):
-        return conv.difference_kernel(conv.weight.double())
-    return kernel_of(conv).double()
+    weight = conv.weight.to(dtype or conv.weight.dtype)
+    return conv.difference_kernel(weight) if isinstance(conv, DifferenceConv3d) else weight

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from models.difference_conv import kernel_to_fold
+from models.difference_conv import kernel_of
 
 
 @torch.no_grad()
@@ -16,9 +16,8 @@ def fold(model, dtype=None):
     1/sqrt(T) and the norm of the temporal probe into its matrices: see each layer's `fold_norms`.
     The model is left as it was. The copy's outputs are the model's in evaluation, up to rounding.
 
-    What the model computes from its parameters alone, spatial-difference kernels and the scale and
-    shift of a norm, is rounded as the model rounds it; it is combined in float64 and rounded once,
-    to `dtype`, by default the model's.
+    The scale and shift of a norm are rounded as the model rounds them; all else is computed in
+    float64 and rounded once, to `dtype`, by default the model's.
 
     Raises:
         ValueError: a number is NaN or infinite in float32. ReLUs of libraries turn these into
@@ -47,7 +46,7 @@ def fold_norm(conv, norm):
     """
     scale, shift = scale_and_shift(norm)
     bias = shift + scale * conv.bias.double()
-    return conv_like(conv, kernel_to_fold(conv) * scale.view(-1, 1, 1, 1, 1), bias)
+    return conv_like(conv, kernel_of(conv, torch.float64) * scale.view(-1, 1, 1, 1, 1), bias)
 
 
 def conv_like(conv, kernel, bias):
@@ -72,15 +71,3 @@ def scale_and_shift(norm):
     # Rounded once, as a fused multiply-add.
     shift = norm.bias.double() - scale.double() * norm.running_mean.double()
     return scale.double(), shift.to(dtype).double()
-
-
-class ChannelAffine(nn.Module):
-    """y = scale x + shift, numbers (C,) of their own for each channel of (B, C, T, H, W)."""
-
-    def __init__(self, scale, shift):
-        super().__init__()
-        self.register_buffer("scale", scale.view(-1, 1, 1, 1))
-        self.register_buffer("shift", shift.view(-1, 1, 1, 1))
-
-    def forward(self, x):
-        return self.scale * x + self.shift

@@ -163,7 +163,8 @@ class FusedDetector(EvaluationCopy):
         rows, tile = self.plan(height, width)
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
         for i in range(batch):
-            merge = LevelMerge(self.final, logits[i], engine.start(height, width), workers)
+            sizes = engine.start(clip[i, 0], rows)
+            merge = LevelMerge(self.final, logits[i], sizes, workers)
             for top in range(0, height, rows):
                 band = slice(top, min(top + rows, height))
                 merge.push(engine.push(clip[i, 0], band, tile, workers))

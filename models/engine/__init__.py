@@ -7,6 +7,7 @@ To read it, evaluation first:
 
     base            what an engine is, and which networks it takes
     tape, workers   what a thread works with: recorded calls, memory used again, tasks
+    centring        the first convolution, with little rounding
     heads           the end of a level and of a detector
     merge           the levels upsampled and added, by `interpolation`
     tiles/          levels that look at no neighbour: tiles of pixels, each through a whole level
@@ -16,6 +17,7 @@ To read it, evaluation first:
     rows/           kernels that look at neighbours: rows, from cut to cut
         convolutions    those of rows
         segments        what is between two cuts
+        blocks          those of residual blocks
         network         a detector as a chain of them
     cuda/           a GPU: whole maps, a kernel of `cuda.kernels` for each half of a block
     budget, precision, onednn    sizes of memory; number types; what torch does not document

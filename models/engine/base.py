@@ -3,7 +3,6 @@
 from torch import nn
 
 from models.blocks import ConvBNReLU, ResBlock, STDResBlock, TDResBlock
-from models.folding import ChannelAffine
 from models.stages import acts_as, is_pool
 from models.tpro import ChannelHeads, TPro
 
@@ -14,8 +13,8 @@ class Engine:
     Subclasses give the following, beside what is here.
 
         __init__(stages, seqlen, arithmetic): lays out the weights.
-        start(height, width): frames of this size follow; returns (height, width) of each level's
-            map.
+        start(clip, rows): this clip (T, H, W) follows, in bands of at most `rows` rows; returns
+            (height, width) of each level's map.
         push(clip, band, tile, workers): the next rows, a slice of the clip (T, H, W), to those of
             the levels' maps that are ready, each (8 or 1, T, r, w), or None without a row.
         memory_needed(rows, width, tile, threads): an upper bound of the working memory for bands of
@@ -47,7 +46,7 @@ class Engine:
         ends += [] if stages.merge is None else [stages.merge]
         return (
             acts_as(stem, ConvBNReLU)
-            and isinstance(stem[1], (nn.Identity, ChannelAffine))
+            and isinstance(stem[1], nn.Identity)
             and stem[0].dilation == (1, 1, 1)
             and all(is_pool(x) or isinstance(x, (TDResBlock, STDResBlock)) for x in layers)
             and all(map(is_residual, blocks_without_pools(stages)))
@@ -89,7 +88,7 @@ def is_as_made(module):
     if isinstance(module, nn.Conv3d):
         return is_centred(module)
     # What else is in a folded network: norms that are gone, activations, pools, its own layers.
-    own = isinstance(module, (nn.Sequential, ResBlock, TPro, ChannelHeads, ChannelAffine))
+    own = isinstance(module, (nn.Sequential, ResBlock, TPro, ChannelHeads))
     return own or acts_as(module, nn.ReLU, nn.Identity, nn.MaxPool3d)
 
 

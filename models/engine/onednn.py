@@ -53,15 +53,16 @@ def _convolve(image, kernel, bias, padding, dilation):
 @functools.cache
 def has_convolution(dtype):
     """Whether oneDNN convolves volumes of this type, float32 or bfloat16, on this processor."""
-    return _computes(dtype, _convolve)
+    return _computes(dtype, _convolve, 5)
 
 
-def _computes(dtype, convolution, *more):
-    """Whether this convolution of volumes, called with `more`, computes in this type here."""
+def _computes(dtype, convolution, expected):
+    """Whether this convolution of volumes gives, of ones of this type, what it should."""
     sizes = (1, 2, 3, 3, 3), (4, 2, 2, 1, 1), (4,)
     layer = [torch.ones(size, dtype=dtype) for size in sizes]
+    layer[1] = channels_last(layer[1])
     known = dtype in (torch.float32, torch.bfloat16)
-    return known and _gives(5, lambda: convolution(*layer, (0, 0, 0), (1, 1, 1), *more))
+    return known and _gives(expected, lambda: convolution(*layer, (0, 0, 0), (1, 1, 1)))
 
 
 def _gives(expected, compute):
@@ -75,23 +76,37 @@ def _gives(expected, compute):
 
 
 def convolve_fused(image, kernel, bias, padding, dilation, activation="none"):
-    """A convolution and "relu" or "none", of a volume as in `convolve`, or of an image.
-
-    Args:
-        image: (1, C, R, W), channels last in memory, if not a volume.
-        kernel: as `pack_kernel` gives it, or channels last.
-        padding, dilation: a number for each axis.
-    """
+    """A convolution and "relu" or "none", of images as in `convolve_onto`."""
     strides = (1,) * len(padding)
     return torch.ops.mkldnn._convolution_pointwise(
         image, kernel, bias, padding, strides, dilation, 1, activation, [], ""
     )
 
 
+def convolve_onto(out, image, kernel, bias, padding, dilation, activation="relu"):
+    """out = activation(out + convolution), in place; of a volume as in `convolve`, or of an image.
+
+    Args:
+        out, image: (1, C, R, W), channels last in memory, if not volumes.
+        kernel: as `pack_kernel` gives it, or channels last.
+        bias: (C_out,) or None.
+        padding, dilation: a number for each axis.
+        activation: "relu" or None.
+    """
+    strides = (1,) * len(padding)
+    return torch.ops.mkldnn._convolution_pointwise_.binary(
+        out, image, kernel, bias, padding, strides, dilation, 1, "add", 1.0, activation, [], ""
+    )
+
+
 @functools.cache
 def has_fused_convolution(dtype):
-    """Whether `convolve_fused` takes volumes of this type; on x86, where it is fast."""
-    return platform.machine() in ("x86_64", "AMD64") and _computes(dtype, convolve_fused, "relu")
+    """Whether `convolve_onto` takes volumes of this type; on x86, where it is fast."""
+
+    def onto_ones(*layer):
+        return convolve_onto(torch.ones(1, 4, 2, 3, 3, dtype=dtype), *layer)
+
+    return platform.machine() in ("x86_64", "AMD64") and _computes(dtype, onto_ones, 6)
 
 
 def pack_kernel(kernel, padding, dilation, rows, width):
@@ -104,26 +119,6 @@ def pack_kernel(kernel, padding, dilation, rows, width):
     return torch._C._nn.mkldnn_reorder_conv2d_weight(
         kernel.to_mkldnn(), padding, (1, 1), dilation, 1, [1, kernel.shape[1], rows, width]
     )
-
-
-def convolve_onto(other, image, kernel, bias, padding, dilation):
-    """relu(conv2d(image) + other), of images as in `convolve_fused`."""
-    return torch.ops.mkldnn._convolution_pointwise.binary(
-        image, other, kernel, bias, padding, (1, 1), dilation, 1, "add", 1.0, "relu", [], ""
-    )
-
-
-@functools.cache
-def has_fused_sum(dtype):
-    """Whether `convolve_onto` and `convolve_fused` compute in this type, with any kernel."""
-    image, kernel = (torch.ones(size, dtype=dtype) for size in ((1, 2, 3, 3), (4, 2, 2, 1)))
-    kernel = kernel.contiguous(memory_format=torch.channels_last)
-
-    def example():
-        y = convolve_fused(image, kernel, None, (0, 0), (1, 1))  # 4
-        return convolve_onto(y, image, kernel, None, (0, 0), (1, 1))
-
-    return _gives(8, example)
 
 
 def pack_matrix(weight, rows):

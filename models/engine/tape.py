@@ -47,13 +47,17 @@ class Scratch:
         self.buffers = {}
         self.tapes = {}
 
-    def take(self, name, *shape):
-        """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken."""
-        size = math.prod(shape)
-        buffer = self.buffers.get(name)
+    def take(self, name, *shape, dtype=None):
+        """A contiguous tensor of `shape` with arbitrary content, valid until the name is taken.
+
+        Args:
+            dtype: that of the arithmetic by default.
+        """
+        size, dtype = math.prod(shape), dtype or self.arithmetic.dtype
+        buffer = self.buffers.get((name, dtype))
         if buffer is None or buffer.numel() < size:
             self.tapes.clear()  # they may hold the buffer that goes
-            buffer = self.buffers[name] = self._zeros(size)
+            buffer = self.buffers[name, dtype] = self._zeros(size, dtype)
         return shaped(buffer, *shape)
 
     def recorded(self, key, record):
@@ -65,9 +69,9 @@ class Scratch:
             self.tapes[key] = made
         return self.tapes[key]
 
-    def _zeros(self, size):
+    def _zeros(self, size, dtype):
         """Zeros, as stale frames are multiplied by zero in places, and 0 * nan is nan."""
-        dtype, device = self.arithmetic.dtype, self.arithmetic.device
+        device = self.arithmetic.device
         size_bytes = size * dtype.itemsize
         if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size_bytes < 2**21:
             return torch.zeros(size, dtype=dtype, device=device)

@@ -1,5 +1,7 @@
 """The parts of the engines against what they are parts of; private operators and what stands in."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,11 +10,17 @@ from torch.nn import functional
 from models.engine import onednn
 from models.engine.interpolation import Interpolation
 from models.engine.precision import Arithmetic
-from models.engine.rows.convolutions import RowConv, WinogradConv
+from models.engine.rows.convolutions import (
+    POINTS,
+    RowConv,
+    WinogradConv,
+    best_conv,
+    winograd_matrices,
+)
 from models.engine.rows.segments import ConvSegment, StemSegment
 from models.engine.tiles.packed import PackedTemporalNetwork
 from models.engine.tiles.temporal import TemporalNetwork
-from models.engine.workers import Workers
+from models.engine.workers import Workers, one_thread
 from models.folding import fold
 from models.fused import fuse
 from tests.builders import perturbed
@@ -50,7 +58,7 @@ def test_outputs_that_are_possible_need_no_further_input(inside, outside):
 class Rows:
     """A segment that keeps the rows it is given."""
 
-    def start(self, frames, width):
+    def start(self, rows, frames, width):
         self.rows = []
 
     def append(self, rows):
@@ -60,6 +68,9 @@ class Rows:
     def write(self, top, rows):
         self.new[top : top + len(rows)] = [row.clone() for row in rows]
 
+    def run(self, workers):
+        pass
+
     def all(self):
         return torch.stack([row for new in self.rows for row in new])
 
@@ -68,9 +79,9 @@ def through(segment, clip, bands):
     """(C, T, H, W) through a segment, in bands of so many rows."""
     rows, kept = clip.permute(2, 1, 3, 0), Rows()
     segment.after = [kept]
-    kept.start(*rows.shape[1:3])
-    segment.start(*rows.shape[1:3])
-    with Workers(SINGLE) as workers:
+    kept.start(bands, *rows.shape[1:3])
+    segment.start(bands, *rows.shape[1:3])
+    with Workers(SINGLE) as workers, one_thread(workers.threads):
         for band in rows.split(bands):
             segment.append(len(band))
             segment.write(0, band)
@@ -93,32 +104,60 @@ def test_a_layer_of_rows_is_one_of_the_image(monkeypatch, with_onednn, size, fra
 
 
 @fuses
+@pytest.mark.parametrize("differences", [False, True])
+@pytest.mark.parametrize("pixels_at_once", [1, 30, 10240])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize("height", [1, 3, 4, 8, 21])
-def test_rows_made_in_pairs_are_those_of_the_image(dilation, height):
-    geometry = {"padding": (1, dilation, dilation), "dilation": (1, dilation, dilation)}
+def test_rows_made_in_fours_are_those_of_the_image(
+    monkeypatch, height, dilation, pixels_at_once, differences
+):
+    monkeypatch.setattr("models.engine.rows.convolutions.PIXELS_AT_ONCE", pixels_at_once)
+    time = 2 if differences else 1
+    geometry = {"padding": (time, dilation, dilation), "dilation": (time, dilation, dilation)}
     conv = nn.Conv3d(32, 33, 3, **geometry).double().requires_grad_(False)
-    assert WinogradConv.suits(conv, SINGLE)
+    assert isinstance(best_conv(conv, SINGLE), WinogradConv)
     clip = torch.randn(32, 5, height, 9)
-    expected = conv(clip.double()).relu()
-    makers = (ConvSegment(made(conv, SINGLE), SINGLE) for made in (RowConv, WinogradConv))
-    plain, pairs = (through(maker, clip, 5) for maker in makers)
+    kernel, expected = None, conv(clip.double()).relu()
+    if differences:
+        kernel, padding = conv.weight[:, :, :2], (0, dilation, dilation)
+        expected = functional.conv3d(
+            clip.double(), kernel, conv.bias, padding=padding, dilation=conv.dilation
+        ).relu()
+
+    def segment(made):
+        return ConvSegment(made(conv, SINGLE, kernel), SINGLE)
+
+    plain, fours = (through(segment(made), clip, 5) for made in (RowConv, WinogradConv))
     # Winograd's sums round a little more.
-    error, plain_error = ((found - expected).square().mean().sqrt() for found in (pairs, plain))
-    assert 0 < error < 2 * plain_error
+    error, plain_error = ((found - expected).square().mean().sqrt() for found in (fours, plain))
+    assert 0 < error < 2.5 * plain_error
     for bands in (1, 3, height):  # the same rows are made in the same way
-        assert torch.equal(
-            pairs, through(ConvSegment(WinogradConv(conv, SINGLE), SINGLE), clip, bands)
-        )
+        assert torch.equal(fours, through(segment(WinogradConv), clip, bands))
 
 
-def test_plus_starts_with_the_rounding_of_the_network_as_trained():
+def test_the_products_of_winograd_are_a_convolution():
+    a, b, g = winograd_matrices((0, 1, -1, 2, -2))
+    assert torch.equal(a[1], torch.tensor([0.0, 1, -1, 2, -2, 0]).double())
+    assert torch.equal(b[0], torch.tensor([4.0, 0, -5, 0, 1, 0]).double())
+    kernel, rows = torch.randn(3).double(), torch.randn(6).double()
+    for matrices in ((a, b, g), winograd_matrices(POINTS)):
+        a, b, g = matrices
+        found = a @ ((b @ rows) * (g @ kernel))
+        torch.testing.assert_close(found, rows.unfold(0, 3, 1) @ kernel)
+
+
+def test_the_first_layer_of_plus_rounds_less_than_that_of_the_network_as_trained():
     model = PERTURBED["DeepPro-Plus"]
-    clip = torch.randn(1, 5, 19, 23)
+    clip = 0.2 * torch.randn(1, 5, 19, 23) + 5
+    exact, as_trained = copy.deepcopy(model).double(), model
     with torch.no_grad():
-        expected = model.conv_in(clip[None])[0]
-    found = through(StemSegment(fold(model, torch.float64).conv_in, SINGLE), clip, 8)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+        expected, trained = exact.conv_in(clip[None].double())[0], as_trained.conv_in(clip[None])[0]
+    segment = StemSegment(fold(model, torch.float64).conv_in, SINGLE)
+    for bands in (3, 19):
+        segment.begin(clip[0], bands)
+        found = through(segment, clip, bands)
+        error = (found - expected).square().mean()
+        assert 0 < error < 0.5 * (trained - expected).square().mean()
 
 
 needs_packed = pytest.mark.skipif(

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from models import build_model
-from models.blocks import ConvBNReLU, ResBlock, STDResBlock, Stem, TDResBlock, projection
+from models.blocks import ConvBNReLU, ResBlock, STDResBlock, TDResBlock, projection
 from models.difference_conv import SpatialDifferenceConv3d
 from models.engine.training.network import FastTraining
 from models.folding import fold
@@ -47,7 +47,7 @@ def temporal_stem():
 
 
 def spatial_stem():
-    return Stem(SpatialDifferenceConv3d(1, 4, (3, 3, 3), padding=1))
+    return ConvBNReLU(SpatialDifferenceConv3d(1, 4, (3, 3, 3), padding=1))
 
 
 # What each is described by: its trunk, and the pools and blocks of its levels.
@@ -68,7 +68,7 @@ NETWORKS = {
     ),
 }
 TEMPORAL = [name for name in NETWORKS if name != "two kinds of blocks"]
-WITH_ENGINE = ("one level", "a pooled level alone", "two levels", "two kinds of blocks")
+WITH_ENGINE = [name for name in NETWORKS if name != "a pool at the end"]
 
 
 def described(name):

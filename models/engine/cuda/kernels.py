@@ -21,8 +21,9 @@ def relu(x):
 @triton.jit(do_not_specialize=["frames", "height", "width", "top", "pixels"])
 def stem_kernel(
     clip,
+    means,
     weight,
-    affine,
+    biases,
     out,
     frames,
     height,
@@ -34,9 +35,9 @@ def stem_kernel(
     CHANNELS: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Rows [top, ...) of relu(scale (conv(clip) + bias) + shift), in float32 throughout.
+    """Rows [top, ...) of relu(conv(clip)), in float32 throughout, see `models.engine.centring`.
 
-    clip (T, H, W); weight (KT, KS, KS, C); affine (3, C): bias, scale, shift; out (T, pixels, C).
+    clip (T, H, W); means (T,); weight (KT, KS, KS, C); biases (T, C); out (T, pixels, C).
     """
     frame = tl.program_id(1)
     at = tl.program_id(0) * TILE + tl.arange(0, TILE)
@@ -48,6 +49,7 @@ def stem_kernel(
     for kt in range(KT):
         t = frame + kt - KT // 2
         if (t >= 0) & (t < frames):
+            mean = tl.load(means + t)
             for ky in range(KS):
                 y = row + ky - KS // 2
                 line = clip + (t * height + y) * width
@@ -56,13 +58,8 @@ def stem_kernel(
                     x = column + kx - KS // 2
                     value = tl.load(line + x, mask=there & (x >= 0) & (x < width), other=0.0)
                     tap = tl.load(weight + ((kt * KS + ky) * KS + kx) * CHANNELS + channel)
-                    total += value[:, None] * tap[None, :]
-    bias, scale, shift = (
-        tl.load(affine + channel),
-        tl.load(affine + CHANNELS + channel),
-        tl.load(affine + 2 * CHANNELS + channel),
-    )
-    total = relu((total + bias[None, :]) * scale[None, :] + shift[None, :])
+                    total += (value - mean)[:, None] * tap[None, :]
+    total = relu(total + tl.load(biases + frame * CHANNELS + channel)[None, :])
     target = out + (frame * pixels + at[:, None]) * CHANNELS + channel[None, :]
     tl.store(target, total, mask=inside[:, None])
 

@@ -7,9 +7,9 @@ import warnings
 import torch
 
 from models.engine.base import Engine, blocks_without_pools, ends_in_blocks
+from models.engine.centring import centring
 from models.engine.heads import channel_matrix
 from models.engine.precision import Arithmetic
-from models.folding import ChannelAffine
 from models.stages import is_pool, run_layers
 
 # Of a program: the pixels it takes, its warps, the loads that are under way at a time.
@@ -47,23 +47,20 @@ class CudaStem:
     """The first convolution, its norm and ReLU: rows of the clip to a map (T, R, W, C)."""
 
     def __init__(self, stem, arithmetic):
-        conv, norm, _ = stem
+        self.conv = conv = stem[0]
         self.sizes = {"KT": conv.kernel_size[0], "KS": conv.kernel_size[1]}
         self.channels, self.reach = conv.out_channels, conv.padding[1]
         self.dtype = arithmetic.dtype
         single = Arithmetic(torch.float32, arithmetic.device)
         self.weight = single.cast(conv.weight.flatten(1).T)
-        scale, shift = torch.ones_like(conv.bias), torch.zeros_like(conv.bias)
-        if isinstance(norm, ChannelAffine):
-            scale, shift = norm.scale.flatten(), norm.shift.flatten()
-        self.affine = single.cast(torch.stack([conv.bias, scale, shift]))
 
     def __call__(self, clip, top, bottom):
         frames, height, width = clip.shape
+        means, biases = centring(self.conv, clip)
         pixels = (bottom - top) * width
         out = clip.new_empty(frames, bottom - top, width, self.channels, dtype=self.dtype)
         kernels().stem_kernel[programs(pixels, frames, STEM)](
-            clip, self.weight, self.affine, out, frames, height, width, top, pixels,
+            clip, means, self.weight, biases, out, frames, height, width, top, pixels,
             **self.sizes, CHANNELS=self.channels, **STEM,
         )  # fmt: skip
         return out
@@ -265,7 +262,8 @@ class CudaNetwork(Engine):
         rows = LARGEST_INDEX // (MOST_CHANNELS * self.seqlen * width) - 2 * self.halo
         return max(rows, self.band_multiple)
 
-    def start(self, height, width):
+    def start(self, clip, rows):
+        height, width = clip.shape[1:]
         return [(height // scale, width // scale) for scale in self.scales]
 
     def push(self, clip, rows, tile, workers):

@@ -1,11 +1,12 @@
 """Convolutions with spatial kernels over rows (R, T, W, C): see `models.engine.rows.segments`."""
 
+import numpy as np
 import torch
-from torch.nn import functional
 
 from models.engine import onednn
+from models.engine.tape import shaped
 
-LEAST_EPS = 1e-30  # of a norm: adds nothing to a variance of 1; torch 2.11 refuses 0
+PIXELS_AT_ONCE = 10240  # over all frames: more leave the cache that cores share
 
 
 def works_by_rows(arithmetic):
@@ -31,7 +32,6 @@ class RowConv:
 
     Attributes:
         rows_at_once: fewer are only made at the end.
-        made_values: numbers that are there at a time for a pixel and frame of output.
     """
 
     rows_at_once = 1
@@ -39,113 +39,155 @@ class RowConv:
     def __init__(self, conv, arithmetic, kernel=None):
         time, self.reach, beside = conv.padding
         self.padding = (time if kernel is None else 0), beside
-        kernel = conv.weight if kernel is None else kernel
-        self.kernel = onednn.channels_last(arithmetic.cast(kernel.transpose(2, 3)))
+        kernel = (conv.weight if kernel is None else kernel).transpose(2, 3)
+        self.kernel = onednn.channels_last(arithmetic.cast(kernel))
         self.bias = arithmetic.cast(conv.bias)
         self.dilation = tuple(conv.dilation[i] for i in (1, 0, 2))
+        sizes = zip(self.dilation, kernel.shape[2:], strict=True)
+        self.seen = tuple(dilation * (size - 1) for dilation, size in sizes)  # beside the pixel
         self.channels = kernel.shape[1]
-        self.made_values = len(self.bias)
         self.fused = works_by_rows(arithmetic)
 
-    def pieces(self, ranges):
-        """What one call makes, of the ranges of rows that tasks would make."""
-        return ranges
+    def pieces(self, rows, step):
+        """Ranges of `rows` rows of output, one for a task, of about `step` rows each."""
+        return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
 
-    def __call__(self, stored, piece):
-        """[(top, rows of output from that one on), ...] of a piece, from stored rows of input."""
-        return [(piece.start, self.convolve(stored[piece.start : piece.stop + 2 * self.reach]))]
+    def values_made(self, step, frames, width):
+        """Numbers that are there at a time in a task."""
+        return len(self.bias) * step * frames * width
 
-    def convolve(self, rows):
-        image = rows.permute(3, 0, 1, 2)[None]
-        layer = image, self.kernel, self.bias, (0, *self.padding), self.dilation
-        if self.fused:
-            y = onednn.convolve_fused(*layer, "relu")
-        else:
-            y = onednn.convolve(*layer).clamp_min_(0)
-        return y[0].permute(1, 2, 3, 0)
+    def __call__(self, stored, piece, scratch):
+        """Of a piece, from stored rows of input: [(top, rows of output from that one on), ...].
+
+        The rows are in `scratch` and hold until the next call.
+        """
+        rows = stored[piece.start : piece.stop + 2 * self.reach]
+        return [(piece.start, self.convolve(rows, self.bias, scratch))]
+
+    def convolve(self, rows, bias, scratch):
+        """The layer with a bias (C_out,), or (T', 1, C_out) one for each frame."""
+        image, geometry = rows.permute(3, 0, 1, 2)[None], ((0, *self.padding), self.dilation)
+        if not self.fused:
+            y = onednn.convolve(image, self.kernel, None, *geometry)[0].permute(1, 2, 3, 0)
+            return y.add_(bias).clamp_min_(0)
+        count, frames, width = (
+            size + 2 * padding - seen
+            for size, padding, seen in zip(rows.shape, (0, *self.padding), self.seen, strict=False)
+        )
+        size = count, frames, width, len(self.bias)
+        y = scratch.take("made", *size, dtype=bias.dtype).copy_(bias)
+        onednn.convolve_onto(y.permute(3, 0, 1, 2)[None], image, self.kernel, None, *geometry)
+        return y
 
 
 class StemConv(RowConv):
-    """The folded `Stem`, which subtracts sums of nearly equal numbers: rounded as when trained.
+    """The first convolution, over rows that hold the columns beside the image, too."""
 
-    The kernel's spatial taps sum to zero, so they are added up time by time; scale and shift are
-    applied as the norm that they were.
-    """
-
-    def __init__(self, stem, arithmetic):
-        conv, affine, _ = stem
+    def __init__(self, conv, arithmetic):
         super().__init__(conv, arithmetic)
-        self.made_values = 3 * len(self.bias)
-        self.kernel = onednn.channels_last(arithmetic.cast(conv.weight))
-        scale, shift = (arithmetic.cast(a.flatten()) for a in (affine.scale, affine.shift))
-        self.norm = torch.zeros_like(shift), torch.ones_like(scale), scale, shift
+        self.padding = self.padding[0], 0
 
-    def convolve(self, rows):
-        clip = rows.permute(3, 1, 0, 2)[None]  # (1, 1, T, R, W)
-        time, beside = self.padding
-        y = onednn.convolve(clip, self.kernel, self.bias, (time, 0, beside), (1, 1, 1))
-        if y.device.type == "cpu":
-            y = functional.batch_norm(y, *self.norm, eps=LEAST_EPS).clamp_min_(0)
-        else:  # not tried on a GPU with so small an eps
-            scale, shift = (a.view(-1, 1, 1, 1) for a in self.norm[2:])
-            y = torch.addcmul(shift, y, scale).clamp_min_(0)
-        return y[0].permute(2, 1, 3, 0)
+
+POINTS = 0, 0.75, -0.75, 1.5, -1.5  # with 1, 2 and 3 instead errors are half as large again
+
+
+def winograd_matrices(points):
+    """A (4, 6), B (6, 6) and G (6, 3) in float64 of F(4, 3), see `WinogradConv`.
+
+    A kernel and four rows are polynomials in x, and m_i is the product of their values at a point;
+    the last one is at infinity, where the highest power decides.
+    """
+    power = np.arange(4)[:, None]
+    others = [[other for other in points if other != point] for point in points]
+    infinity = np.array([[0.0, 0, 0, 1]])
+    a = np.concatenate([np.array(points) ** power, infinity.T], 1)
+    b = [[*np.poly(roots)[::-1], 0] for roots in others] + [np.poly(points)[::-1]]
+    scales = [np.prod(point - np.array(roots)) for point, roots in zip(points, others, strict=True)]
+    g = np.concatenate([(np.array(points) ** power[:3] / scales).T, infinity[:, 1:]])
+    return tuple(torch.tensor(np.array(matrix)) for matrix in (a, b, g))
 
 
 class WinogradConv(RowConv):
-    """A `RowConv` of three rows that makes them in pairs, with a third fewer products.
+    """A `RowConv` of three rows that makes four at a time, with half the products.
 
-    Two rows of output, y0 and y1, one dilation apart, need four of input, d0 ... d3. With the
-    kernel's rows g0, g1, g2 they are
+    Four rows of output y, one dilation apart, need six of input, d. With the kernel's rows g,
 
-        y0 = m0 + m1 + m2    m0 = (d0 - d2) g0    m1 = (d1 + d2) (g0 + g1 + g2) / 2
-        y1 = m1 - m2 + m3    m3 = (d3 - d1) g2    m2 = (d2 - d1) (g0 - g1 + g2) / 2
+        y = A m,    m_i = (B d)_i (G g)_i,    i = 0 ... 5
 
-    which is F(2, 3) of Lavin and Gray (CVPR 2016): four products instead of six. A product here is
-    a convolution over time and columns.
+    which is F(4, 3) of Lavin and Gray (CVPR 2016): six products instead of twelve. A product here
+    is a convolution over time and columns.
     """
 
     @staticmethod
     def suits(conv, arithmetic):
         """Whether it is faster: the sums take time, too, so it has to be for many channels."""
         return (
-            conv.in_channels >= 32
+            conv.in_channels >= 16
             and conv.kernel_size[1] == 3
             and arithmetic.dtype == torch.float32
             and works_by_rows(arithmetic)
-            and onednn.has_fused_sum(arithmetic.dtype)
         )
 
-    def __init__(self, conv, arithmetic):
-        super().__init__(conv, arithmetic)
-        self.rows_at_once = 2 * self.dilation[0]
-        self.made_values = 2 * max(self.channels, len(self.bias))
-        first, middle, last = conv.weight.transpose(2, 3).unbind(2)
-        kernels = first, (first + middle + last) / 2, (first - middle + last) / 2, last
+    def __init__(self, conv, arithmetic, kernel=None):
+        super().__init__(conv, arithmetic, kernel)
+        self.rows_at_once = 4 * self.dilation[0]
+        kernel = conv.weight if kernel is None else kernel
+        a, b, g = winograd_matrices(POINTS)
+        kernels = torch.einsum("ir,octrx->ioctx", g, kernel.double())
         self.kernels = [onednn.channels_last(arithmetic.cast(kernel)) for kernel in kernels]
+        # To be in each row of y once.
+        biases = torch.linalg.pinv(a).sum(1, keepdim=True) * conv.bias.double()
+        self.biases = arithmetic.cast(biases)
+        self.to_products, self.of_products = arithmetic.cast(b), arithmetic.cast(a)
 
-    def pieces(self, ranges):
-        """Pairs of rows, and those at the end that have no partner."""
-        rows, apart = ranges[-1].stop, self.dilation[0]
-        paired = rows - rows % (2 * apart)
-        tops = (range(top, top + apart) for top in range(0, paired, 2 * apart))
-        pairs = [range(top, top + 2 * apart, apart) for group in tops for top in group]
-        return [*pairs, *([range(paired, rows)] if paired < rows else [])]
-
-    def __call__(self, stored, piece):
+    def pieces(self, rows, step):
+        """Four rows each, and at the end those that are too few, as they come."""
         apart = self.dilation[0]
-        if len(piece) != 2 or piece.step != apart:
-            return super().__call__(stored, piece)
-        return zip(piece, self._pair(*stored[piece.start :: apart][:4]), strict=True)
+        whole = rows - rows % self.rows_at_once
+        tops = (range(top, top + apart) for top in range(0, whole, self.rows_at_once))
+        fours = [range(top, top + 4 * apart, apart) for group in tops for top in group]
+        return fours + [range(top, min(top + 2, rows)) for top in range(whole, rows, 2)]
 
-    def _pair(self, d0, d1, d2, d3):
-        """Two rows (1, T, W, C_out) of four (T, W, C)."""
-        g0, plus, minus, g2 = self.kernels
-        geometry = self.padding, self.dilation[1:]
-        m1 = onednn.convolve_fused(onednn.as_image(d1 + d2), plus, self.bias, *geometry)
-        m2 = onednn.convolve_fused(onednn.as_image(d2 - d1), minus, None, *geometry)
-        sums = m1 + m2, m1.sub_(m2)
-        return [
-            onednn.convolve_onto(m, onednn.as_image(d), g, None, *geometry).permute(0, 2, 3, 1)
-            for m, d, g in zip(sums, (d0 - d2, d3 - d1), (g0, g2), strict=True)
-        ]
+    def frames_at_once(self, frames, width):
+        return max(1, min(frames, PIXELS_AT_ONCE // width))
+
+    def values_made(self, step, frames, width):
+        at_once = self.frames_at_once(frames, width)
+        values = self.channels * (at_once + self.seen[1]) + len(self.bias) * at_once
+        return (4 * len(self.bias) * frames + 6 * values) * width
+
+    def __call__(self, stored, piece, scratch):
+        if len(piece) != 4:
+            return super().__call__(stored, piece, scratch)
+        d = stored[piece.start :: self.dilation[0]][:6]
+        frames, width = d.shape[1] + 2 * self.padding[0] - self.seen[1], d.shape[2]
+        memory = scratch.take("made", self.values_made(4, frames, width))
+        y = shaped(memory, 4, frames, width, len(self.bias))
+        step = self.frames_at_once(frames, width)
+        for first in range(0, frames, step):
+            self._make(y[:, first : first + step], d, first - self.padding[0], memory[y.numel() :])
+        return zip(piece, y.unsqueeze(1), strict=True)
+
+    def _make(self, y, d, start, memory):
+        """Frames of the rows y (4, t, W, C_out), from rows d (6, T, W, C), frame `start` on."""
+        frames, width, _ = y.shape[1:]
+        stop = start + frames + self.seen[1]
+        inputs = shaped(memory, 6, stop - start, width, self.channels)
+        products = shaped(memory[inputs.numel() :], 6, *y.shape[1:]).zero_()
+        low, high = max(start, 0), min(stop, d.shape[1])
+        inputs[:, : low - start] = 0
+        inputs[:, high - start :] = 0
+        there = inputs[:, low - start : high - start].flatten(1)
+        torch.mm(self.to_products, d[:, low:high].flatten(1), out=there)
+        geometry = (0, self.padding[1]), self.dilation[1:]
+        for i, kernel in enumerate(self.kernels):
+            images = onednn.as_image(products[i]), onednn.as_image(inputs[i])
+            onednn.convolve_onto(*images, kernel, self.biases[i], *geometry, None)
+        torch.mm(self.of_products, products.flatten(1), out=y.flatten(1))
+        y.clamp_min_(0)
+
+
+def best_conv(conv, arithmetic, kernel=None):
+    """The faster of a `RowConv` and a `WinogradConv`."""
+    made = WinogradConv if WinogradConv.suits(conv, arithmetic) else RowConv
+    return made(conv, arithmetic, kernel)

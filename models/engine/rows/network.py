@@ -3,20 +3,11 @@
 import copy
 from contextlib import nullcontext
 
-from models.blocks import Stem
 from models.engine.base import Engine, ends_in_blocks
-from models.engine.rows.segments import (
-    FirstHalf,
-    LastHalf,
-    PoolSegment,
-    RowQueue,
-    SecondHalf,
-    Segment,
-    StemSegment,
-    works_by_rows,
-)
+from models.engine.rows.blocks import FirstHalf, LastHalf, SecondHalf
+from models.engine.rows.convolutions import works_by_rows
+from models.engine.rows.segments import PoolSegment, RowQueue, Segment, StemSegment
 from models.engine.workers import one_thread
-from models.folding import ChannelAffine
 from models.stages import is_pool
 
 
@@ -25,10 +16,8 @@ class RowNetwork(Engine):
 
     @staticmethod
     def takes(stages):
-        """As `Engine.takes`; begins with a `Stem`, and every level ends in a block."""
-        stem = stages.trunk[0]
-        spatial = isinstance(stem, Stem) and isinstance(stem[1], ChannelAffine)
-        return Engine.takes(stages) and spatial and ends_in_blocks(stages)
+        """As `Engine.takes`; every level ends in a block."""
+        return Engine.takes(stages) and ends_in_blocks(stages)
 
     def __init__(self, stages, seqlen, arithmetic):
         self.seqlen = seqlen
@@ -71,17 +60,19 @@ class RowNetwork(Engine):
         twin.stem, twin.segments, twin.levels = copy.deepcopy(parts, weights)
         return twin
 
-    def start(self, height, width):
+    def start(self, clip, rows):
         sizes = {}
 
-        def start(segment, height, width):
-            height //= segment.shrinks
-            width = segment.start(self.seqlen, width)
-            sizes[segment] = height, width
+        def start(segment, rows, height, width):
+            if segment is self.stem:
+                segment.begin(clip, rows)
+            else:
+                segment.start(rows, self.seqlen, width)
+            sizes[segment] = height // segment.shrinks, segment.width
             for after in segment.after:
-                start(after, height, width)
+                start(after, segment.rows_out(rows), *sizes[segment])
 
-        start(self.stem, height, width)
+        start(self.stem, rows, *clip.shape[1:])
         return [sizes[level] for level in self.levels]
 
     def push(self, clip, band, tile, workers):
@@ -100,21 +91,20 @@ class RowNetwork(Engine):
             return [level.take_map() for level in self.levels]
 
     def memory_needed(self, rows, width, tile, threads):
-        kept, made = [], []  # by segment, values per frame
+        frames = self.seqlen + 4
+        kept, made = [], []  # by segment, numbers
 
         def add(segment, rows, width):
-            """`rows`: the most that come at once, with the last band those that waited, too."""
-            kept.append(segment.kept_values(rows) * width)
-            rows = -(-(rows + segment.lag) // segment.shrinks)
-            width = max(1, width // segment.shrinks)
-            made_at_once = min(rows, threads * segment.rows_of_a_task(rows, width, threads))
-            made.append(segment.made_values * made_at_once * width)
+            kept.append(segment.kept_values(rows) * width * frames)
+            rows, width = segment.rows_out(rows), max(1, width // segment.shrinks)
+            step = segment.rows_of_a_task(rows, width, threads)
+            tasks = min(threads, len(segment.pieces(rows, step)))
+            made.append(tasks * segment.values_made(step, frames, width))
             for after in segment.after:
                 add(after, rows, width)
 
         add(self.stem, rows, width)
         heads = 80 * (threads * max(tile, width) + width)
         maps = 56 * (rows + 8) * width
-        # A queue that grows is there twice.
-        values = sum(kept) + max(kept) + max(made) + heads + maps
-        return int(self.arithmetic.dtype.itemsize * (self.seqlen + 4) * values)
+        values = sum(kept) + max(made) + frames * (heads + maps)
+        return int(self.arithmetic.dtype.itemsize * values)

@@ -6,22 +6,15 @@ Nothing is computed twice and no halo is cut: the result does not depend on the 
 
 Rows are (R, T, W, C), channels last and rows outermost: a band is one piece of memory, and a
 channels-last (1, C, R, T, W) image for kernels whose axes are (row, time, column).
-
-A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
-
-    k0 x(t-2) + k1 x(t) + k2 x(t+2) = k2 d(t) - k0 d(t-2),    d(t) = x(t+2) - x(t),
-
-two taps on first differences instead of three, which saves a third of its products.
 """
 
 import copy
 
 import torch
 
-from models.engine.heads import LevelHead, channel_matrix
+from models.engine.centring import centring
 from models.engine.precision import Arithmetic
-from models.engine.rows.convolutions import RowConv, StemConv, WinogradConv, works_by_rows
-from models.engine.tape import Tape, shaped
+from models.engine.rows.convolutions import StemConv, works_by_rows
 
 PIECE_PIXELS = 512  # that a thread takes from cut to cut
 
@@ -30,7 +23,7 @@ class RowQueue:
     """Rows in one piece of memory: `append` at the bottom, `drop` from the top.
 
     Args:
-        waiting: how many rows may be there before a band comes; room for them is made early.
+        waiting: how many rows may be there before others come.
     """
 
     def __init__(self, arithmetic, waiting):
@@ -44,11 +37,12 @@ class RowQueue:
         queue.data, queue.count = self.data.new_empty(0), 0
         return queue
 
-    def clear(self, *shape):
-        """No rows, of this shape. Memory of such rows is used again: mapping it takes time."""
+    def clear(self, rows, *shape):
+        """No rows, of this shape; `rows` of them may come at once."""
         self.count = 0
-        if self.data.shape[1:] != shape:
-            self.data = self.data.new_empty(0, *shape)
+        if self.data.shape[1:] != shape or len(self.data) < rows + self.waiting:
+            self.data = self.data.new_empty(0)  # gone before there is other memory
+            self.data = self.data.new_empty(rows + self.waiting, *shape)
 
     def __len__(self):
         return self.count
@@ -59,11 +53,6 @@ class RowQueue:
 
     def append(self, rows):
         """Makes room for `rows` rows and returns them, to be written."""
-        if self.count + rows > len(self.data):
-            size = self.count + rows + self.waiting
-            data = self.data.new_empty(size, *self.data.shape[1:])
-            data[: self.count] = self.rows
-            self.data = data
         self.count += rows
         return self.data[self.count - rows : self.count]
 
@@ -83,13 +72,12 @@ class Segment:
 
     Attributes:
         after: the segments that get its rows.
-        lag: rows by which its output is behind its input.
         shrinks: pixels of its input, a side, that one of its output stands for.
+        rows_at_once: of output; fewer are only made at the end.
         out_channels: of its rows.
-        made_values: numbers that a task makes for a pixel and frame of output.
     """
 
-    shrinks = 1
+    shrinks = rows_at_once = 1
 
     def __init__(self, channels, waiting, arithmetic, input_type=None):
         self.channels = channels  # of its input
@@ -99,11 +87,15 @@ class Segment:
         self.by_rows = works_by_rows(arithmetic)
         self.after = []
 
-    def start(self, frames, width):
-        """For frames of this width; returns that of the output."""
-        self.queue.clear(frames, width, self.channels)
-        self.width = width // self.shrinks
-        return self.width
+    def start(self, rows, frames, width):
+        """For frames of this width, of which at most `rows` rows come at once."""
+        self.queue.clear(rows, frames, width, self.channels)
+        self.width, self.most = width // self.shrinks, self.rows_out(rows)
+
+    def rows_out(self, rows):
+        """The most rows of output that are made at once, where `rows` of input come at once."""
+        rows //= self.shrinks
+        return max(rows - rows % self.rows_at_once, self.rows_at_once)
 
     def append(self, rows):
         """Makes room for `rows` more rows."""
@@ -120,18 +112,22 @@ class Segment:
         """No more rows come."""
 
     def run(self, workers):
-        """Computes what the input allows, and drops what is no longer needed of it."""
-        ready = self.ready
-        if ready == 0:
-            return
-        self.make_room(ready)
-        step = self.rows_of_a_task(ready, self.width, workers.threads)
-        workers.run(self.run_piece, self.pieces(ready, step))
-        self.drop(ready)
+        """Computes what the input allows, here and after, and drops what is no longer needed."""
+        while rows := min(self.ready, self.most):
+            self.make_room(rows)
+            step = self.rows_of_a_task(rows, self.width, workers.threads)
+            workers.run(self.run_piece, self.pieces(rows, step))
+            self.drop(rows)
+            for segment in self.after:
+                segment.run(workers)
 
     def pieces(self, rows, step):
         """Ranges of rows of output, one for a task, of about `step` rows each."""
         return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
+
+    def values_made(self, step, frames, width):
+        """Numbers that are there at a time in a task."""
+        return self.out_channels * step * frames * width
 
     def make_room(self, rows):
         for segment in self.after:
@@ -158,28 +154,31 @@ class Segment:
 
 
 class ConvSegment(Segment):
-    """A convolution and what follows it."""
+    """A convolution and what follows it.
+
+    Attributes:
+        beyond: what is beyond the image.
+    """
+
+    beyond = 0
 
     def __init__(self, conv, arithmetic, input_type=None):
         waiting = 3 * conv.reach + conv.rows_at_once - 1  # with those below the image
         super().__init__(conv.channels, waiting, arithmetic, input_type)
-        self.conv = conv
-        self.lag = conv.reach + conv.rows_at_once - 1
+        self.conv, self.rows_at_once = conv, conv.rows_at_once
         self.out_channels = len(conv.bias)
-        self.made_values = conv.made_values
 
-    def start(self, frames, width):
-        width = super().start(frames, width)
-        self._append_zeros()
+    def start(self, rows, frames, width):
+        super().start(rows, frames, width)
+        self._append_beyond()
         self.ended = False
-        return width
 
-    def _append_zeros(self):
+    def _append_beyond(self):
         """The rows above or below the image."""
-        self.queue.append(self.conv.reach).zero_()
+        self.queue.append(self.conv.reach)[:] = self.beyond
 
     def finish(self):
-        self._append_zeros()
+        self._append_beyond()
         self.ended = True
 
     @property
@@ -189,34 +188,58 @@ class ConvSegment(Segment):
         return rows if self.ended else rows - rows % self.conv.rows_at_once
 
     def pieces(self, rows, step):
-        return self.conv.pieces(super().pieces(rows, step))
+        return self.conv.pieces(rows, step)
+
+    def values_made(self, step, frames, width):
+        return self.conv.values_made(step, frames, width)
 
     def run_piece(self, piece, scratch):
-        for top, out in self.conv(self.queue.rows, piece):
+        for top, out in self.conv(self.queue.rows, piece, scratch):
             self.hand_on(top, out, scratch)
-
-    def rows_of_a_task(self, rows, width, threads):
-        return max(self.conv.rows_at_once, super().rows_of_a_task(rows, width, threads))
 
 
 class StemSegment(ConvSegment):
-    """The first convolution and its ReLU, in float32, from rows (R, T, W, 1) of the clip."""
+    """The first convolution and its ReLU, in float32, from rows (R, T, W, 1) of the clip.
+
+    Its queue holds rows less the frames' means, see `models.engine.centring`, with the columns
+    beside the image.
+    """
 
     def __init__(self, stem, arithmetic):
         single = Arithmetic(torch.float32, arithmetic.device)
-        super().__init__(StemConv(stem, single), arithmetic, single)
+        self.layer = stem[0]
+        super().__init__(StemConv(self.layer, single), arithmetic, single)
+
+    def begin(self, clip, rows):
+        """Rows of this clip (T, H, W) follow, at most `rows` at once."""
+        means, biases = centring(self.layer, clip)
+        self.beyond, self.biases = -means[:, None, None], biases[:, None]
+        frames, _, width = clip.shape
+        self.start(rows, frames, width)
+
+    def start(self, rows, frames, width):
+        beside = self.layer.padding[2]
+        super().start(rows, frames, width + 2 * beside)
+        self.width, self.image = width, slice(beside, beside + width)
+
+    def write(self, top, rows):
+        new = self.new[top : top + len(rows)]
+        new[:] = self.beyond
+        new[:, :, self.image] += rows
+
+    def run_piece(self, piece, scratch):
+        rows = self.queue.rows[piece.start : piece.stop + 2 * self.conv.reach]
+        self.hand_on(piece.start, self.conv.convolve(rows, self.biases, scratch), scratch)
 
 
 class PoolSegment(Segment):
     """Maximum over 2x2 pixels; an odd last row or column is left out."""
 
-    lag = 1
     shrinks = 2
 
     def __init__(self, channels, arithmetic):
         super().__init__(channels, 1, arithmetic)
         self.out_channels = channels
-        self.made_values = 3 * channels
 
     @property
     def ready(self):
@@ -230,138 +253,5 @@ class PoolSegment(Segment):
             piece.start, torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2]), scratch
         )
 
-
-class FirstHalf(ConvSegment):
-    """The first convolution of a folded residual block, over differences in time.
-
-    Args:
-        second: the `SecondHalf`, which keeps the block's input for its shortcut.
-    """
-
-    def __init__(self, block, second, arithmetic):
-        kernel = block.conv1.weight
-        kernel = torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2)
-        super().__init__(RowConv(block.conv1, arithmetic, kernel), arithmetic)
-        self.second = second
-        self.after = [second]
-
-    def start(self, frames, width):
-        return super().start(frames + 2, width)
-
-    def append(self, rows):
-        super().append(rows)
-        self.new_inputs = self.second.inputs.append(rows)
-
-    def write(self, top, rows):
-        taken = slice(top, top + len(rows))
-        x, differences = self.new_inputs[taken], self.new[taken]  # the latter for t = -2 ... T-1
-        x.copy_(rows)
-        frames = x.shape[1]
-        if frames < 2:
-            differences[:, frames:] = 0
-            differences[:, :frames] = x
-            differences[:, 2:] -= x
-        else:
-            differences[:, :2] = x[:, :2]
-            torch.sub(x[:, 2:], x[:, :-2], out=differences[:, 2:frames])
-            torch.neg(x[:, -2:], out=differences[:, frames:])
-
-
-class SecondHalf(ConvSegment):
-    """The second convolution of a block, its projection, the shortcut added, ReLU."""
-
-    def __init__(self, block, arithmetic):
-        suits = WinogradConv.suits(block.conv2, arithmetic)
-        conv = (WinogradConv if suits else RowConv)(block.conv2, arithmetic)
-        super().__init__(conv, arithmetic)
-        self.mix = arithmetic.cast(channel_matrix(block.conv3))
-        self.shortcut = arithmetic.cast(channel_matrix(block.shortcut[0]))
-        self.bias = arithmetic.cast(block.conv3.bias)
-        self.inputs = RowQueue(arithmetic, self.queue.waiting + block.conv1.padding[1])
-        self.made_values += len(self.bias)
-
-    def start(self, frames, width):
-        self.inputs.clear(frames, width, self.shortcut.shape[1])
-        return super().start(frames, width)
-
-    def hand_on(self, top, rows, scratch):
-        x = self.inputs.rows[top : top + len(rows)]
-        y, x = rows.flatten(1, 2), x.flatten(1, 2)
-        mix, shortcut = (m.mT.expand(len(y), -1, -1) for m in (self.mix, self.shortcut))
-        y = torch.baddbmm(self.bias, y, mix).baddbmm_(x, shortcut).clamp_min_(0)
-        super().hand_on(top, y.view_as(rows), scratch)
-
-    def drop(self, rows):
-        super().drop(rows)
-        self.inputs.drop(rows)
-
-    def kept_values(self, rows):
-        kept = super().kept_values(rows)
-        return kept + self.shortcut.shape[1] * (rows + self.inputs.waiting)
-
-
-class LastHalf(SecondHalf):
-    """The last `SecondHalf` of a level and the level's head, to rows of the level's map.
-
-    Attributes:
-        tile: pixels that go through the head at a time.
-    """
-
-    def __init__(self, level, merge_matrix, seqlen, arithmetic):
-        block = level.layers[-1]
-        super().__init__(block, arithmetic)
-        self.floor = -self.bias[:, None]  # of the shifted ReLU, see `models.engine.heads`
-        self.head = LevelHead(level, merge_matrix, block.conv3.bias.double(), arithmetic)
-        self.offset = self.head.offset
-        self.seqlen = seqlen
-
-    def start(self, frames, width):
-        self.map = None
-        return super().start(frames, width)
-
-    def make_room(self, rows):
-        size = self.head.out_channels, self.seqlen, rows, self.width
-        self.map = self.queue.data.new_empty(size)
-
-    def take_map(self):
-        """(8, T, R, W): the map's rows since the last call; None if there are none."""
-        out, self.map = self.map, None
-        return out
-
-    def hand_on(self, top, rows, scratch):
-        x = self.inputs.rows[top : top + len(rows)]
-        step = max(1, self.tile // self.width)
-        out = self.map[:, :, top : top + len(rows)]
-        for part in zip(rows.split(step), x.split(step), out.split(step, 2), strict=True):
-            self._run_head(*part, scratch)
-
-    def _run_head(self, y, x, out, scratch):
-        """Rows (R, T, W, C) to the map's, (8, T, R, W)."""
-        rows = len(y)
-        tape, mixed, features, small = scratch.recorded(
-            (self, rows, self.width), lambda: self._record_head(rows, scratch)
-        )
-        # Channels first from here on, so that a channel's profiles are a matrix.
-        y, x = (a.flatten(1, 2).mT for a in (y, x))
-        mix, shortcut = (m.expand(rows, -1, -1) for m in (self.mix, self.shortcut))
-        torch.bmm(mix, y, out=mixed).baddbmm_(shortcut, x)
-        torch.maximum(mixed, self.floor, out=mixed)
-        if rows > 1:
-            by_row = mixed.view(rows, -1, self.seqlen, self.width)
-            features.copy_(by_row.permute(1, 2, 0, 3))
-        tape.run()
-        out.copy_(small)
-
-    def _record_head(self, rows, scratch):
-        """(tape, (R, C, T W) mixed rows, the same as (C, T, R, W) features, (8, T, R, W) map).
-
-        Of a single row the features are the mixed row.
-        """
-        tape = Tape()
-        channels, pixels = len(self.bias), rows * self.width
-        buffers = scratch.take("head", 2, channels * self.seqlen * pixels)
-        features = shaped(buffers[1], channels, self.seqlen, pixels)
-        small = self.head.record(tape, features, buffers)
-        mixed = shaped(buffers[1 if rows == 1 else 0], rows, channels, self.seqlen * self.width)
-        size = rows, self.width
-        return tape, mixed, features.unflatten(2, size), small.unflatten(2, size)
+    def values_made(self, step, frames, width):
+        return 3 * super().values_made(step, frames, width)

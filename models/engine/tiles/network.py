@@ -4,8 +4,6 @@ The stem runs once, tile by tile, with the levels of full size; the pool with wh
 begin is taken from its output while that is in cache. Those levels then run over tiles of it.
 """
 
-from torch import nn
-
 from models.blocks import TDResBlock
 from models.engine.base import Engine, blocks_without_pools
 from models.stages import is_pool
@@ -79,13 +77,13 @@ class TiledNetwork(Engine):
             Engine.takes(stages)
             and stages.is_temporal()
             and len(stages.trunk) == 1
-            and isinstance(stages.trunk[0][1], nn.Identity)
             and all(isinstance(block, TDResBlock) for block in blocks_without_pools(stages))
             and len(full_size) <= 1
             and not any(is_pool(layer) for level in full_size for layer in level.layers)
         )
 
-    def start(self, height, width):
+    def start(self, clip, rows):
+        height, width = clip.shape[1:]
         return [(height // level.scale, width // level.scale) for level in self.levels]
 
     def push(self, clip, band, tile_pixels, workers):

@@ -100,7 +100,7 @@ class TemporalBlock:
     """A folded TDResBlock, from parity buffer to parity buffer.
 
     The taps of a temporal-difference kernel sum to zero, so they are two taps on the differences of
-    frames stored one after the other: see `models.engine.rows.segments`.
+    frames stored one after the other: see `models.engine.rows.blocks`.
     """
 
     def __init__(self, block, offset, arithmetic):

@@ -1,0 +1,153 @@
+"""The segments of residual blocks: their halves, and the heads of levels.
+
+A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
+
+    k0 x(t-2) + k1 x(t) + k2 x(t+2) = k2 d(t) - k0 d(t-2),    d(t) = x(t+2) - x(t),
+
+two taps on first differences instead of three, which saves a third of its products.
+"""
+
+import torch
+
+from models.engine.heads import LevelHead, channel_matrix
+from models.engine.rows.convolutions import best_conv
+from models.engine.rows.segments import ConvSegment, RowQueue
+from models.engine.tape import Tape, shaped
+
+
+class FirstHalf(ConvSegment):
+    """The first convolution of a folded residual block, over differences in time.
+
+    Args:
+        second: the `SecondHalf`, which keeps the block's input for its shortcut.
+    """
+
+    def __init__(self, block, second, arithmetic):
+        kernel = block.conv1.weight
+        kernel = torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2)
+        super().__init__(best_conv(block.conv1, arithmetic, kernel), arithmetic)
+        self.second = second
+        self.after = [second]
+        behind = [half.conv.reach + half.rows_at_once - 1 for half in (self, second)]
+        self.inputs = second.inputs = RowQueue(arithmetic, sum(behind))
+
+    def start(self, rows, frames, width):
+        super().start(rows, frames + 2, width)
+        self.inputs.clear(rows, frames, width, self.channels)
+
+    def append(self, rows):
+        super().append(rows)
+        self.new_inputs = self.inputs.append(rows)
+
+    def write(self, top, rows):
+        taken = slice(top, top + len(rows))
+        x, differences = self.new_inputs[taken], self.new[taken]  # the latter for t = -2 ... T-1
+        x.copy_(rows)
+        frames = x.shape[1]
+        if frames < 2:
+            differences[:, frames:] = 0
+            differences[:, :frames] = x
+            differences[:, 2:] -= x
+        else:
+            differences[:, :2] = x[:, :2]
+            torch.sub(x[:, 2:], x[:, :-2], out=differences[:, 2:frames])
+            torch.neg(x[:, -2:], out=differences[:, frames:])
+
+    def kept_values(self, rows):
+        return super().kept_values(rows) + self.channels * (rows + self.inputs.waiting)
+
+
+class SecondHalf(ConvSegment):
+    """The second convolution of a block, its projection, the shortcut added, ReLU.
+
+    Attributes:
+        inputs: a `RowQueue` of the block's input, for the shortcut; set by its `FirstHalf`.
+    """
+
+    def __init__(self, block, arithmetic):
+        super().__init__(best_conv(block.conv2, arithmetic), arithmetic)
+        self.mix = arithmetic.cast(channel_matrix(block.conv3))
+        self.shortcut = arithmetic.cast(channel_matrix(block.shortcut[0]))
+        self.bias = arithmetic.cast(block.conv3.bias)
+
+    def hand_on(self, top, rows, scratch):
+        x = self.inputs.rows[top : top + len(rows)]
+        y, x = rows.flatten(1, 2), x.flatten(1, 2)
+        mix, shortcut = (m.mT.expand(len(y), -1, -1) for m in (self.mix, self.shortcut))
+        y = torch.baddbmm(self.bias, y, mix).baddbmm_(x, shortcut).clamp_min_(0)
+        super().hand_on(top, y.view_as(rows), scratch)
+
+    def values_made(self, step, frames, width):
+        mixed = len(self.bias) * step * frames * width
+        return super().values_made(step, frames, width) + mixed
+
+    def drop(self, rows):
+        super().drop(rows)
+        self.inputs.drop(rows)
+
+
+class LastHalf(SecondHalf):
+    """The last `SecondHalf` of a level and the level's head, to rows of the level's map.
+
+    Attributes:
+        tile: pixels that go through the head at a time.
+    """
+
+    def __init__(self, level, merge_matrix, seqlen, arithmetic):
+        block = level.layers[-1]
+        super().__init__(block, arithmetic)
+        self.floor = -self.bias[:, None]  # of the shifted ReLU, see `models.engine.heads`
+        self.head = LevelHead(level, merge_matrix, block.conv3.bias.double(), arithmetic)
+        self.offset = self.head.offset
+        self.seqlen = seqlen
+
+    def start(self, rows, frames, width):
+        super().start(rows, frames, width)
+        self.maps = []
+
+    def make_room(self, rows):
+        size = self.head.out_channels, self.seqlen, rows, self.width
+        self.maps.append(self.queue.data.new_empty(size))
+
+    def take_map(self):
+        """(8, T, R, W): the map's rows since the last call; None if there are none."""
+        maps, self.maps = self.maps, []
+        return torch.cat(maps, 2) if len(maps) > 1 else next(iter(maps), None)
+
+    def hand_on(self, top, rows, scratch):
+        x = self.inputs.rows[top : top + len(rows)]
+        step = max(1, self.tile // self.width)
+        out = self.maps[-1][:, :, top : top + len(rows)]
+        for part in zip(rows.split(step), x.split(step), out.split(step, 2), strict=True):
+            self._run_head(*part, scratch)
+
+    def _run_head(self, y, x, out, scratch):
+        """Rows (R, T, W, C) to the map's, (8, T, R, W)."""
+        rows = len(y)
+        tape, mixed, features, small = scratch.recorded(
+            (self, rows, self.width), lambda: self._record_head(rows, scratch)
+        )
+        # Channels first from here on, so that a channel's profiles are a matrix.
+        y, x = (a.flatten(1, 2).mT for a in (y, x))
+        mix, shortcut = (m.expand(rows, -1, -1) for m in (self.mix, self.shortcut))
+        torch.bmm(mix, y, out=mixed).baddbmm_(shortcut, x)
+        torch.maximum(mixed, self.floor, out=mixed)
+        if rows > 1:
+            by_row = mixed.view(rows, -1, self.seqlen, self.width)
+            features.copy_(by_row.permute(1, 2, 0, 3))
+        tape.run()
+        out.copy_(small)
+
+    def _record_head(self, rows, scratch):
+        """(tape, (R, C, T W) mixed rows, the same as (C, T, R, W) features, (8, T, R, W) map).
+
+        Of a single row the features are the mixed row.
+        """
+        tape = Tape()
+        channels, pixels = len(self.bias), rows * self.width
+        buffers = scratch.take("head", 2, channels * self.seqlen * pixels)
+        features = shaped(buffers[1], channels, self.seqlen, pixels)
+        small = self.head.record(tape, features, buffers)
+        mixed = shaped(buffers[1 if rows == 1 else 0], rows, channels, self.seqlen * self.width)
+        size = rows, self.width
+        return tape, mixed, features.unflatten(2, size), small.unflatten(2, size)
