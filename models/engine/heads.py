@@ -46,9 +46,9 @@ class LevelHead:
         self.products = []  # (floor, weight): shifted ReLU, then product
         for conv in (level.probe.conv[0], projection):
             weight = channel_matrix(conv)
-            self.products.append((arithmetic.cast(-bias[..., None]), arithmetic.cast(weight)))
+            self.products.append((arithmetic.cast(-bias.T[..., None]), arithmetic.cast(weight)))
             bias = conv.bias.double()[:, None] + weight @ bias
-        self.products.append((arithmetic.cast(-bias[..., None]), arithmetic.cast(merge_matrix)))
+        self.products.append((arithmetic.cast(-bias.T[..., None]), arithmetic.cast(merge_matrix)))
         self.offset = merge_matrix @ bias  # (8 or 1, T)
         self.out_channels = len(merge_matrix)
 
@@ -62,12 +62,14 @@ class LevelHead:
         pixels = features.shape[2]
         x = shaped(buffers[0], channels, frames, pixels)
         tape.add_product(self.correlation, features, x)
+        x = x.transpose(0, 1)
         for i, (floor, weight) in enumerate(self.products):
-            tape.add(torch.maximum, x, floor, out=x)
-            y = shaped(buffers[(i + 1) % 2], len(weight), frames, pixels)
-            tape.add(torch.mm, weight, x.flatten(1), out=y.flatten(1))
-            x = y
-        return x
+            # Frame by frame from the first on: rows of a matrix close to each other.
+            y = shaped(buffers[1], frames, channels, pixels) if i == 0 else x
+            tape.add(torch.maximum, x, floor, out=y)
+            x = shaped(buffers[i % 2], frames, len(weight), pixels)
+            tape.add_product(weight, y, x)
+        return x.transpose(0, 1)
 
 
 class FinalHead:

@@ -51,11 +51,15 @@ class ParityBuffer:
 
     Args:
         storage: the frames.
-        index: which of the flat buffers of memory they are in.
+        index: which of the three flat buffers of memory they are in.
+
+    Attributes:
+        others: the other two.
     """
 
     def __init__(self, storage, index):
-        self.storage, self.index = storage, index
+        self.storage = storage
+        self.others = tuple(other for other in range(3) if other != index)
         self.frames = len(storage) - 3
         self.evens = (self.frames + 1) // 2
 
@@ -118,24 +122,25 @@ class TemporalBlock:
     def record(self, tape, x, buffers):
         first, second = self.weights
         frames, pixels = x.frames, x.storage.shape[2]
-        there = 1 - x.index
-        differences = shaped(buffers[2], frames + 2, *x.storage.shape[1:])
+        one, other = x.others
+        differences = shaped(buffers[other], frames + 2, *x.storage.shape[1:])
         tape.add(torch.sub, x.storage[1:], x.storage[:-1], out=differences)
-        # conv2 needs neighbours in time: its input is in the natural order, one pad at each end.
-        natural = shaped(buffers[there], frames + 2, self.channels, pixels)
-        for parity, start in enumerate((0, x.evens + 1)):
-            half = natural[1 + parity : -1 : 2]
+        # In parity order; the item at the middle pad means nothing.
+        y = shaped(buffers[one], frames + 1, self.channels, pixels)
+        halves = y[: x.evens], y[x.evens + 1 :]
+        for start, half in zip((0, x.evens + 1), halves, strict=True):
             tape.add_product(first, taps(differences, start, len(half), 1, 2), half)
-        tape.add(torch.maximum, natural[1:-1], self.floors[0], out=natural[1:-1])
+        # conv2 needs neighbours in time: its input is in the natural order, one pad at each end.
+        natural = shaped(buffers[other], frames + 2, self.channels, pixels)
+        for parity, half in enumerate(halves):
+            tape.add(torch.maximum, half, self.floors[0], out=natural[1 + parity : -1 : 2])
         tape.add(natural[0].copy_, self.floors[0])
         tape.add(natural[-1].copy_, self.floors[0])
-        # Back in parity order; the item at the middle pad means nothing.
-        y = shaped(buffers[2], frames + 1, self.channels, pixels)
-        for parity, half in enumerate((y[: x.evens], y[x.evens + 1 :])):
+        for parity, half in enumerate(halves):
             tape.add_product(second, taps(natural, parity, len(half), 2, 3), half)
         tape.add(torch.maximum, y, self.floors[1], out=y)
         # `natural` has done its work: its memory, still in cache, takes the output.
-        out = ParityBuffer(shaped(buffers[there], frames + 3, self.channels, pixels), there)
+        out = ParityBuffer(shaped(buffers[other], frames + 3, self.channels, pixels), other)
         tape.add_product(self.mix, y, out.inner)
         shortcut = self.shortcut.expand(frames + 1, *self.shortcut.shape)
         tape.add(out.inner.baddbmm_, shortcut, x.inner)
@@ -184,13 +189,14 @@ class TemporalLevel(TiledLevel):
         for layer in self.layers:
             if layer is None:
                 images = x.storage.unflatten(2, (rows, width))
-                small = record_pool(tape, images, buffers[2], buffers[1 - x.index])
-                x = ParityBuffer(small.flatten(2), 1 - x.index)
+                one, other = x.others
+                small = record_pool(tape, images, buffers[one], buffers[other])
+                x = ParityBuffer(small.flatten(2), other)
                 rows, width = rows // 2, width // 2
             else:
                 x = layer.record(tape, x, buffers)
         features = x.inner.transpose(0, 1)
-        small = self.head.record(tape, features, (buffers[2], buffers[x.index]))
+        small = self.head.record(tape, features, [buffers[other] for other in x.others])
         return small.unflatten(2, (rows, width))
 
 
