@@ -24,7 +24,7 @@ import torch
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
 from models.fused import fuse
-from tests.benchmarks.peers import print_peers
+from tests.benchmarks.peers import NEEDS, print_peers
 from tests.builders import STAGED
 from utils.complexity import complexity
 from utils.scan import run_clip
@@ -50,7 +50,8 @@ def parse_args():
     add("--memory", action="store_true", help="peak memory instead of speed")
     add("--engines", default="fast,reference", help="with --memory: whose peaks")
     add("--complexity", action="store_true", help="parameters and operations instead of speed")
-    add("--peers", action="store_true", help="OpenVINO, ONNX Runtime, torch.compile beside it")
+    words = "OpenVINO, ONNX Runtime, torch.compile and the network as trained beside it, or these"
+    add("--peers", nargs="*", choices=NEEDS, help=words)
     add("--peak-of", choices=("fast", "reference", "nothing"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -67,8 +68,8 @@ def main():
         print_peaks(names, args)
     elif args.complexity:
         print_complexity(names)
-    elif args.peers:
-        print_peers(names, args.size, args.repeats)
+    elif args.peers is not None:
+        print_peers(names, args.size, args.repeats, args.peers or list(NEEDS))
     else:
         print_speeds(names, height, width, args)
 

@@ -34,7 +34,8 @@ from models.openvino import import_openvino
 from tests.builders import perturb
 from utils.complexity import complexity
 
-NEEDS = {
+PAUSE = 0.5  # seconds, in which the threads of the one before stop waiting for more work
+NEEDS = {  # and the packages that they need
     "reference": None,
     "fast": None,
     "openvino": "openvino",
@@ -43,18 +44,20 @@ NEEDS = {
 }
 
 
-def print_peers(names, size, repeats):
+def print_peers(names, size, repeats, peers):
     """Prints the table of one size.
 
     Args:
         names: of `models.MODELS`.
         size: "HEIGHTxWIDTH".
         repeats: rounds that count; one more warms up.
+        peers: of `NEEDS`.
     """
-    missing = [package for package in NEEDS.values() if package and not find_spec(package)]
+    needed = [NEEDS[peer] for peer in peers if NEEDS[peer]]
+    missing = [package for package in needed if not find_spec(package)]
     for package in missing:
         print(f"{package} is not installed: left out; pip install {package}")
-    peers = [peer for peer in NEEDS if NEEDS[peer] not in missing]
+    peers = [peer for peer in peers if NEEDS[peer] not in missing]
     print(f"{size}, {torch.get_num_threads()} threads, float32")
     print(
         f"{'':28}{'':12}{'seconds':>9}{'spread':>14}{'GMAC/s':>8}{'of peak':>9}{'peak GB':>9}"
@@ -80,6 +83,7 @@ def _print_peers_of(name, size, repeats, peers, folder):
         factors = torch.randn(2, 2048, 2048)
         for i in range(repeats + 1):
             for peer, process in processes.items():
+                time.sleep(PAUSE)
                 found = process.turn()
                 if i:
                     seconds[peer].append(found)
