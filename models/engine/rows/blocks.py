@@ -39,10 +39,11 @@ class FirstHalf(ConvSegment):
         super().append(rows)
         self.new_inputs = self.inputs.append(rows)
 
-    def write(self, top, rows):
-        taken = slice(top, top + len(rows))
-        x, differences = self.new_inputs[taken], self.new[taken]  # the latter for t = -2 ... T-1
-        x.copy_(rows)
+    def room(self, top, count):
+        return self.new_inputs[top : top + count]
+
+    def written(self, top, count):
+        x, differences = self.room(top, count), self.new[top : top + count]  # t = -2 ... T-1
         frames = x.shape[1]
         if frames < 2:
             differences[:, frames:] = 0
@@ -52,6 +53,10 @@ class FirstHalf(ConvSegment):
             differences[:, :2] = x[:, :2]
             torch.sub(x[:, 2:], x[:, :-2], out=differences[:, 2:frames])
             torch.neg(x[:, -2:], out=differences[:, frames:])
+
+    def run_piece(self, piece, scratch):
+        out = self.second.new[piece.start : piece.stop : piece.step]
+        self.conv(self.queue.rows, piece, out, scratch)
 
     def kept_values(self, rows):
         return super().kept_values(rows) + self.channels * (rows + self.inputs.waiting)
@@ -72,14 +77,14 @@ class SecondHalf(ConvSegment):
 
     def hand_on(self, top, rows, scratch):
         x = self.inputs.rows[top : top + len(rows)]
-        y, x = rows.flatten(1, 2), x.flatten(1, 2)
+        first, *others = self.after
+        out = first.room(top, len(rows))
+        y, x, mixed = (a.flatten(1, 2) for a in (rows, x, out))
         mix, shortcut = (m.mT.expand(len(y), -1, -1) for m in (self.mix, self.shortcut))
-        y = torch.baddbmm(self.bias, y, mix).baddbmm_(x, shortcut).clamp_min_(0)
-        super().hand_on(top, y.view_as(rows), scratch)
-
-    def values_made(self, step, frames, width):
-        mixed = len(self.bias) * step * frames * width
-        return super().values_made(step, frames, width) + mixed
+        torch.baddbmm(self.bias, y, mix, out=mixed).baddbmm_(x, shortcut).clamp_min_(0)
+        first.written(top, len(rows))
+        for segment in others:
+            segment.write(top, out)
 
     def drop(self, rows):
         super().drop(rows)

@@ -52,32 +52,31 @@ class RowConv:
         """Ranges of `rows` rows of output, one for a task, of about `step` rows each."""
         return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
 
-    def values_made(self, step, frames, width):
-        """Numbers that are there at a time in a task."""
-        return len(self.bias) * step * frames * width
+    def frames_made(self, frames):
+        return frames + 2 * self.padding[0] - self.seen[1]
 
-    def __call__(self, stored, piece, scratch):
-        """Of a piece, from stored rows of input: [(top, rows of output from that one on), ...].
+    def rows_of_piece(self, step):
+        """The most rows of a piece."""
+        return step
 
-        The rows are in `scratch` and hold until the next call.
-        """
-        rows = stored[piece.start : piece.stop + 2 * self.reach]
-        return [(piece.start, self.convolve(rows, self.bias, scratch))]
+    def values_beside(self, step, frames, width):
+        """Numbers that are there at a time in a task, beside input and output."""
+        return 0 if self.fused else len(self.bias) * step * frames * width
 
-    def convolve(self, rows, bias, scratch):
+    def __call__(self, stored, piece, out, scratch):
+        """Makes a piece of the output, `out`, from stored rows of input."""
+        self.convolve(stored[piece.start : piece.stop + 2 * self.reach], out, self.bias)
+
+    def convolve(self, rows, out, bias):
         """The layer with a bias (C_out,), or (T', 1, C_out) one for each frame."""
         image, geometry = rows.permute(3, 0, 1, 2)[None], ((0, *self.padding), self.dilation)
-        if not self.fused:
+        if self.fused:
+            out.copy_(bias)
+            y = out.permute(3, 0, 1, 2)[None]
+            onednn.convolve_onto(y, image, self.kernel, None, *geometry)
+        else:
             y = onednn.convolve(image, self.kernel, None, *geometry)[0].permute(1, 2, 3, 0)
-            return y.add_(bias).clamp_min_(0)
-        count, frames, width = (
-            size + 2 * padding - seen
-            for size, padding, seen in zip(rows.shape, (0, *self.padding), self.seen, strict=False)
-        )
-        size = count, frames, width, len(self.bias)
-        y = scratch.take("made", *size, dtype=bias.dtype).copy_(bias)
-        onednn.convolve_onto(y.permute(3, 0, 1, 2)[None], image, self.kernel, None, *geometry)
-        return y
+            torch.add(y, bias, out=out).clamp_min_(0)
 
 
 class StemConv(RowConv):
@@ -151,22 +150,24 @@ class WinogradConv(RowConv):
     def frames_at_once(self, frames, width):
         return max(1, min(frames, PIXELS_AT_ONCE // width))
 
-    def values_made(self, step, frames, width):
+    def rows_of_piece(self, step):
+        return 4
+
+    def values_beside(self, step, frames, width):
         at_once = self.frames_at_once(frames, width)
         values = self.channels * (at_once + self.seen[1]) + len(self.bias) * at_once
-        return (4 * len(self.bias) * frames + 6 * values) * width
+        return 6 * values * width
 
-    def __call__(self, stored, piece, scratch):
+    def __call__(self, stored, piece, out, scratch):
         if len(piece) != 4:
-            return super().__call__(stored, piece, scratch)
+            super().__call__(stored, piece, out, scratch)
+            return
         d = stored[piece.start :: self.dilation[0]][:6]
-        frames, width = d.shape[1] + 2 * self.padding[0] - self.seen[1], d.shape[2]
-        memory = scratch.take("made", self.values_made(4, frames, width))
-        y = shaped(memory, 4, frames, width, len(self.bias))
+        frames, width = out.shape[1:3]
+        memory = scratch.take("products", self.values_beside(4, frames, width))
         step = self.frames_at_once(frames, width)
         for first in range(0, frames, step):
-            self._make(y[:, first : first + step], d, first - self.padding[0], memory[y.numel() :])
-        return zip(piece, y.unsqueeze(1), strict=True)
+            self._make(out[:, first : first + step], d, first - self.padding[0], memory)
 
     def _make(self, y, d, start, memory):
         """Frames of the rows y (4, t, W, C_out), from rows d (6, T, W, C), frame `start` on."""

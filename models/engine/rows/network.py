@@ -92,7 +92,7 @@ class RowNetwork(Engine):
 
     def memory_needed(self, rows, width, tile, threads):
         frames = self.seqlen + 4
-        kept, made = [], []  # by segment, numbers
+        kept, made, beside = [], [], []  # by segment, numbers
 
         def add(segment, rows, width):
             kept.append(segment.kept_values(rows) * width * frames)
@@ -100,11 +100,12 @@ class RowNetwork(Engine):
             step = segment.rows_of_a_task(rows, width, threads)
             tasks = min(threads, len(segment.pieces(rows, step)))
             made.append(tasks * segment.values_made(step, frames, width))
+            beside.append(tasks * segment.values_beside(step, frames, width))
             for after in segment.after:
                 add(after, rows, width)
 
         add(self.stem, rows, width)
         heads = 80 * (threads * max(tile, width) + width)
         maps = 56 * (rows + 8) * width
-        values = sum(kept) + max(made) + frames * (heads + maps)
+        values = sum(kept) + max(made) + max(beside) + frames * (heads + maps)
         return int(self.arithmetic.dtype.itemsize * values)

@@ -65,7 +65,7 @@ class RowQueue:
 
 
 class Segment:
-    """What is between two cuts: `append` and `write` take rows, `run` computes what they allow.
+    """What is between two cuts: rows come by `append` and `write`, `run` computes what they allow.
 
     Subclasses give `ready`, how many rows of output the input allows, and `run_piece(piece,
     scratch)`, which computes a range of them and hands them on.
@@ -106,7 +106,15 @@ class Segment:
 
         Calls may come from several threads.
         """
-        self.new[top : top + len(rows)] = rows
+        self.room(top, len(rows)).copy_(rows)
+        self.written(top, len(rows))
+
+    def room(self, top, count):
+        """Memory for rows that were appended, for who writes them in place of `write`."""
+        return self.new[top : top + count]
+
+    def written(self, top, count):
+        """They are written."""
 
     def finish(self):
         """No more rows come."""
@@ -126,8 +134,12 @@ class Segment:
         return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
 
     def values_made(self, step, frames, width):
-        """Numbers that are there at a time in a task."""
+        """Numbers that are there at a time in a task, of output."""
         return self.out_channels * step * frames * width
+
+    def values_beside(self, step, frames, width):
+        """The same, beside it."""
+        return 0
 
     def make_room(self, rows):
         for segment in self.after:
@@ -170,6 +182,7 @@ class ConvSegment(Segment):
 
     def start(self, rows, frames, width):
         super().start(rows, frames, width)
+        self.frames = self.conv.frames_made(frames)
         self._append_beyond()
         self.ended = False
 
@@ -191,11 +204,24 @@ class ConvSegment(Segment):
         return self.conv.pieces(rows, step)
 
     def values_made(self, step, frames, width):
-        return self.conv.values_made(step, frames, width)
+        return super().values_made(self.conv.rows_of_piece(step), frames, width)
+
+    def values_beside(self, step, frames, width):
+        return self.conv.values_beside(step, frames, width)
 
     def run_piece(self, piece, scratch):
-        for top, out in self.conv(self.queue.rows, piece, scratch):
-            self.hand_on(top, out, scratch)
+        out = self.take(piece, scratch)
+        self.conv(self.queue.rows, piece, out, scratch)
+        if piece.step == 1:
+            self.hand_on(piece.start, out, scratch)
+        else:
+            for top, row in zip(piece, out.split(1), strict=True):
+                self.hand_on(top, row, scratch)
+
+    def take(self, piece, scratch):
+        """Memory for the rows of a piece."""
+        size = len(piece), self.frames, self.width, self.out_channels
+        return scratch.take("made", *size, dtype=self.conv.bias.dtype)
 
 
 class StemSegment(ConvSegment):
@@ -223,13 +249,15 @@ class StemSegment(ConvSegment):
         self.width, self.image = width, slice(beside, beside + width)
 
     def write(self, top, rows):
-        new = self.new[top : top + len(rows)]
+        new = self.room(top, len(rows))
         new[:] = self.beyond
         new[:, :, self.image] += rows
 
     def run_piece(self, piece, scratch):
+        out = self.take(piece, scratch)
         rows = self.queue.rows[piece.start : piece.stop + 2 * self.conv.reach]
-        self.hand_on(piece.start, self.conv.convolve(rows, self.biases, scratch), scratch)
+        self.conv.convolve(rows, out, self.biases)
+        self.hand_on(piece.start, out, scratch)
 
 
 class PoolSegment(Segment):
@@ -253,5 +281,5 @@ class PoolSegment(Segment):
             piece.start, torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2]), scratch
         )
 
-    def values_made(self, step, frames, width):
-        return 3 * super().values_made(step, frames, width)
+    def values_beside(self, step, frames, width):
+        return 2 * self.values_made(step, frames, width)
