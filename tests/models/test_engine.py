@@ -106,8 +106,8 @@ def test_a_layer_of_rows_is_one_of_the_image(monkeypatch, with_onednn, size, fra
 @fuses
 @pytest.mark.parametrize("differences", [False, True])
 @pytest.mark.parametrize("pixels_at_once", [1, 30, 10240])
-@pytest.mark.parametrize("dilation", [1, 2, 3])
-@pytest.mark.parametrize("height", [1, 3, 4, 8, 21])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("height", [3, 8, 21])
 def test_rows_made_in_fours_are_those_of_the_image(
     monkeypatch, height, dilation, pixels_at_once, differences
 ):

@@ -61,7 +61,7 @@ def test_released_runs_give_the_golden_counts(shared, tmp_path, model, engine):
 
 # Of the real sequences, some for each network: the list in full takes minutes.
 REAL = {
-    "DeepPro": ("ISTD_seq1_101", "IR_DRONE_142"),
+    "DeepPro": ("ISTD_seq1_101",),
     "DeepPro-Plus": ("ISTD_seq5_63",),
 }
 
