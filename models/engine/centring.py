@@ -4,6 +4,7 @@ A spatial-difference kernel subtracts sums of nearly equal numbers, and the late
 what rounding leaves. With each frame's mean subtracted, beyond the image too, these are small.
 """
 
+import torch
 from torch.nn import functional
 
 
@@ -17,7 +18,9 @@ def centring(conv, clip):
         (T,) float32 the means, for what is beyond the image also; (T, C) float32 what to add to
         the convolution of the difference, the bias included.
     """
-    means = clip.float().mean((1, 2))
+    # In float64 a sum of large numbers stays one; frame by frame, for what is copied for that.
+    means = torch.stack([frame.mean(dtype=torch.float64) for frame in clip])
+    means = means.float()  # what is subtracted
     sums = conv.weight.double().sum((3, 4)).to(means.device)  # (C, 1, K): of a frame's taps
     of_means = functional.conv1d(means.double()[None], sums, padding=conv.padding[0])
     biases = of_means.T + conv.bias.double().to(means.device)

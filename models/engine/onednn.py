@@ -4,7 +4,7 @@ Only this file calls them. A layer of oneDNN is used only where a check has comp
 with it: this torch has the operator, and this processor runs it. What computes the same elsewhere:
 
     convolve            torch's `conv3d`, here in `convolve`
-    convolve_fused      one after the other, in `models.engine.rows.convolutions`
+    convolve_onto       one after the other, in `models.engine.rows.convolutions`
     packed layers       matrix products over pixels, in `models.engine.tiles.temporal`
 
 The gradient, for `models.engine.training`, has its formula beside it.

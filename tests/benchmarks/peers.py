@@ -35,7 +35,7 @@ from tests.builders import perturb
 from utils.complexity import complexity
 
 PAUSE = 0.5  # seconds, in which the threads of the one before stop waiting for more work
-NEEDS = {  # and the packages that they need
+NEEDS = {  # the libraries, and the package of each
     "reference": None,
     "fast": None,
     "openvino": "openvino",

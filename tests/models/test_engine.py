@@ -23,7 +23,7 @@ from models.engine.tiles.temporal import TemporalNetwork
 from models.engine.workers import Workers, one_thread
 from models.folding import fold
 from models.fused import fuse
-from tests.builders import perturbed
+from tests.builders import STAGED, perturbed
 from tests.models.test_fused import PERTURBED, smallest_budget, without_onednn
 
 SINGLE, DOUBLE = (
@@ -158,6 +158,17 @@ def test_the_first_layer_of_plus_rounds_less_than_that_of_the_network_as_trained
         found = through(segment, clip, bands)
         error = (found - expected).square().mean()
         assert 0 < error < 0.5 * (trained - expected).square().mean()
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_numbers_whose_sum_is_too_large_for_float32_are_still_numbers(name):
+    clip = torch.rand(1, 1, 5, 16, 20) * 1e37
+    with torch.no_grad():
+        expected = PERTURBED[name](clip)
+    assert clip.sum().isinf() and expected.isfinite().all()
+    torch.testing.assert_close(
+        fuse(PERTURBED[name])(clip) / 1e30, expected / 1e30, rtol=1e-4, atol=1
+    )
 
 
 needs_packed = pytest.mark.skipif(
