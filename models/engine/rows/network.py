@@ -64,14 +64,12 @@ class RowNetwork(Engine):
         sizes = {}
 
         def start(segment, rows, height, width):
-            if segment is self.stem:
-                segment.begin(clip, rows)
-            else:
-                segment.start(rows, self.seqlen, width)
+            segment.start(rows, self.seqlen, width)
             sizes[segment] = height // segment.shrinks, segment.width
             for after in segment.after:
                 start(after, segment.rows_out(rows), *sizes[segment])
 
+        self.stem.centre(clip)
         start(self.stem, rows, *clip.shape[1:])
         return [sizes[level] for level in self.levels]
 

@@ -236,12 +236,10 @@ class StemSegment(ConvSegment):
         self.layer = stem[0]
         super().__init__(StemConv(self.layer, single), arithmetic, single)
 
-    def begin(self, clip, rows):
-        """Rows of this clip (T, H, W) follow, at most `rows` at once."""
+    def centre(self, clip):
+        """Rows of this clip (T, H, W) will follow `start`."""
         means, biases = centring(self.layer, clip)
         self.beyond, self.biases = -means[:, None, None], biases[:, None]
-        frames, _, width = clip.shape
-        self.start(rows, frames, width)
 
     def start(self, rows, frames, width):
         beside = self.layer.padding[2]
