@@ -60,6 +60,10 @@ class Scratch:
             buffer = self.buffers[name, dtype] = self._zeros(size, dtype)
         return shaped(buffer, *shape)
 
+    def like(self, x, name):
+        """`take` in the shape of x."""
+        return self.take(name, *x.shape)
+
     def recorded(self, key, record):
         """What `record()` returned when it was first called for this key."""
         if key not in self.tapes:

@@ -1,87 +1,68 @@
-"""The first convolution and the merging of levels, with their gradients."""
+"""The first convolution, and the merging of levels to logits."""
 
 import torch
 from torch.autograd import Function
 
-from models.engine.onednn import relu_gradient
 from models.engine.training.backward import differentiable_once
 from models.engine.training.block import normalise
-from models.engine.training.few_channels import write_products
+from models.engine.training.convolutions import convolve_volumes
+from models.engine.training.few_channels import Product, write_products
 from models.engine.training.maps import Volumes
-from models.engine.training.moments import (
-    ChannelCovariance,
-    GradientProducts,
-    Mixture,
-    new_rows,
-    update_running,
-)
+from models.engine.training.moments import new_rows, sum_of_pieces
 
 
 def run_stem(stem, clip):
     """The first `ConvBNReLU` in training: a clip (B, 1, T, H, W) to a map (B, C, T, H, W)."""
     conv, norm, _ = stem
     volumes = Volumes(len(clip), clip.shape[2], clip.shape[3:])
-    rows = volumes.convolve(conv, volumes.cut(clip))
+    rows = convolve_volumes(conv, volumes.cut(clip), volumes)
     return volumes.join(normalise((conv, norm), rows, volumes))
 
 
 def run_merge(merge, final, maps):
     """Maps (B, C, T, H, W) of all levels, at the size of the frames, to logits (B, 1, T, H, W)."""
-    if merge is None:
-        return final(*maps)
-    conv, norm, _ = merge
     pieces = Volumes(len(maps[0]), *maps[0].shape[2:3], maps[0].shape[3:])
-    learned = conv.weight.flatten(1), norm.weight, norm.bias
-    last = final.weight.flatten(1), final.bias
-    return pieces.join(Merge.apply((pieces, conv, norm), *learned, *last, *map(pieces.cut, maps)))
+    rows = [pieces.cut(x) for x in maps]
+    if merge is not None:
+        conv, norm, _ = merge
+        mixed = Mix.apply(pieces, conv.weight.flatten(1), *rows)
+        rows = [normalise((conv, norm), mixed, pieces)]
+    return pieces.join(Mix.apply(pieces, final.weight.flatten(1), *rows)) + final.bias
 
 
-class Merge(Function):
-    """Kernel, weight and bias of the norm, the last kernel and bias, maps, to logits."""
+class Mix(Function):
+    """A 1x1x1 convolution without bias: a kernel (C_out, C) and rows, of C channels together."""
 
     @staticmethod
-    def forward(ctx, parts, *tensors):
-        (pieces, conv, norm), (kernel, weight, shift, last, last_bias, *maps) = parts, tensors
+    def forward(ctx, pieces, kernel, *maps):
         parts = list(zip(*(rows.unbind() for rows in maps), strict=True))
-        covariance = ChannelCovariance(pieces, kernel.shape[1])
-        pieces.run(lambda i: covariance.note(i, torch.cat(parts[i], 1)))
-        mix = Mixture(kernel, *covariance.join(), weight, shift, norm.eps, pieces.count)
-        logits, outs = pieces.new(len(last))
+        ctx.widths = [rows.shape[2] for rows in maps]
+        products = [Product(part.T) for part in kernel.split(ctx.widths, 1)]
+        out, outs = pieces.new(len(kernel))
 
-        def project(i):
-            torch.addmm(last_bias, mix.relu(torch.cat(parts[i], 1)), last.T, out=outs[i])
+        def add_up(i, _):
+            products[0].write(parts[i][0], outs[i])
+            for product, x in zip(products[1:], parts[i][1:], strict=True):
+                product.add(x, outs[i])
 
-        pieces.run(project)
-        update_running(conv, norm, mix.norm)
-        ctx.save_for_backward(last, *maps)
-        ctx.parts = pieces, mix
-        return logits
+        pieces.run(add_up)
+        ctx.save_for_backward(kernel, *maps)
+        ctx.pieces = pieces
+        return out
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad):
-        (last, *maps), (pieces, mix) = ctx.saved_tensors, ctx.parts
-        parts = list(zip(*(rows.unbind() for rows in maps), strict=True))
-        grads, widths = grad.contiguous().unbind(), [rows.shape[2] for rows in maps]
-        kernels, sums = new_rows(pieces.pieces, *last.shape), new_rows(pieces.pieces, len(last))
-        products, (_, inner) = GradientProducts(pieces, mix), pieces.new(last.shape[1])
+        (kernel, *maps), pieces = ctx.saved_tensors, ctx.pieces
+        grads, parts = grad.contiguous().unbind(), [rows.unbind() for rows in maps]
+        products = [Product(part) for part in kernel.split(ctx.widths, 1)]
+        found = [new_rows(pieces.pieces, len(kernel), width) for width in ctx.widths]
+        of_maps, wholes = zip(*(reversed(pieces.new(width)) for width in ctx.widths), strict=True)
 
-        def leave_last(i):
-            x = torch.cat(parts[i], 1)
-            m = mix.relu(x)
-            write_products(grads[i], m, kernels[i])
-            torch.sum(grads[i], 0, out=sums[i])
-            products.note(i, relu_gradient(grads[i] @ last, m, out=inner[i]), x)
+        def divide_up(i, _):
+            for product, xs, kernels, outs in zip(products, parts, found, of_maps, strict=True):
+                write_products(grads[i], xs[i], kernels[i])
+                product.write(grads[i], outs[i])
 
-        pieces.run(leave_last)
-        learned, gradient = mix.gradients(products)
-        of_maps, wholes = zip(*(reversed(pieces.new(width)) for width in widths), strict=True)
-
-        def leave_mixture(i):
-            found = gradient(inner[i], torch.cat(parts[i], 1))
-            for out, of_map in zip(of_maps, found.split(widths, 1), strict=True):
-                out[i].copy_(of_map)
-
-        pieces.run(leave_mixture)
-        of_last = (a.sum(0, dtype=torch.float64).float() for a in (kernels, sums))
-        return None, *learned, *of_last, *wholes
+        pieces.run(divide_up)
+        return None, torch.cat([sum_of_pieces(kernels) for kernels in found], 1), *wholes

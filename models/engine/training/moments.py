@@ -13,6 +13,11 @@ def new_rows(*shape):
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
+def sum_of_pieces(found):
+    """What was found in each piece, (pieces, ...), added up."""
+    return found.sum(0, dtype=torch.float64).float()
+
+
 def pivot(mean, variance):
     """What sums of products are taken from: the mean in float32, or None where 0 is near enough.
 
@@ -25,23 +30,20 @@ class ChannelMoments:
     """Mean and biased variance of every channel of a map, noted piece by piece."""
 
     def __init__(self, pieces, channels):
-        self.pieces = pieces
-        self.parts = new_rows(pieces.pieces, 2, channels)
+        self.parts = new_rows(pieces.pieces, 3, channels)
 
-    def note(self, piece, rows):
+    def note(self, piece, rows, room):
         """Takes the moments of a piece (N, C)."""
-        mean, variance = self.parts[piece]
-        torch.mean(rows, 0, out=mean)
-        torch.mean(rows.sub(mean).square_(), 0, out=variance)
-
-    def note_all(self, rows):
-        """Takes the moments of a whole map (pieces, N, C)."""
-        parts = rows.detach().unbind()
-        self.pieces.run(lambda i: self.note(i, parts[i]))
+        near, rest, square = self.parts[piece]
+        torch.mean(rows, 0, out=near)
+        distances = torch.sub(rows, near, out=room.like(rows, "spare"))
+        torch.mean(distances, 0, out=rest)  # of a channel that hardly varies, this is not little
+        torch.mean(distances.square_(), 0, out=square)
 
     def join(self):
         """(mean, variance), (C,) float64."""
-        means, variances = self.parts.double().unbind(1)
+        near, rest, squares = self.parts.double().unbind(1)
+        means, variances = near + rest, squares - rest.square()
         return means.mean(0), variances.mean(0) + means.var(0, correction=0)
 
 
@@ -53,10 +55,10 @@ class ChannelCovariance:
         self.means = new_rows(pieces.pieces, channels)
         self.products = new_rows(pieces.pieces, channels, channels)
 
-    def note(self, piece, rows):
+    def note(self, piece, rows, room):
         """Takes the products of a piece (N, C)."""
         torch.mean(rows, 0, out=self.means[piece])
-        distances = rows.sub(self.means[piece])
+        distances = torch.sub(rows, self.means[piece], out=room.like(rows, "spare"))
         write_products(distances, distances, self.products[piece])
 
     def join(self):
@@ -83,8 +85,8 @@ class Normalisation:
         scale = weight.double() * self.per_deviation
         self.scale, self.shift = scale.float(), (bias.double() - scale * mean).float()
 
-    def relu(self, y, out=None):
-        """relu(BatchNorm(y)) of rows (N, C)."""
+    def relu(self, y, out):
+        """Writes relu(BatchNorm(y)) of rows (N, C) to `out`."""
         return torch.addcmul(self.shift, y, self.scale, out=out).relu_()
 
     def gradients(self, sums):
@@ -96,8 +98,8 @@ class Normalisation:
             sums: `GradientSums` of y.
 
         Returns:
-            (gradients of the BatchNorm's weight and bias), and gradient(g, y, out=None), which
-            computes that for y.
+            (gradients of the BatchNorm's weight and bias), and gradient(g, y, out), which writes
+            that for y to `out`, not g itself.
         """
         of_bias, products = sums.join()
         of_weight = self.per_deviation * products
@@ -105,9 +107,8 @@ class Normalisation:
         constant = (-self.scale * of_bias / self.count - slope * self.mean).float()
         slope = slope.float()
 
-        def gradient(grad, y, out=None):
-            slopes = torch.addcmul(constant, y, slope)
-            return torch.addcmul(slopes, grad, self.scale, out=out)
+        def gradient(grad, y, out):
+            return torch.addcmul(constant, y, slope, out=out).addcmul_(grad, self.scale)
 
         return (of_weight.float(), of_bias.float()), gradient
 
@@ -124,12 +125,12 @@ class GradientSums:
         self.mean, self.pivot = norm.mean, pivot(norm.mean, norm.variance)
         self.parts = new_rows(pieces.pieces, 2, len(self.mean))
 
-    def note(self, piece, grad, y):
+    def note(self, piece, grad, y, room):
         """Takes the sums of a piece (N, C)."""
         sums, products = self.parts[piece]
         torch.sum(grad, 0, out=sums)
-        of_y = y * grad if self.pivot is None else y.sub(self.pivot).mul_(grad)
-        torch.sum(of_y, 0, out=products)
+        y = y if self.pivot is None else y.sub(self.pivot)
+        torch.sum(torch.mul(y, grad, out=room.like(y, "spare")), 0, out=products)
 
     def join(self):
         """(sums of g, sums of g (y - mean)), (C,) float64."""
@@ -155,10 +156,10 @@ class Mixture:
         self.norm = Normalisation(mean, variance, norm_weight, norm_bias, eps, count)
         self.scale = norm_weight.double() * self.norm.per_deviation
         self.product = Product((self.scale[:, None] * self.kernel).T.float())
-        self.shift = self.norm.shift
+        self.shift, self.channels = self.norm.shift, len(weight)
 
-    def relu(self, r, out=None):
-        """Its output after a ReLU, of rows (N, C_in)."""
+    def relu(self, r, out):
+        """Writes its output after a ReLU, of rows (N, C_in), to `out`."""
         return self.product.write(r, out, plus=self.shift).relu_()
 
     def gradients(self, products):
@@ -168,8 +169,8 @@ class Mixture:
             products: `GradientProducts` of r.
 
         Returns:
-            (gradients of weight, norm_weight and norm_bias), and gradient(g, r, out=None), which
-            computes that for r: linear in both.
+            (gradients of weight, norm_weight and norm_bias), and gradient(g, r, out), which writes
+            that for r to `out`: linear in both.
         """
         sums, products = products.join()
         kernel, scale, count = self.kernel, self.scale, self.norm.count
@@ -181,7 +182,7 @@ class Mixture:
         of_grad = Product((scale[:, None] * kernel).float())
         of_input = Product((-(kernel.T * slope) @ kernel).float())
 
-        def gradient(grad, r, out=None):
+        def gradient(grad, r, out):
             return of_input.add(r, of_grad.write(grad, out, plus=constant))
 
         return tuple(a.float() for a in (of_kernel, of_weight, sums)), gradient
@@ -193,17 +194,20 @@ class GradientProducts:
     Args:
         pieces: `models.engine.training.maps.Pieces`.
         mixture: `Mixture`.
+        other: that of another mixture whose output has the same g, and which takes its sums.
     """
 
-    def __init__(self, pieces, mixture):
+    def __init__(self, pieces, mixture, other=None):
         self.mean = mixture.of_input
         self.pivot = pivot(self.mean, mixture.covariance.diagonal())
-        self.sums = new_rows(pieces.pieces, len(mixture.kernel))
+        self.takes_sums = other is None
+        self.sums = new_rows(pieces.pieces, len(mixture.kernel)) if other is None else other.sums
         self.products = new_rows(pieces.pieces, *mixture.kernel.shape)
 
     def note(self, piece, grad, r):
         """Takes the products of a piece, (N, C_out) with (N, C_in)."""
-        torch.sum(grad, 0, out=self.sums[piece])
+        if self.takes_sums:
+            torch.sum(grad, 0, out=self.sums[piece])
         r = r if self.pivot is None else r - self.pivot
         write_products(grad, r, self.products[piece])
 

@@ -6,8 +6,6 @@ running statistics are those of the plain pass up to rounding, but that a bias b
 has a gradient of exactly 0, where the plain pass has what rounding left.
 """
 
-from itertools import groupby
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -110,7 +108,10 @@ def run(stages, clip):
     """The pass through a detector's stages: (B, 1, T, H, W) to logits (B, T, H, W)."""
     stages.check()
     cut = PixelTiles if stages.is_temporal() else Volumes
-    trunk = run_layers_cut(stages.trunk[1:], run_stem(stages.trunk[0], clip), cut)
+    trunk = run_stem(stages.trunk[0], clip)
+    if len(stages.trunk) > 1:
+        rows, pieces = run_layers_cut(stages.trunk[1:], trunk, cut)
+        trunk = pieces.join(rows)
     maps = [run_level(level, trunk, cut) for level in stages.levels]
     size = clip.shape[3:]
     maps = [
@@ -127,24 +128,30 @@ def run(stages, clip):
 
 def run_level(level, x, cut):
     """A `models.stages.Level` of a map (B, C, T, H, W)."""
-    x = run_layers_cut(level.layers, x, cut)
-    tiles = PixelTiles(len(x), x.shape[2], x.shape[3:])
-    return tiles.join(run_probe(level.probe, level.projection, tiles.cut(x), tiles))
+    rows, pieces = run_layers_cut(level.layers, x, cut)
+    if cut is not PixelTiles:
+        rows, pieces = divide(pieces.join(rows), PixelTiles)
+    return pieces.join(run_probe(level.probe, level.projection, rows, pieces))
 
 
 def run_layers_cut(layers, x, cut):
-    """Pools and residual blocks of a map (B, C, T, H, W); those without a pool between stay cut."""
-    for pools, group in groupby(layers, is_pool):
-        if pools:
-            for _ in group:
-                x = as_clips(functional.max_pool2d(as_frames(x), 2), len(x))
+    """Pools and residual blocks of a map (B, C, T, H, W), to rows and the pieces that they are."""
+    rows = pieces = None
+    for layer in layers:
+        if is_pool(layer):
+            x = pieces.join(rows) if rows is not None else x
+            x, rows = as_clips(functional.max_pool2d(as_frames(x), 2), len(x)), None
             continue
-        pieces = cut(len(x), x.shape[2], x.shape[3:])
-        rows = pieces.cut(x)
-        for block in group:
-            rows = run_block(block, rows, pieces)
-        x = pieces.join(rows)
-    return x
+        if rows is None:
+            rows, pieces = divide(x, cut)
+        rows = run_block(layer, rows, pieces)
+    return divide(x, cut) if rows is None else (rows, pieces)
+
+
+def divide(x, cut):
+    """The rows of a map (B, C, T, H, W) and the pieces that they are."""
+    pieces = cut(len(x), x.shape[2], x.shape[3:])
+    return pieces.cut(x), pieces
 
 
 def upsample_frames(x, size):

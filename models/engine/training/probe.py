@@ -7,6 +7,8 @@ from torch.autograd import Function
 
 from models.engine.onednn import relu_gradient
 from models.engine.training.backward import differentiable_once
+from models.engine.training.block import normalise
+from models.engine.training.few_channels import Product, write_products
 from models.engine.training.moments import (
     ChannelCovariance,
     ChannelMoments,
@@ -14,6 +16,8 @@ from models.engine.training.moments import (
     GradientSums,
     Mixture,
     Normalisation,
+    new_rows,
+    sum_of_pieces,
     update_running,
 )
 
@@ -22,101 +26,94 @@ def run_probe(probe, projection, rows, tiles):
     """A `TPro` and the projection after it, in training, of rows as `PixelTiles.cut` makes them."""
     weight = torch.stack([head.weight for head in probe.QK_heads]) / math.sqrt(tiles.frames)
     bias = torch.stack([head.bias for head in probe.QK_heads])
-    mixing = [(layer[0], layer[1]) for layer in (probe.conv, projection)]
-    layers = (None, probe.norm1), *mixing
-    return Probe.apply(
+    layers = (None, probe.norm1), (probe.conv[0], probe.conv[1])
+    projected = Probe.apply(
         rows,
         (tiles, layers),
         weight,
         bias,
-        *(conv.weight.flatten(1) for conv, _ in mixing),
+        probe.conv[0].weight.flatten(1),
+        projection[0].weight.flatten(1),
         *(parameter for _, norm in layers for parameter in (norm.weight, norm.bias)),
     )
+    return normalise((projection[0], projection[1]), projected, tiles)
 
 
 class Probe(Function):
-    """x, heads (m, T, T) with biases (m, T), two kernels, three norms: rows (.., 8)."""
+    """x, heads (m, T, T) with biases (m, T), two kernels, two norms: rows (.., 8) before a norm."""
 
     @staticmethod
     def forward(ctx, x, parts, weight, bias, *parameters):
-        (tiles, layers), kernels, affine = parts, parameters[:2], parameters[2:]
+        (tiles, layers), (kernel, last), affine = parts, parameters[:2], parameters[2:]
         affine = [(*affine[2 * i : 2 * i + 2], norm.eps) for i, (_, norm) in enumerate(layers)]
-        (middle, channels), count = kernels[0].shape, tiles.count
+        channels, count = kernel.shape[1], tiles.count
         heads = Heads(weight, bias, channels, tiles)
-        (y, ys), (out, outs), xs = tiles.new(channels), tiles.new(len(kernels[1])), x.unbind()
-        moments = ChannelMoments(tiles, channels)
+        (y, ys), (out, outs), xs = tiles.new(channels), tiles.new(len(last)), x.unbind()
+        moments, covariance = ChannelMoments(tiles, channels), ChannelCovariance(tiles, channels)
 
-        def correlate(i):
-            heads.correlate(xs[i], ys[i])
-            moments.note(i, ys[i])
+        def correlate(i, room):
+            moments.note(i, heads.correlate(xs[i], ys[i], room), room)
 
         tiles.run(correlate)
         norm = Normalisation(*moments.join(), *affine[0], count)
-        first, second = (ChannelCovariance(tiles, number) for number in (channels, middle))
-        tiles.run(lambda i: first.note(i, norm.relu(ys[i])))
-        mix = Mixture(kernels[0], *first.join(), *affine[1], count)
-        tiles.run(lambda i: second.note(i, mix.relu(norm.relu(ys[i]))))
-        last = Mixture(kernels[1], *second.join(), *affine[2], count)
 
-        def project(i):
-            last.relu(mix.relu(norm.relu(ys[i])), out=outs[i])
+        def take_products(i, room):
+            covariance.note(i, norm.relu(ys[i], room.like(ys[i], "r")), room)
 
-        tiles.run(project)
-        for layer, found in zip(layers, (norm, mix.norm, last.norm), strict=True):
+        tiles.run(take_products)
+        mix, project = Mixture(kernel, *covariance.join(), *affine[1], count), Product(last.T)
+
+        def mix_and_project(i, room):
+            r = norm.relu(ys[i], room.like(ys[i], "r"))
+            project.write(mix.relu(r, room.take("m", len(r), mix.channels)), outs[i])
+
+        tiles.run(mix_and_project)
+        for layer, found in zip(layers, (norm, mix.norm), strict=True):
             update_running(*layer, found)
-        ctx.save_for_backward(x, y, out)
-        ctx.parts = tiles, heads, norm, mix, last
+        ctx.save_for_backward(x, y, last)
+        ctx.parts = tiles, heads, norm, mix
         return out
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad):
-        x, y, out = ctx.saved_tensors
-        tiles, heads, norm, mix, last = ctx.parts
-        channels = y.shape[2]
-        grads, xs, ys, outs = (a.contiguous().unbind() for a in (grad, x, y, out))
-        middle = last.kernel.shape[1]
-        products = GradientProducts(tiles, last)
+        (x, y, last), (tiles, heads, norm, mix) = ctx.saved_tensors, ctx.parts
+        grads, xs, ys = (a.contiguous().unbind() for a in (grad, x, y))
+        of_last, back = new_rows(tiles.pieces, *last.shape), Product(last)
+        products, (_, inner) = GradientProducts(tiles, mix), tiles.new(mix.channels)
 
-        def take_products(i):
-            g = relu_gradient(grads[i], outs[i])
-            products.note(i, g, mix.relu(norm.relu(ys[i])))
-
-        tiles.run(take_products)
-        learned_last, last_gradient = last.gradients(products)
-        (_, inner), mixed_products = tiles.new(middle), GradientProducts(tiles, mix)
-
-        def leave_projection(i):
-            r = norm.relu(ys[i])
-            m = mix.relu(r)
-            g = last_gradient(relu_gradient(grads[i], outs[i]), m)
-            relu_gradient(g, m, out=inner[i])
-            mixed_products.note(i, inner[i], r)
+        def leave_projection(i, room):
+            r = norm.relu(ys[i], room.like(ys[i], "r"))
+            m = mix.relu(r, room.like(inner[i], "m"))
+            write_products(grads[i], m, of_last[i])
+            g = back.write(grads[i], room.like(m, "of m"))
+            products.note(i, relu_gradient(g, m, out=inner[i]), r)
 
         tiles.run(leave_projection)
-        learned_mix, mix_gradient = mix.gradients(mixed_products)
-        sums, (grad_x, grad_xs) = GradientSums(tiles, norm), tiles.new(channels)
+        learned_mix, mix_gradient = mix.gradients(products)
+        sums, (grad_x, grad_xs) = GradientSums(tiles, norm), tiles.new(x.shape[2])
 
-        def leave_mixture(i):
-            r = norm.relu(ys[i])
-            g = mix_gradient(inner[i], r)
-            sums.note(i, relu_gradient(g, r, out=grad_xs[i]), ys[i])
+        def leave_mixture(i, room):
+            r = norm.relu(ys[i], room.like(ys[i], "r"))
+            g = mix_gradient(inner[i], r, room.like(r, "of r"))
+            sums.note(i, relu_gradient(g, r, out=grad_xs[i]), ys[i], room)
 
         tiles.run(leave_mixture)
         learned_norm, gradient = norm.gradients(sums)
         matrices, offsets = heads.new_gradients()
 
-        def leave_heads(i):
-            g = gradient(grad_xs[i], ys[i])
-            heads.take_gradients(g, xs[i], matrices[i], offsets[i], out=grad_xs[i])
+        def leave_heads(i, room):
+            g = gradient(grad_xs[i], ys[i], room.like(ys[i], "r"))
+            heads.take_gradients(g, xs[i], (matrices[i], offsets[i], grad_xs[i]), room)
 
         tiles.run(leave_heads)
         return (
             grad_x,
             None,
-            *(a.sum(0, dtype=torch.float64).float() for a in (matrices, offsets)),
-            *(learned[0] for learned in (learned_mix, learned_last)),
-            *(*learned_norm, *learned_mix[1:], *learned_last[1:]),
+            *(sum_of_pieces(found) for found in (matrices, offsets)),
+            learned_mix[0],
+            sum_of_pieces(of_last),
+            *(*learned_norm, *learned_mix[1:]),
         )
 
 
@@ -131,26 +128,38 @@ class Heads:
 
     def __init__(self, weight, bias, channels, tiles):
         self.weight, self.bias, self.tiles = weight, bias[..., None], tiles
+        size = channels // len(weight)
+        self.shape = len(weight), tiles.frames, tiles.pixels * size
         # As which numbers are copied: 16 bytes at once where groups of channels have as many.
-        self.copied = torch.float32 if channels // len(weight) % 4 else torch.complex128
+        self.copied, self.size = (
+            (torch.float32, size) if size % 4 else (torch.complex128, size // 4)
+        )
 
-    def grouped(self, rows):
+    def grouped(self, rows, room, name):
         """(N, C) as (m, T, P C/m), dense."""
-        frames, pixels = self.tiles.frames, self.tiles.pixels
-        rows = rows.view(self.copied).view(frames, pixels, len(self.weight), -1)
-        groups = rows.permute(2, 0, 1, 3).contiguous().view(torch.float32)
-        return groups.view(len(self.weight), frames, -1)
+        groups = room.take(name, *self.shape)
+        self.by_pixels(groups).copy_(self.by_groups(rows))
+        return groups
 
     def ungroup(self, groups, out):
         """The way back from `grouped`, to `out` (N, C)."""
-        frames, pixels = self.tiles.frames, self.tiles.pixels
-        out = out.view(self.copied).view(frames, pixels, len(self.weight), -1)
-        groups = groups.view(self.copied).view(len(self.weight), frames, pixels, -1)
-        out.copy_(groups.permute(1, 2, 0, 3))
+        self.by_groups(out).copy_(self.by_pixels(groups))
+        return out
 
-    def correlate(self, rows, out):
-        """Writes the heads' output (N, C)."""
-        self.ungroup(torch.baddbmm(self.bias, self.weight, self.grouped(rows)), out)
+    def by_groups(self, rows):
+        """(N, C) as (m, T, P, numbers copied at once); a view."""
+        count, frames, _ = self.shape
+        return rows.view(self.copied).view(frames, -1, count, self.size).permute(2, 0, 1, 3)
+
+    def by_pixels(self, groups):
+        """What `grouped` gives, as `by_groups` does; a view."""
+        return groups.view(self.copied).unflatten(2, (-1, self.size))
+
+    def correlate(self, rows, out, room):
+        """Writes the heads' output (N, C) to `out`."""
+        x = self.grouped(rows, room, "x")
+        y = torch.baddbmm(self.bias, self.weight, x, out=room.like(x, "y"))
+        return self.ungroup(y, out)
 
     def new_gradients(self):
         """Room for the gradients of weight and bias by each piece."""
@@ -159,9 +168,10 @@ class Heads:
         weights = self.weight.new_empty(pieces, count, frames, frames)
         return weights, self.weight.new_empty(pieces, count, frames)
 
-    def take_gradients(self, grad, x, matrix, offset, out):
-        """Writes the gradients for weight, bias and x to `matrix`, `offset` and `out`."""
-        grad = self.grouped(grad)
-        torch.bmm(grad, self.grouped(x).transpose(1, 2), out=matrix)
-        torch.sum(grad, 2, out=offset)
-        self.ungroup(torch.bmm(self.weight.transpose(1, 2), grad), out)
+    def take_gradients(self, grad, x, outs, room):
+        """Writes the gradients for weight, bias and x to the three of `outs`."""
+        of_weight, of_bias, of_x = outs
+        grad, x = self.grouped(grad, room, "grad"), self.grouped(x, room, "x")
+        torch.bmm(grad, x.transpose(1, 2), out=of_weight)
+        torch.sum(grad, 2, out=of_bias)
+        self.ungroup(torch.bmm(self.weight.transpose(1, 2), grad, out=x), of_x)
