@@ -131,6 +131,7 @@ def test_convolutions_of_four_rows_are_those_of_the_formula(
         given[0].permute(0, 4, 2, 1, 3), given[1], padding=dilation, dilation=dilation
     ).permute(0, 3, 2, 4, 1)
     monkeypatch.setattr(winograd, "NUMBERS", 3 * frames * width * 24)  # three fours a task
+    monkeypatch.setattr(winograd, "PARTS", 3)
     found = winograd.RowsConvolution.apply(x, kernel, dilation)
     weight = torch.randn_like(found)
     (found * weight).sum().backward()

@@ -24,6 +24,7 @@ from models.engine.training.maps import run_tasks, shifted_slices
 A, B, G = winograd_matrices(POINTS)
 LEAST_CHANNELS = 16  # of input and of output; with fewer the sums take longer than they save
 NUMBERS = 2**18  # of one v_i of all fours of a task; oneDNN is slow where images are few and small
+PARTS = 64  # in which a kernel's gradient is found, at most
 
 
 def suits(conv):
@@ -129,21 +130,23 @@ def kernel_gradient(grad, x, dilation):
     """The gradient for the kernel, from that for the output."""
     clips, rows, frames, width, channels = x.shape
     tasks, outputs = list(fours(clips, rows, dilation[1])), grad.shape[4]
-    found = x.new_empty(len(tasks), 6, 3, outputs, 3 * channels)
+    together = -(-len(tasks) // PARTS)
+    tasks = [tasks[i : i + together] for i in range(0, len(tasks), together)]
+    found = x.new_zeros(len(tasks), 6, 3, outputs, 3 * channels)
 
     def note(i, room):
-        four = tasks[i]
         v = room.take("v", 6, frames, width, channels)
         products = room.take("m", 6, frames, width, outputs)
-        combine(four.of_seen, x[four.clip, four.seen], v)
-        combine(four.of_made.T, grad[four.clip, four.made], products)
         columns = room.take("columns", frames, width, 3, channels)
-        for j in range(6):
-            moved = columns_moved(v[j], dilation[2], columns)
-            for tap in range(3):
-                to, of = shifted_slices(frames, (tap - 1) * dilation[0])
-                g, seen = products[j, to].flatten(0, 1), moved[of].flatten(0, 1)
-                torch.mm(g.T, seen.flatten(1), out=found[i, j, tap])
+        for four in tasks[i]:
+            combine(four.of_seen, x[four.clip, four.seen], v)
+            combine(four.of_made.T, grad[four.clip, four.made], products)
+            for j in range(6):
+                moved = columns_moved(v[j], dilation[2], columns)
+                for tap in range(3):
+                    to, of = shifted_slices(frames, (tap - 1) * dilation[0])
+                    g, seen = products[j, to].flatten(0, 1), moved[of].flatten(0, 1)
+                    found[i, j, tap].addmm_(g.T, seen.flatten(1))
 
     run_tasks(note, len(tasks))
     found = found.sum(0, dtype=torch.float64).unflatten(3, (3, channels))
