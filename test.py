@@ -61,6 +61,7 @@ from utils.run_dir import check_apart, find_included, find_model_name, find_runs
 from utils.scan import Stabiliser, open_scan
 from utils.several import as_list
 from utils.tracks.options import USUAL_RATE, add_track_options, check_track_options, track_options
+from utils.tracks.reach import reach_of
 from utils.tracks.video import OverlayVideos
 from utils.tracks.writer import Tracks
 from utils.training_state import describe
@@ -296,12 +297,11 @@ def run_test(args, spec, tested, sequences, device, group, files):
     network = ENGINES[args.engine](detector, args.precision, args.memory)
     stabiliser = Stabiliser(follow_view) if tested.stabilise else None
     scan = open_scan(detector, network, device, args.batch_size, stabiliser)
-    labelled = [sequence.name for sequence in sequences if sequence.labelled]
-    subsets = read_snr(spec, args.datapath, labelled)
+    subsets = read_snr(spec, args.datapath, [each.name for each in sequences if each.labelled])
     writers = open_writers(args, spec, tested, device)
-    evaluator = Evaluator(scan, choose(args.protocol), args.threshold_eval, writers.values())
-    mine = sequences.share(group.shard)
-    total = None
+    judged = choose(args.protocol), args.threshold_eval
+    evaluator = Evaluator(scan, *judged, writers.values(), reach_of(args))
+    mine, total = sequences.share(group.shard), None
     if not args.live:
         with (
             suppress(ValueError, OSError),  # which is told when its turn comes
@@ -325,15 +325,15 @@ def run_test(args, spec, tested, sequences, device, group, files):
     sequences.tell_targets(group)
     if not group.is_main:
         return None, getattr(writers.get("attribution"), "stopped", None)
-    about = header(tested, spec.name, args.threshold_eval, writers["normalisations"].entry())
+    levels = writers["normalisations"]
+    about = header(tested, spec.name, args.threshold_eval, levels.entry(), reach_of(args))
     more = {}  # of metrics.json
     metrics, summary = figures_and_summary(evaluation, subsets, about)
     if stabiliser is not None:
         summary.append(f"  {stabiliser.line()}")
     if spec.lists_detections:
         found = f"{writers['detections'].count} detections at threshold {args.threshold_eval}"
-        levels = writers["normalisations"].line()
-        summary.append(f"  {found}; grey levels normalised by {levels}")
+        summary.append(f"  {found}; grey levels normalised by {levels.line()}")
     if args.attribution:
         summary += writers["attribution"].attribution_lines()
         more["attribution"] = writers["attribution"].as_dict()

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from utils.metrics import PixelIoU, ScoredFrames
 from utils.scan import MOST_NARROW, normalised, run_clip, window_starts
+from utils.scan.queue import Truth
+from utils.tracks.reach import cut_marks
 
 READ = MOST_NARROW  # frames that are read at a time
 
@@ -135,14 +137,15 @@ class Evaluator:
     Args:
         scan: from `utils.scan.open_scan`.
         protocols: the `utils.protocols.Protocol`s to count under.
-        threshold: of the IoU: a pixel is positive if its score is above it.
+        threshold: of the IoU: a pixel is positive if its score is above it; and of detections.
         writers: each gets `add(block)` with every `ScoredBlock` in order, `end(sequence)` after a
             sequence's last one, `abandon()` in place of that after an error.
+        reach: pixels that the marks of a detection reach, see `utils.tracks.reach`; None: all.
     """
 
-    def __init__(self, scan, protocols, threshold, writers=()):
+    def __init__(self, scan, protocols, threshold, writers=(), reach=None):
         self.scan, self.protocols, self.threshold = scan, tuple(protocols), threshold
-        self.writers = list(writers)
+        self.writers, self.reach = list(writers), reach
 
     def run(self, sequences, progress=None):
         """Scans all sequences: their `Evaluation`.
@@ -219,6 +222,8 @@ class Evaluator:
             if masks is not None:
                 scores = resize_scores(scores, masks.shape[1:])
             block = ScoredBlock(sequence, start, frames, scores, masks, centroids)
+            if self.reach is not None:
+                block = cut_marks(block, self.threshold, self.reach)
             result.frames += len(scores)
             timing.frames += len(scores)
             if masks is not None:
@@ -226,7 +231,7 @@ class Evaluator:
                     counts = protocol.count(block)
                     before = result.counts.get(protocol.name)
                     result.counts[protocol.name] = counts if before is None else before + counts
-                result.iou.update(scores, masks)
+                result.iou.update(block.scores, masks)
             counted = time.perf_counter()
             timing.scoring += counted - began
             for writer in self.writers:
@@ -292,32 +297,6 @@ class named:
     def __exit__(self, kind, error, _):
         if isinstance(error, ValueError) and self.name not in str(error):
             raise ValueError(f"{self.name}: {error}") from error
-
-
-class Truth:
-    """Frames and masks that wait for their scores."""
-
-    def __init__(self):
-        self.blocks = deque()
-
-    def append(self, block):
-        self.blocks.append(block)
-
-    def take(self, start, stop):
-        """(frames, masks, centroids) of the frames [start, stop); earlier blocks are let go."""
-        parts = []
-        for block in self.blocks:
-            low = max(start - block.start, 0)
-            high = min(stop - block.start, len(block.frames))
-            if low < high:
-                arrays = block.frames, block.masks, block.centroids
-                parts.append([a if a is None else a[low:high] for a in arrays])
-        while self.blocks and self.blocks[0].start + len(self.blocks[0].frames) <= stop:
-            self.blocks.popleft()
-        return [
-            None if column[0] is None else column[0] if len(column) == 1 else np.concatenate(column)
-            for column in zip(*parts, strict=True)
-        ]
 
 
 def resize_scores(scores, size):

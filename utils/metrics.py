@@ -4,6 +4,7 @@
 """
 
 import math
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -217,9 +218,14 @@ class ScoredFrames:
             where nothing is known of the targets.
         masks: (n, H, W), positive where above 0; the centroids if None.
 
+    Attributes:
+        uncut: the same frames before some scores were lowered, see `cut`; None: none were.
+
     Raises:
         ValueError: the shapes differ, or a score is NaN.
     """
+
+    uncut = None
 
     def __init__(self, scores, centroids=None, masks=None):
         self.scores = np.ascontiguousarray(scores)
@@ -238,6 +244,12 @@ class ScoredFrames:
 
     def __len__(self):
         return len(self.scores)
+
+    def cut(self, scores):
+        """The same frames with these scores, of which some are lower; `uncut` are those before."""
+        frames = copy(self)
+        frames.scores, frames.uncut, frames._found = scores, self, {}
+        return frames
 
     def remember(self, key, find):
         """What `find()` gave when it was first called under this key."""

@@ -30,22 +30,26 @@ class Included(NamedTuple):
         name: of its folder.
         trained_on: in words.
         stabilise: whether the frames it is used on are laid on each other first.
-        min_score, mark_reach: of tracks, see `utils.tracks.options`.
+        min_score, min_area: of tracks, see `utils.tracks.options`.
+        mark_reach: of detections, and of those of tracks.
     """
 
     name: str
     trained_on: str
     stabilise: bool = False
     min_score: float | None = None
-    mark_reach: float | None = None
+    min_area: int | None = None
+    mark_reach: tuple | None = None
 
     def complete(self, given):
         """Sets what was not given of a test's options: how it was meant to be used."""
         if given.stabilise is None:
             given.stabilise = self.stabilise and not given.attribution
-        for name in ("min_score", "mark_reach"):
+        for name in ("min_score", "min_area"):
             if wants_tracks(given) and getattr(given, name) is None:
                 setattr(given, name, getattr(self, name))
+        if given.mark_reach is None:
+            given.mark_reach = self.mark_reach
 
     def line(self, given):
         """Says that it is used, and how, by the options of the test."""
@@ -56,9 +60,13 @@ class Included(NamedTuple):
             words += "; frames are laid on each other first (--no-stabilise: they are not)"
         if given.min_score:
             words += f"; of a track the highest score is {given.min_score:g} or more (--min_score)"
-        if given.mark_reach is not None:
-            reach = f"{given.mark_reach:g} px from their centroids (--mark_reach)"
-            words += f"; its marks reach {reach}"
+        if (given.min_area or 1) > 1:
+            words += f"; its detections have {given.min_area} pixels or more (--min_area)"
+        if given.mark_reach:
+            reach = f"{given.mark_reach[0]:g} px from their centroids"
+            if wants_tracks(given):
+                reach += f", of tracks {given.mark_reach[-1]:g} px"
+            words += f"; marks of detections reach {reach} (--mark_reach)"
         return words
 
 
@@ -67,8 +75,9 @@ _FOR_FOOTAGE = Included(
     "93 infrared videos of drones, aircraft, helicopters and birds, of 256x320 pixels and 8 bits, "
     "and the generated data set",
     stabilise=True,
-    min_score=0.993,
-    mark_reach=2,
+    min_score=0.9975,
+    min_area=3,
+    mark_reach=(3, 1.75),
 )
 # By data set.
 INCLUDED = {

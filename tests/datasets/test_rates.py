@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.testing.test_tracks import run, scene, sequence_of
+from tests.tracks.test_tracks import run, scene, sequence_of
 from utils.tracks.options import TrackOptions
 
 

@@ -56,6 +56,14 @@ def test_a_run_whose_frames_were_laid_on_each_other_is_told(runs):
         assert not any("laid on" in line for line in lines_of(pair))
 
 
+def test_how_far_marks_reach_is_told_where_it_differs(runs):
+    cut = {**runs[1], "mark_reach": 3}
+    told = "Detections are not marked as a whole (--mark_reach): 3 px in run 2"
+    assert told in "\n".join(lines_of([runs[0], cut]))
+    for pair in ([cut, cut], [runs[0], {**cut, "mark_reach": None}]):
+        assert not any("--mark_reach" in line for line in lines_of(pair))
+
+
 def test_of_runs_with_tracks_it_is_told_that_these_are_not_compared(runs):
     tracked = {**runs[1], "tracks": {"tracks": 3}}
     told = "Of run 2 all detections are compared, not those of tracks"

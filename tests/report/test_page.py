@@ -45,6 +45,14 @@ def test_the_report_stands_alone_and_shows_every_picture_it_is_made_of(tested):
     assert kinds == {"pd", "frame", "profile"}
 
 
+def test_the_report_tells_how_far_marks_reach(tested, tmp_path):
+    with drawn():
+        write_results(tmp_path, "", {**tested[0], "mark_reach": 3.0}, [], MAIN)
+    words = "; detections marked up to 3 px from their centroids</p>"
+    assert words in (tmp_path / "report.html").read_text()
+    assert words not in (tested[1] / "report.html").read_text()
+
+
 def test_the_numbers_of_the_report_are_those_of_metrics_json(tested):
     metrics, rows = tested[0], cells((tested[1] / "report.html").read_text())
     index = operating_point(metrics["thresholds"])

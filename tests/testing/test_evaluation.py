@@ -16,7 +16,6 @@ from utils.evaluation import (
     READ,
     Evaluator,
     ScoredBlock,
-    Truth,
     ahead,
     resize_scores,
     validate,
@@ -25,6 +24,7 @@ from utils.metrics import PixelIoU
 from utils.protocols import MAIN, PROTOCOLS, choose
 from utils.report.highlights import Highlights
 from utils.scan import open_scan, run_clip, window_starts
+from utils.scan.queue import Truth
 
 MEAN, STD = 100.0, 20.0
 

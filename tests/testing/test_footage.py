@@ -146,6 +146,29 @@ def test_tracks_are_written_and_counted(detect, tmp_path, frames, capsys):
     assert [int(row.split(",")[0]) for row in rows] == list(range(1, FRAMES + 1))
 
 
+def test_marks_end_where_they_may_reach_in_all_that_is_written(detect, tmp_path, frames):
+    for t, frame in enumerate(frames):
+        frame[t + 3 : t + 8, t + 4 : t + 9] = 250
+    write_folder(tmp_path / "clip" / "images", frames)
+    write_folder(tmp_path / "clip" / "masks", (frames == 250).astype(np.uint8) * 255)
+    for options, reach, of_tracks, area in (
+        ([], None, None, 25),
+        (["--mark_reach 1"], 1, 1, 5),
+        (["--mark_reach 1.5 1"], 1.5, 1, 9),
+    ):
+        metrics = detect(tmp_path / "clip", "--visual --min_track 3 --min_area 10", *options)
+        assert metrics["mark_reach"] == reach
+        (found,) = read_detections(tmp_path / "out/detections.csv").values()
+        assert [detection.pixels for detection in found] == [area] * FRAMES
+        for number in range(1, FRAMES + 1):
+            levels = np.asarray(Image.open(tmp_path / f"out/visual/clip/{number:05d}.png"))
+            assert np.count_nonzero(levels >= 128) == area
+        assert metrics["iou"] == pytest.approx(area / 25)
+        assert metrics["tracks"]["mark_reach"] == of_tracks
+        box = (tmp_path / "out/tracks/clip.txt").read_text().split(",")[4:6]
+        assert box == ["5", "5"]
+
+
 def test_overlays_can_be_left_out(detect, tmp_path, frames):
     write_folder(tmp_path / "clip", frames)
     detect(tmp_path / "clip", "--no-overlay")

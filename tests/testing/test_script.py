@@ -99,26 +99,34 @@ def test_own_footage_needs_no_run(tmp_path, capsys):
     run, learned, *_ = INCLUDED["Frames"]
     words = f"No --log_dir: {run}, which comes with this code, trained on {learned}"
     laid = "; frames are laid on each other first (--no-stabilise: they are not)"
-    assert said.splitlines()[0] == words + laid and "stabilised: frames moved by" in said
+    marks = "; marks of detections reach 3 px from their centroids (--mark_reach)"
+    assert said.splitlines()[0] == words + laid + marks and "stabilised: frames moved by" in said
     assert call(test_script, given, "--no-stabilise") == 0
     said = capsys.readouterr().out
-    assert said.splitlines()[0] == words and "stabilised" not in said
+    assert said.splitlines()[0] == words + marks and "stabilised" not in said
     named = f"--dataset Frames --datapath {tmp_path / 'frames.npy'} --gpu cpu --log_dir {run}"
     assert call(test_script, named, f"--output {tmp_path / 'named'}") == 0  # as without its name
     said = capsys.readouterr().out
-    assert said.splitlines()[0] == words.split(": ", 1)[1] + laid and "stabilised: fram" in said
+    told = said.splitlines()[0]
+    assert told == words.split(": ", 1)[1] + laid + marks and "stabilised: fram" in said
     for folder in ("named", "tests/Frames"):
         assert (tmp_path / folder / "detections.csv").is_file()
-    own = INCLUDED["Frames"].min_score, INCLUDED["Frames"].mark_reach
-    for more, (least, reach) in (("3", own), ("3 --min_score 0 --mark_reach 9", (0, 9))):
-        assert call(test_script, given, f"--no-stabilise --min_track {more}") == 0
+    for more, least, area, reach in (
+        ("", 0.9975, 3, (3, 1.75)),
+        (" --min_score 0 --min_area 1 --mark_reach 9", 0, 1, (9, 9)),
+        (" --min_area 2 --mark_reach 9 0.5", 0.9975, 2, (9, 0.5)),
+    ):
+        assert call(test_script, given, f"--no-stabilise --min_track 3{more}") == 0
         said = capsys.readouterr().out
-        assert said.count(f"marks reach {reach} px from their centroids (--mark_reach)") == 1
-        assert f", marked up to {reach} px from their centroids" in said
+        marked = f"reach {reach[0]} px from their centroids, of tracks {reach[1]} px (--mark_reach)"
+        assert said.count(marked) == 1
+        assert f", marked up to {reach[1]} px from their centroids" in said
         assert ("(--min_score)" in said) == (least > 0)
         assert (f"tracks of 3 frames or more, their highest score {least} or more" in said) == (
             least > 0
         )
+        assert (f"detections have {area} pixels or more (--min_area)" in said) == (area > 1)
+        assert f"of detections of {area} pixels or more at threshold 0.5" in said
 
 
 def test_visual_writes_a_score_map_for_each_frame(run, dataset, tmp_path):
@@ -206,7 +214,8 @@ def test_a_run_must_be_named_where_none_is_included(dataset, tmp_path, capsys):
         ("--model TopHat --epoch 3", "--epoch without a run"),
         ("--log_dir a b --export_model x.pt2", "--export_model with several runs"),
         ("--model TopHat --min_score 0.9", "--min_score without tracks"),
-        ("--model TopHat --mark_reach 0", "--mark_reach without tracks"),
+        ("--model TopHat --mark_reach 3 2", "--mark_reach with a second number without tracks"),
+        ("--model TopHat --mark_reach 3 2 1", "--mark_reach with more than two numbers"),
         ("--model TopHat --min_area 3", "--min_area without tracks"),
         ("--model TopHat --gpu foo", "--gpu foo: expected cpu or the index"),
         ("--model TopHat --gpu -1", "--gpu -1: expected cpu or the index"),

@@ -101,6 +101,10 @@ def comparison_notes(runs, names):
     laid = [name for name, run in zip(names, runs, strict=True) if run.get("stabilised")]
     if laid and any(run.get("stabilised") is False for run in runs):
         notes.append(f"Frames were laid on each other first (--stabilise) in {', '.join(laid)}")
+    reaches = [run.get("mark_reach") for run in runs]
+    if len({*reaches}) > 1:
+        cut = [f"{r} px in {name}" for r, name in zip(reaches, names, strict=True) if r is not None]
+        notes.append(f"Detections are not marked as a whole (--mark_reach): {', '.join(cut)}")
     tracked = [name for name, run in zip(names, runs, strict=True) if run.get("tracks")]
     if tracked:
         notes.append(f"Of {', '.join(tracked)} all detections are compared, not those of tracks")

@@ -135,12 +135,13 @@ def _head(metrics):
     counted = metrics["protocols"][MAIN]
     everything = counted["subsets"]["all"]
     frames = sum(sequence["frames"] for sequence in counted["sequences"].values())
-    levels = normalisation_text(metrics)
+    levels, reach = normalisation_text(metrics), metrics.get("mark_reach")
+    marked = "" if reach is None else f"; detections marked up to {reach:g} px from their centroids"
     return (
         f"<h1>{escape(model_title(metrics['model']))} on {escape(metrics['dataset'])}</h1>"
         f'<p class="quiet">Run {escape(metrics["run"])}, clips of {metrics["seqlen"]} frames'
         f"{', laid on each other' if metrics.get('stabilised') else ''}"
-        f"{'' if levels is None else f'; grey levels normalised by {levels}'}</p>"
+        f"{'' if levels is None else f'; grey levels normalised by {levels}'}{marked}</p>"
         f"<p>{len(counted['sequences'])} sequences, {frames} frames, {everything['targets']} "
         f"targets. IoU of positive and mask pixels at threshold {metrics['threshold_eval']}: "
         f"{metrics['iou']:.4f}.</p>"

@@ -52,13 +52,14 @@ class Tested:
     stabilise: bool = False
 
 
-def header(tested, dataset, threshold_eval, normalisation=None):
+def header(tested, dataset, threshold_eval, normalisation=None, mark_reach=None):
     """The first keys of metrics.json: what was tested, on what, at which threshold of the IoU.
 
     Args:
         tested: `Tested`.
         dataset: its name.
         normalisation: from `utils.report.metrics_file.normalisation_entry`; None: not known.
+        mark_reach: pixels that the marks of detections reach; None: all were marked.
     """
     known = {} if normalisation is None else {"normalisation": normalisation}
     return {
@@ -68,6 +69,7 @@ def header(tested, dataset, threshold_eval, normalisation=None):
         "seqlen": tested.detector.seqlen,
         "threshold_eval": threshold_eval,
         "stabilised": tested.stabilise,
+        "mark_reach": mark_reach,
         **known,
     }
 

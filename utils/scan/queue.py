@@ -1,4 +1,6 @@
-"""Frames that wait for what comes after them."""
+"""Frames that wait: for what comes after them, or for their scores."""
+
+from collections import deque
 
 import numpy as np
 
@@ -46,3 +48,29 @@ class Queue:
         start, stop = max(start, self.first), min(stop, self.stop)
         place = self.offset + start - self.first
         return self.store[place : place + stop - start]
+
+
+class Truth:
+    """Frames and masks that wait for their scores."""
+
+    def __init__(self):
+        self.blocks = deque()
+
+    def append(self, block):
+        self.blocks.append(block)
+
+    def take(self, start, stop):
+        """(frames, masks, centroids) of the frames [start, stop); earlier blocks are let go."""
+        parts = []
+        for block in self.blocks:
+            low = max(start - block.start, 0)
+            high = min(stop - block.start, len(block.frames))
+            if low < high:
+                arrays = block.frames, block.masks, block.centroids
+                parts.append([a if a is None else a[low:high] for a in arrays])
+        while self.blocks and self.blocks[0].start + len(self.blocks[0].frames) <= stop:
+            self.blocks.popleft()
+        return [
+            None if column[0] is None else column[0] if len(column) == 1 else np.concatenate(column)
+            for column in zip(*parts, strict=True)
+        ]

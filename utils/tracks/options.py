@@ -25,11 +25,8 @@ class TrackOptions:
         min_area: pixels of a detection, at least.
         min_track: frames in which a track was seen, at least.
         min_score: the highest score of a track, at least.
-        mark_reach: pixels that the marks of a detection may be from its centroid, along rows and
-            along columns; the others count as not positive. A large target is then marked where a
-            small one would be. The pixel nearest to the centroid is always marked, and others only
-            where they are connected to it, so that there are as many detections as before. None:
-            no limit.
+        mark_reach: pixels that the marks of a detection reach from its centroid, see
+            `utils.tracks.reach`; the others count as not positive. None: no limit.
         gate: pixels that a target may be from where it is predicted in the next frame.
         gap: frames that it may not be seen.
         frame_rate: frames a second of the footage, for videos and what is counted per minute; None:
@@ -98,11 +95,12 @@ def add_track_options(add):
     words = "keep a track only if its highest score reaches this; what is seen of it more than "
     words += f"{WAIT} frames before that is left out, and told"
     add("--min_score", type=fraction, help=words + own)
-    words = "of tracks: pixels from the centroid of a detection, along rows and columns, that its "
-    words += "marks reach at most"
-    add("--mark_reach", type=not_negative(float), metavar="PIXELS", help=words + own)
+    words = "pixels from the centroid of a detection that its marks reach at most; a second number "
+    words += "is for those of tracks"
+    number = not_negative(float)
+    add("--mark_reach", type=number, nargs="+", metavar="PIXELS", help=words + own)
     words = "of tracks: pixels of a detection, at least (default: 1)"
-    add("--min_area", type=positive(int), help=words)
+    add("--min_area", type=positive(int), help=words + own)
     words = "frames a second of the footage; if not given its own where it tells, else "
     add("--frame_rate", type=positive(float), help=f"{words}{USUAL_RATE:g}")
 
@@ -114,9 +112,15 @@ def wants_tracks(given):
 
 def check_track_options(refuse, given):
     """Refuses what would be ignored of the options `given`: calls `refuse` with a line."""
-    for name in ("min_area", "min_score", "mark_reach"):
+    without = "without tracks; expected --min_track N or --overlay_video beside it"
+    for name in ("min_area", "min_score"):
         if getattr(given, name) is not None and not wants_tracks(given):
-            refuse(f"--{name} without tracks; expected --min_track N or --overlay_video beside it")
+            refuse(f"--{name} {without}")
+    reach = given.mark_reach or ()
+    if len(reach) > 2:
+        refuse("--mark_reach with more than two numbers; expected one, or a second of tracks")
+    if len(reach) == 2 and not wants_tracks(given):
+        refuse(f"--mark_reach with a second number {without}")
 
 
 def track_options(given):
@@ -125,6 +129,6 @@ def track_options(given):
         given.min_area or 1,
         given.min_track or 1,
         given.min_score or 0.0,
-        given.mark_reach,
+        given.mark_reach[-1] if given.mark_reach else None,
         frame_rate=given.frame_rate,
     )

@@ -13,7 +13,6 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage
 
 from utils.files import csv_text, short_name, write_text
 from utils.metrics import ScoredFrames
@@ -22,6 +21,7 @@ from utils.report.aside import Aside
 from utils.report.writers import Writer
 from utils.run_dir import make_folder
 from utils.tracks.linking import Linker
+from utils.tracks.reach import near_pixels, score_centroids
 
 _HALF = 0.5
 _COLUMNS = ("sequence", "id", "first_frame", "last_frame", "detections", "mean_score", "false")
@@ -311,29 +311,32 @@ def linked_frames(block, threshold, options, linker):
     """Yields the frames of a block as `_Frame`s, with their detections linked.
 
     Args:
-        block: `utils.evaluation.ScoredBlock`.
+        block: `utils.evaluation.ScoredBlock`; detections are those before they were cut.
         threshold: a pixel is positive if its score is at least this.
         options: `TrackOptions`.
         linker: `Linker`, which has seen the frames before.
     """
-    found = block.components(threshold)
+    whole = block if block.uncut is None else block.uncut
+    found, size = whole.components(threshold), whole.scores.shape
     frames, rows, columns = found.pixels.T
-    scores = block.scores[frames, rows, columns].astype(np.float64)
+    scores = whole.scores[frames, rows, columns].astype(np.float64)
+    middles = score_centroids(found, scores)
+    near = np.ones(len(frames), bool)
+    if options.mark_reach is not None:
+        near = near_pixels(found, middles, options.mark_reach, size)
     bounds = np.searchsorted(frames, np.arange(len(block) + 1))
     for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
         part = slice(start, stop)
-        _, owner, area = np.unique(found.owner[part], return_inverse=True, return_counts=True)
+        members, owner, area = np.unique(found.owner[part], return_inverse=True, return_counts=True)
         large = area >= options.min_area
         chosen = large[owner]
         owner = (np.cumsum(large) - 1)[owner[chosen]]
-        pixels = rows[part][chosen], columns[part][chosen]
-        boxes, peaks, centroids = _measure(*pixels, scores[part][chosen], owner)
-        tracks = linker.step(centroids)
+        pixels, marked = (rows[part][chosen], columns[part][chosen]), near[part][chosen]
+        boxes, peaks = _measure(*pixels, scores[part][chosen], owner)
+        tracks = linker.step(middles[members[large]])
         for track, peak in zip(tracks, peaks.tolist(), strict=True):
             track.peak = max(track.peak, peak)
-        if options.mark_reach is not None:
-            near = _is_near(*pixels, owner, centroids, options.mark_reach)
-            pixels, owner = tuple(each[near] for each in pixels), owner[near]
+        pixels, owner = tuple(each[marked] for each in pixels), owner[marked]
         truth = None
         if block.centroids is not None:
             masks = block.masks if block.masks is not None else block.centroids
@@ -351,29 +354,11 @@ def linked_frames(block, threshold, options, linker):
         )
 
 
-def _is_near(rows, columns, owner, centroids, reach):
-    """Which pixels of a frame's detections are marked, see `TrackOptions.mark_reach`."""
-    off = np.abs(np.stack([rows, columns], axis=1) - centroids[owner])
-    near = off.max(axis=1, initial=0) <= reach
-    if near.all():
-        return near
-    order = np.lexsort(((off**2).sum(axis=1), owner))
-    nearest = order[np.searchsorted(owner[order], np.arange(len(centroids)))]
-    near[nearest] = True
-    top, left = rows.min(), columns.min()
-    image = np.zeros((rows.max() - top + 1, columns.max() - left + 1), bool)
-    image[rows[near] - top, columns[near] - left] = True
-    labels, _ = ndimage.label(image, np.ones((3, 3)))
-    parts = labels[rows - top, columns - left]
-    return near & (parts == parts[nearest][owner])
-
-
 def _measure(rows, columns, scores, owner):
-    """Of detections, as pixels (n,) of each its owner: edges, highest scores, centroids.
+    """Of detections, as pixels (n,) of each its owner: edges and highest scores.
 
     Returns:
-        (k, 4) first and last row, first and last column; (k,); (k, 2) row and column, weighted by
-        score.
+        (k, 4) first and last row, first and last column; (k,).
     """
     count = int(owner.max(initial=-1)) + 1
     edges = np.zeros((count, 4), dtype=int)
@@ -384,8 +369,4 @@ def _measure(rows, columns, scores, owner):
         outermost.at(edges[:, place], owner, values)
     peaks = np.zeros(count)
     np.maximum.at(peaks, owner, scores)
-    # Where the threshold is 0 all scores of a detection may be 0: then its pixels weigh alike.
-    weights = np.where(peaks[owner] == 0, 1.0, scores)
-    mass = np.bincount(owner, weights, count)
-    sums = [np.bincount(owner, weights * each, count) for each in (rows, columns)]
-    return edges, peaks, np.stack(sums, axis=1) / mass[:, None]
+    return edges, peaks

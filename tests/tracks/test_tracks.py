@@ -148,7 +148,7 @@ def marked(pixels, centre, reach):
     """Which pixels of a detection are marked, from that nearest to its centroid on, one by one."""
     distances = [math.dist(pixel, centre) for pixel in pixels]
     nearest = distances.index(min(distances))
-    near = [reach is None or max(abs(pixel - centre)) <= reach for pixel in pixels]
+    near = [reach is None or distance <= reach for distance in distances]
     found, last = {nearest}, None
     while found != last:
         last, steps = found, range(len(pixels))
