@@ -157,11 +157,15 @@ class FusedDetector(EvaluationCopy):
         self.refuse_non_numbers(clip)
         # Scratch lives on between calls, so it must not be made of inference tensors.
         with torch.inference_mode(False), self.evaluation(clip.device), self.runs.taken() as run:
-            return self._detect(clip, *run)
+            plan = self.plan(*clip.shape[3:])
+            if not self.engine.works_in_tasks:
+                return self._detect(clip, plan, *run)
+            # torch's own threads would wait for more, spinning, on the cores of those with tasks.
+            return run[1].lead(self._detect, clip, plan, *run)
 
-    def _detect(self, clip, engine, workers):
+    def _detect(self, clip, plan, engine, workers):
         batch, _, frames, height, width = clip.shape
-        rows, tile = self.plan(height, width)
+        rows, tile = plan
         logits = clip.new_empty(batch, frames, height, width, dtype=torch.float32)
         for i in range(batch):
             sizes = engine.start(clip[i, 0], rows)

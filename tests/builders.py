@@ -1,5 +1,7 @@
 """Builds small data sets on disk, calls scripts, compares what they write."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,17 @@ def perturb(model):
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.2, 3)
     return model.eval()
+
+
+@contextmanager
+def torch_threads(count):
+    """Sets torch's number of threads, in this thread and for those to come, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def record_decoding(monkeypatch):

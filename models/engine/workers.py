@@ -1,4 +1,9 @@
-"""Threads among which the tiles of a band are divided."""
+"""Threads among which the tiles of a band are divided.
+
+torch has a number of threads for every thread, and one for threads to come: the last that was set
+anywhere. A thread takes that over in its first parallel operation, even in place of what was set in
+it before; in threads of our own it must have done so before they compute.
+"""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,50 +13,39 @@ import torch
 
 from models.engine.tape import Scratch
 
-
-class _Calls:
-    """Calls of detectors under way in this process.
-
-    While one is, a thread that is started anywhere in the process begins with one thread of torch's
-    for itself, so that what it finds is not what torch was set to.
-
-    Attributes:
-        threads: that torch was set to before the first of the calls.
-    """
-
-    def __init__(self):
-        self.lock, self.count, self.threads = threading.Lock(), 0, 1
-
-    def begin(self):
-        with self.lock:
-            if self.count == 0:
-                self.threads = torch.get_num_threads()
-            self.count += 1
-
-    def end(self):
-        with self.lock:
-            self.count -= 1
-            torch.set_num_threads(self.threads)  # here, and in threads that are started later
-
-
-_calls = _Calls()
-
-
-@contextmanager
-def one_thread(count):
-    """Keeps torch from dividing what this thread computes among threads; `count` of them later."""
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(count)
+_starting = threading.Lock()  # held while the number for threads to come is not what it should be
 
 
 def thread_count(device):
-    """Threads among which a call's tasks are divided."""
+    """Threads among which a call's tasks are divided: as many as torch is set to in this thread."""
     if device.type != "cpu":
         return 1
-    return _calls.threads if _calls.count else torch.get_num_threads()
+    with _starting:  # this thread may be new
+        return torch.get_num_threads()
+
+
+def start_threads(count):
+    """An executor of `count` threads, in each of which torch computes alone.
+
+    All are started here, so that threads to come soon have torch's number of this thread again.
+    """
+    there = threading.Barrier(count + 1)
+
+    def start():
+        torch.get_num_threads()  # takes over the number for threads to come
+        torch.set_num_threads(1)
+
+    executor = ThreadPoolExecutor(count, initializer=start)
+    with _starting:
+        before = torch.get_num_threads()
+        try:
+            for _ in range(count):
+                executor.submit(there.wait)
+            there.wait()
+        finally:
+            there.abort()  # where one could not be started
+            torch.set_num_threads(before)
+    return executor
 
 
 class Runs:
@@ -102,33 +96,37 @@ class Workers:
         self.threads = 1  # among which tasks are divided
 
     def __enter__(self):
-        _calls.begin()
         count = self.threads = thread_count(self.arithmetic.device)
         while len(self.scratches) < count:
             self.scratches.append(Scratch(self.arithmetic))
         if count > 1:
-            self.executor = ThreadPoolExecutor(
-                count, initializer=torch.set_num_threads, initargs=(1,)
-            )
+            self.executor = start_threads(count)
         return self
 
     def __exit__(self, *_):
         if self.executor is not None:
             self.executor.shutdown()
             self.executor = None
-        _calls.end()
 
     @property
     def scratch(self):
         """The first scratch, for work between calls of `run`."""
         return self.scratches[0]
 
+    def lead(self, function, *args):
+        """What function(*args) gives, called in one of the threads: torch computes alone there.
+
+        When `run` is called in it, that thread takes part.
+        """
+        if self.executor is None:
+            return function(*args)
+        return self.executor.submit(torch.no_grad()(function), *args).result()
+
     def run(self, task, items):
-        """Calls task(item, scratch) for every item; returns when all are done."""
-        if self.executor is None or len(items) == 1:
-            for item in items:
-                task(item, self.scratch)
-            return
+        """Calls task(item, scratch) for every item; returns when all are done.
+
+        In how many threads changes nothing in what is computed: in each, torch computes alone.
+        """
         waiting = iter(items)  # `next` on it is atomic
 
         @torch.no_grad()
@@ -136,5 +134,10 @@ class Workers:
             for item in waiting:
                 task(item, scratch)
 
-        for done in [self.executor.submit(work, scratch) for scratch in self.scratches]:
+        takes_part = self.executor is None or torch.get_num_threads() == 1
+        others = self.scratches[takes_part : min(self.threads, len(items))]
+        started = [self.executor.submit(work, scratch) for scratch in others]
+        if takes_part:
+            work(self.scratch)
+        for done in started:
             done.result()

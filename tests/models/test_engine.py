@@ -1,6 +1,7 @@
-"""The parts of the engines against what they are parts of; private operators and what stands in."""
+"""The engines' parts against what they are parts of; threads; what stands in for operators."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -20,10 +21,10 @@ from models.engine.rows.convolutions import (
 from models.engine.rows.segments import ConvSegment, StemSegment
 from models.engine.tiles.packed import PackedTemporalNetwork
 from models.engine.tiles.temporal import TemporalNetwork
-from models.engine.workers import Workers, one_thread
+from models.engine.workers import Workers
 from models.folding import fold
 from models.fused import fuse
-from tests.builders import STAGED, perturbed
+from tests.builders import STAGED, perturbed, torch_threads
 from tests.models.test_fused import PERTURBED, smallest_budget, without_onednn
 
 SINGLE, DOUBLE = (
@@ -81,13 +82,17 @@ def through(segment, clip, bands):
     segment.after = [kept]
     kept.start(bands, *rows.shape[1:3])
     segment.start(bands, *rows.shape[1:3])
-    with Workers(SINGLE) as workers, one_thread(workers.threads):
+
+    def run():
         for band in rows.split(bands):
             segment.append(len(band))
             segment.write(0, band)
             segment.run(workers)
         segment.finish()
         segment.run(workers)
+
+    with Workers(SINGLE) as workers:
+        workers.lead(run)
     return kept.all().permute(3, 1, 0, 2)
 
 
@@ -169,6 +174,78 @@ def test_numbers_whose_sum_is_too_large_for_float32_are_still_numbers(name):
     torch.testing.assert_close(
         fuse(PERTURBED[name])(clip) / 1e30, expected / 1e30, rtol=1e-4, atol=1
     )
+
+
+def logits_of_calls(pool, pairs):
+    return list(pool.map(lambda pair: pair[0](pair[1]), pairs))
+
+
+def test_two_hundred_rounds_of_several_detectors_in_several_threads_change_nothing():
+    detectors = [fuse(perturbed(name, 3)) for name in ("DeepPro", "DeepPro-Plus")]
+    pairs = [(fast, torch.randn(1, 1, 3, 9, 64)) for fast in detectors]
+    with torch_threads(2), ThreadPoolExecutor(4) as pool:
+        expected = [fast(clip) for fast, clip in pairs]
+        found = logits_of_calls(pool, pairs * 200)
+    assert all(map(torch.equal, found, expected * 200))
+
+
+def test_threads_may_share_detectors_for_clips_of_several_sizes():
+    detectors = [fuse(PERTURBED[name]) for name in STAGED]
+    clips = [torch.randn(1, 1, 5, *size) for size in ((21, 27), (40, 33), (16, 20))]
+    pairs = [(fast, clip) for clip in clips for fast in detectors]
+    with torch_threads(2):
+        expected = [fast(clip) for fast, clip in pairs]
+        for _ in range(3):
+            with ThreadPoolExecutor(4) as pool:
+                assert all(map(torch.equal, logits_of_calls(pool, pairs), expected))
+
+
+@pytest.mark.parametrize("name", STAGED)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_number_of_threads_changes_nothing(name, precision):
+    fast = fuse(PERTURBED[name], precision, force_precision=True)
+    clip, found = torch.randn(1, 1, 5, 41, 70), []
+    for count in (1, 2, 3):
+        with torch_threads(count):
+            found.append(fast(clip))
+    assert all(torch.equal(logits, found[0]) for logits in found)
+
+
+def threads_of_torch():
+    torch.ones(1 << 16).add_(1)  # divided among as many
+    return torch.get_num_threads()
+
+
+def test_a_thread_for_tasks_computes_alone_though_torch_is_set_to_more_before_its_first_task():
+    counts = []
+    with torch_threads(2), Workers(SINGLE) as workers:
+        torch.set_num_threads(3)
+        workers.run(lambda item, scratch: counts.append(threads_of_torch()), range(8))
+        counts.append(workers.lead(threads_of_torch))
+    assert counts == [1] * 9
+
+
+def test_calls_leave_torchs_number_of_threads_to_every_thread():
+    fast, clip = fuse(PERTURBED["DeepPro"]), torch.randn(1, 1, 5, 40, 40)
+
+    def in_a_new_thread(function):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(function).result()
+
+    def call_with_four():
+        torch.set_num_threads(4)
+        fast(clip)
+        return threads_of_torch()
+
+    with torch_threads(3):
+        with fast.runs.taken() as (_, workers):  # as a call does
+            assert workers.threads == 3
+            assert in_a_new_thread(threads_of_torch) == threads_of_torch() == 3
+            in_a_new_thread(lambda: fast(clip))
+            assert fast.runs.idle[0][1].threads == 3
+        assert in_a_new_thread(threads_of_torch) == threads_of_torch() == 3
+        assert in_a_new_thread(call_with_four) == 4
+        assert threads_of_torch() == 3
 
 
 needs_packed = pytest.mark.skipif(

@@ -4,7 +4,6 @@ import copy
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 
 from models import build_model
 from models.engine.budget import parse_memory
-from models.engine.workers import one_thread
 from models.folding import fold
 from models.fused import fuse
 from tests.builders import STAGED, perturbed
@@ -222,83 +220,12 @@ def test_a_copy_of_a_used_detector_works_by_itself(name, precision):
 
 
 @pytest.mark.parametrize("name", STAGED)
-def test_threads_may_share_a_detector(name):
-    fast = fuse(PERTURBED[name])
-    clips = [torch.randn(1, 1, 5, *size) for size in ((21, 27), (40, 33), (33, 20))] * 4
-    expected = [fast(clip) for clip in clips]
-    with ThreadPoolExecutor(3) as pool:
-        for found, logits in zip(pool.map(fast, clips), expected, strict=True):
-            torch.testing.assert_close(found, logits, atol=2e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", STAGED)
-def test_a_call_does_not_wait_for_another(name):
-    fast, clip = fuse(PERTURBED[name]), torch.randn(1, 1, 5, 21, 27)
-    expected = fast(clip)
-    with fast.runs.taken():  # as a call does
-        assert torch.equal(fast(clip), expected)
-    assert len(fast.runs.idle) == 2  # kept for later calls
-
-
-def test_two_hundred_rounds_of_several_threads_change_nothing():
-    detectors = [fuse(PERTURBED[name]) for name in ("DeepPro", "DeepPro-Plus_forMovingScenes")]
-    pairs = [(fast, torch.randn(1, 1, 5, 8, 12)) for fast in detectors]
-    expected = [fast(clip) for fast, clip in pairs]
-    with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda pair: pair[0](pair[1]), pairs * 200)
-        for logits, other in zip(found, expected * 200, strict=True):
-            torch.testing.assert_close(logits, other, atol=2e-6, rtol=1e-5)
-
-
-def test_several_detectors_run_in_several_threads_at_once():
-    detectors = [fuse(PERTURBED[name]) for name in STAGED]
-    clips = [torch.randn(1, 1, 5, *size) for size in ((21, 27), (40, 33))]
-    pairs = [(fast, clip) for clip in clips for fast in detectors]
-    expected = [fast(clip) for fast, clip in pairs]
-    for _ in range(5):
-        with ThreadPoolExecutor(4) as pool:
-            found = pool.map(lambda pair: pair[0](pair[1]), pairs)
-            for logits, other in zip(found, expected, strict=True):
-                torch.testing.assert_close(logits, other, atol=2e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", STAGED)
 def test_autocast_and_inference_mode_change_nothing(name):
     fast, clip = fuse(PERTURBED[name]), torch.randn(1, 1, 5, 12, 16)
     expected = fast(clip)
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         assert torch.equal(fast(clip), expected)
     assert torch.equal(fast(clip), expected)
-
-
-def test_threads_started_later_have_torchs_number_of_threads():
-    before = torch.get_num_threads()
-    fuse(PERTURBED["DeepPro"])(torch.randn(1, 1, 5, 40, 40))
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == before
-
-
-@pytest.mark.parametrize("name", STAGED)
-def test_calls_that_overlap_leave_torchs_number_of_threads(name):
-    def count():
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(torch.get_num_threads).result()
-
-    fast, clip, before = (
-        fuse(PERTURBED[name]),
-        torch.randn(1, 1, 5, 40, 40),
-        torch.get_num_threads(),
-    )
-    torch.set_num_threads(3)
-    try:
-        with fast.runs.taken(), one_thread(3):  # as a call does; threads now begin with one
-            assert count() == 1
-            with ThreadPoolExecutor(1) as pool:
-                pool.submit(fast, clip).result()
-                assert fast.runs.idle[0][1].threads == 3
-        assert count() == torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_unknown_precision_is_refused():

@@ -3,30 +3,21 @@
 import json
 import os
 import signal
-from contextlib import contextmanager
-
-import torch
 
 import test as test_script
 import train as train_script
-from tests.builders import call
+from tests.builders import call, torch_threads
 
 TRAINING = "--seqlen 8 --patch_size 16 --batch_size 2 --sample_rate 0.2 --workers 0 --gpu cpu"
 TIMES = ("seconds", "clips_per_second", "waiting", "seconds_left")
 
 
-@contextmanager
 def one_thread():
     """Tiny maps gain nothing from threads, which wait for one another where cores are busy.
 
     And sums come out the same, to the last digit, wherever a test asks first for the common run.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return torch_threads(1)
 
 
 def train(dataset, savepath, model, *extra):

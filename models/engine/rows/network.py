@@ -1,13 +1,11 @@
 """A detector with spatial kernels, cut into the segments of `models.engine.rows.segments`."""
 
 import copy
-from contextlib import nullcontext
 
 from models.engine.base import Engine, ends_in_blocks
 from models.engine.rows.blocks import FirstHalf, LastHalf, SecondHalf
 from models.engine.rows.convolutions import works_by_rows
 from models.engine.rows.segments import PoolSegment, RowQueue, Segment, StemSegment
-from models.engine.workers import one_thread
 from models.stages import is_pool
 
 
@@ -22,6 +20,7 @@ class RowNetwork(Engine):
     def __init__(self, stages, seqlen, arithmetic):
         self.seqlen = seqlen
         self.arithmetic = self.map_arithmetic = arithmetic
+        self.works_in_tasks = works_by_rows(arithmetic)
         stem, *rest = stages.trunk
         self.stem = trunk = StemSegment(stem, arithmetic)
         self.segments = [self.stem]  # each after those whose rows it gets
@@ -74,19 +73,16 @@ class RowNetwork(Engine):
         return [sizes[level] for level in self.levels]
 
     def push(self, clip, band, tile, workers):
-        last = band.stop == clip.shape[1]
-        # torch's own threads would wait for more, spinning, on the cores of those that have rows.
-        with one_thread(workers.threads) if works_by_rows(self.arithmetic) else nullcontext():
-            rows = clip[:, band].transpose(0, 1).unsqueeze(3)
-            self.stem.append(len(rows))
-            self.stem.write(0, rows)
-            for level in self.levels:
-                level.tile = tile
-            for segment in self.segments:
-                if last:
-                    segment.finish()
-                segment.run(workers)
-            return [level.take_map() for level in self.levels]
+        rows = clip[:, band].transpose(0, 1).unsqueeze(3)
+        self.stem.append(len(rows))
+        self.stem.write(0, rows)
+        for level in self.levels:
+            level.tile = tile
+        for segment in self.segments:
+            if band.stop == clip.shape[1]:
+                segment.finish()
+            segment.run(workers)
+        return [level.take_map() for level in self.levels]
 
     def memory_needed(self, rows, width, tile, threads):
         frames = self.seqlen + 4

@@ -124,7 +124,11 @@ class Segment:
         while rows := min(self.ready, self.most):
             self.make_room(rows)
             step = self.rows_of_a_task(rows, self.width, workers.threads)
-            workers.run(self.run_piece, self.pieces(rows, step))
+            pieces = self.pieces(rows, step)
+            if self.by_rows:
+                workers.run(self.run_piece, pieces)
+            else:  # one, in which torch's own threads take part
+                self.run_piece(*pieces, workers.scratch)
             self.drop(rows)
             for segment in self.after:
                 segment.run(workers)
