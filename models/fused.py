@@ -158,8 +158,6 @@ class FusedDetector(EvaluationCopy):
         # Scratch lives on between calls, so it must not be made of inference tensors.
         with torch.inference_mode(False), self.evaluation(clip.device), self.runs.taken() as run:
             plan = self.plan(*clip.shape[3:])
-            if not self.engine.works_in_tasks:
-                return self._detect(clip, plan, *run)
             # torch's own threads would wait for more, spinning, on the cores of those with tasks.
             return run[1].lead(self._detect, clip, plan, *run)
 

@@ -24,14 +24,11 @@ class Engine:
         seqlen: T.
         levels: each with the `offset`, (8 or 1, T) float64, that is still to be added to its map.
         map_arithmetic: of the levels' maps.
-        works_in_tasks: whether it computes in tasks of `Workers` only, in each of which torch is to
-            compute alone; elsewhere torch's own threads take part.
         band_multiple: bands have a multiple of this many rows, but for the last.
         tile_pixels: on a CPU, that stay in a core's cache.
         band_pixels: on a CPU, those of a band, for one or two threads.
     """
 
-    works_in_tasks = True
     band_multiple = 1
     tile_pixels = 256
     band_pixels = 8192

@@ -3,8 +3,7 @@
 Only this file calls them. A layer of oneDNN is used only where a check has computed a small example
 with it: this torch has the operator, and this processor runs it. What computes the same elsewhere:
 
-    convolve            torch's `conv3d`, here in `convolve`
-    convolve_onto       one after the other, in `models.engine.rows.convolutions`
+    convolve_onto       matrix products, in `models.engine.rows.convolutions`
     packed layers       matrix products over pixels, in `models.engine.tiles.temporal`
 
 The gradient, for `models.engine.training`, has its formula beside it.
@@ -14,7 +13,6 @@ import functools
 import platform
 
 import torch
-from torch.nn import functional
 
 
 def channels_last(kernel):
@@ -32,37 +30,9 @@ def as_image(x):
     return x.permute(2, 0, 1)[None]
 
 
-def convolve(image, kernel, bias, padding, dilation):
-    """conv3d; by oneDNN where it can, for torch's conv3d leaves it aside for images of few rows.
-
-    Args:
-        image: (1, C, R, T, W).
-        kernel: (C_out, C, rows, times, columns).
-        bias: (C_out,).
-        padding, dilation: a number for each axis.
-    """
-    if image.device.type == "cpu" and has_convolution(image.dtype):
-        return _convolve(image, kernel, bias, padding, dilation)
-    return functional.conv3d(image, kernel, bias, padding=padding, dilation=dilation)
-
-
-def _convolve(image, kernel, bias, padding, dilation):
-    return torch.mkldnn_convolution(image, kernel, bias, padding, (1, 1, 1), dilation, 1)
-
-
-@functools.cache
-def has_convolution(dtype):
-    """Whether oneDNN convolves volumes of this type, float32 or bfloat16, on this processor."""
-    return _computes(dtype, _convolve, 5)
-
-
-def _computes(dtype, convolution, expected):
-    """Whether this convolution of volumes gives, of ones of this type, what it should."""
-    sizes = (1, 2, 3, 3, 3), (4, 2, 2, 1, 1), (4,)
-    layer = [torch.ones(size, dtype=dtype) for size in sizes]
-    layer[1] = channels_last(layer[1])
-    known = dtype in (torch.float32, torch.bfloat16)
-    return known and _gives(expected, lambda: convolution(*layer, (0, 0, 0), (1, 1, 1)))
+def as_volume(rows):
+    """(R, T, W, C) as a volume (1, C, R, T, W), channels last in memory; a view."""
+    return rows.permute(3, 0, 1, 2)[None]
 
 
 def _gives(expected, compute):
@@ -76,7 +46,7 @@ def _gives(expected, compute):
 
 
 def convolve_fused(image, kernel, bias, padding, dilation, activation="none"):
-    """A convolution and "relu" or "none", of images as in `convolve_onto`."""
+    """A convolution and "relu" or "none", of an image and a packed kernel as in `convolve_onto`."""
     strides = (1,) * len(padding)
     return torch.ops.mkldnn._convolution_pointwise(
         image, kernel, bias, padding, strides, dilation, 1, activation, [], ""
@@ -84,11 +54,12 @@ def convolve_fused(image, kernel, bias, padding, dilation, activation="none"):
 
 
 def convolve_onto(out, image, kernel, bias, padding, dilation, activation="relu"):
-    """out = activation(out + convolution), in place; of a volume as in `convolve`, or of an image.
+    """out = activation(out + convolution), in place, of volumes or of images.
 
     Args:
-        out, image: (1, C, R, W), channels last in memory, if not volumes.
-        kernel: as `pack_kernel` gives it, or channels last.
+        out, image: as `as_volume` or `as_image` gives them.
+        kernel: (C_out, C, ...), one axis for each of theirs, `channels_last`; of images also as
+            `pack_kernel` gives it.
         bias: (C_out,) or None.
         padding, dilation: a number for each axis.
         activation: "relu" or None.
@@ -101,12 +72,23 @@ def convolve_onto(out, image, kernel, bias, padding, dilation, activation="relu"
 
 @functools.cache
 def has_fused_convolution(dtype):
-    """Whether `convolve_onto` takes volumes of this type; on x86, where it is fast."""
+    """Whether `convolve_onto` takes this type, float32 or bfloat16; on x86, where it is fast.
 
-    def onto_ones(*layer):
-        return convolve_onto(torch.ones(1, 4, 2, 3, 3, dtype=dtype), *layer)
+    Tried is what rows need of it: a volume with ReLU, and images with a bias.
+    """
 
-    return platform.machine() in ("x86_64", "AMD64") and _computes(dtype, onto_ones, 6)
+    def example():
+        sizes = (2, 3, 3, 4), (3, 3, 3, 2), (4, 2, 2, 1, 1), (4,)
+        out, rows, kernel, bias = (torch.ones(size, dtype=dtype) for size in sizes)
+        volumes, geometry = (as_volume(out), as_volume(rows)), ((0, 0, 0), (1, 1, 1))
+        convolve_onto(*volumes, channels_last(kernel), None, *geometry)  # 5
+        kernel, geometry = channels_last(kernel[:, :, 0]), ((0, 0), (1, 1))
+        for y, x in zip(out, rows[:2], strict=True):
+            convolve_onto(as_image(y), as_image(x), kernel, bias, *geometry, None)  # 8
+        return out
+
+    known = dtype in (torch.float32, torch.bfloat16)
+    return known and platform.machine() in ("x86_64", "AMD64") and _gives(8, example)
 
 
 def pack_kernel(kernel, padding, dilation, rows, width):

@@ -54,4 +54,4 @@ def _cpu_has_units_for(dtype):
     }
     # oneDNN can be told to leave units unused; it says yes where it only emulates them.
     has_units = any(capabilities.get(name, False) for name in names[dtype])
-    return has_units and (dtype != torch.bfloat16 or onednn.has_convolution(dtype))
+    return has_units and (dtype != torch.bfloat16 or onednn.has_fused_convolution(dtype))

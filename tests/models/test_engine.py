@@ -287,10 +287,6 @@ def test_a_check_says_no_to_an_operator_that_is_missing_or_wrong(monkeypatch):
     monkeypatch.setattr("torch.ops.mkldnn", object())
     assert not onednn.has_fused_convolution.__wrapped__(torch.float32)  # what it remembers apart
     assert not onednn.has_packed_layers.__wrapped__()
-    monkeypatch.setattr("torch.mkldnn_convolution", lambda image, *others: image)
-    assert not onednn.has_convolution.__wrapped__(torch.float32)
-    monkeypatch.delattr("torch.mkldnn_convolution")
-    assert not onednn.has_convolution.__wrapped__(torch.bfloat16)
 
 
 def test_the_formula_of_relus_gradient_is_that_of_torchs_operator(monkeypatch):

@@ -28,8 +28,7 @@ PERTURBED = {name: perturbed(name) for name in STAGED}
 def without_onednn(monkeypatch):
     """As on a processor that has none of oneDNN's layers."""
     monkeypatch.setattr("models.engine.onednn.has_packed_layers", lambda: False)
-    for check in ("has_convolution", "has_fused_convolution"):
-        monkeypatch.setattr(f"models.engine.onednn.{check}", lambda dtype: False)
+    monkeypatch.setattr("models.engine.onednn.has_fused_convolution", lambda dtype: False)
 
 
 @pytest.mark.parametrize("name", STAGED)
@@ -245,24 +244,32 @@ def test_memory_sizes():
 MEASURE = """
 import json, os, sys, torch
 from models import build_model
+from models.engine import onednn
 from models.fused import fuse
 
 def status(key):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
-def measure(name, threads, height, width, smallest):
+def measure(name, threads, height, width, smallest, precision="fp32", with_onednn=True):
     torch.set_num_threads(threads)
+    if not with_onednn:
+        torch.backends.mkldnn.set_flags(False)
+        onednn.has_fused_convolution = lambda dtype: False
     model = build_model(name, 20).eval()
     clip = torch.randn(1, 1, 20, height, width)
-    fuse(model)(torch.randn(1, 1, 20, 8, 8))  # what the libraries take
+
+    def fused(memory=None):
+        return fuse(model, precision, memory, force_precision=True)
+
+    fused()(torch.randn(1, 1, 20, 8, 8))  # what the libraries take
     budget = None
     if smallest:
         try:
-            fuse(model, memory=1)(clip)
+            fused(memory=1)(clip)
         except ValueError as error:
             budget = int(str(error).split(" need ")[1].split()[0])
-    fast = fuse(model, memory=budget)
+    fast = fused(budget)
     if budget is None:
         budget = fast.memory_needed(*fast.plan(height, width), width)
     before = status("VmRSS")
@@ -279,6 +286,8 @@ for case in json.loads(sys.argv[1]):
 
 # Threads, frames' height and width, whether within the smallest budget or within a chosen one.
 CASES = [(2, 40, 320, True), (8, 40, 320, True), (2, 200, 100, False)]
+# The type, which oneDNN may lack, and whether there is oneDNN at all.
+CASES += [(2, 60, 90, False, "bf16", True), (2, 60, 90, False, "fp32", False)]
 BUDGETS = [(name, *case) for name in STAGED for case in CASES]
 
 

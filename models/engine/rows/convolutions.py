@@ -2,21 +2,13 @@
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from models.engine import onednn
 from models.engine.tape import shaped
 
 PIXELS_AT_ONCE = 10240  # over all frames: more leave the cache that cores share
-
-
-def works_by_rows(arithmetic):
-    """Whether threads take a few rows each from cut to cut: on a CPU, where oneDNN convolves.
-
-    Each then computes alone, while rows are in its cache: to meet in every product costs
-    milliseconds where other programs want the cores too.
-    """
-    on_cpu = arithmetic.device.type == "cpu"
-    return on_cpu and onednn.has_fused_convolution(arithmetic.dtype)
+SEEN_AT_ONCE = 512  # pixels, over all frames, for which all that they see is written out
 
 
 class RowConv:
@@ -41,12 +33,14 @@ class RowConv:
         self.padding = (time if kernel is None else 0), beside
         kernel = (conv.weight if kernel is None else kernel).transpose(2, 3)
         self.kernel = onednn.channels_last(arithmetic.cast(kernel))
+        self.matrix = self.kernel.permute(0, 2, 3, 4, 1).flatten(1)  # (C_out, K T K C)
         self.bias = arithmetic.cast(conv.bias)
         self.dilation = tuple(conv.dilation[i] for i in (1, 0, 2))
         sizes = zip(self.dilation, kernel.shape[2:], strict=True)
         self.seen = tuple(dilation * (size - 1) for dilation, size in sizes)  # beside the pixel
         self.channels = kernel.shape[1]
-        self.fused = works_by_rows(arithmetic)
+        self.on_cpu = arithmetic.device.type == "cpu"
+        self.fused = self.on_cpu and onednn.has_fused_convolution(arithmetic.dtype)
 
     def pieces(self, rows, step):
         """Ranges of `rows` rows of output, one for a task, of about `step` rows each."""
@@ -61,22 +55,55 @@ class RowConv:
 
     def values_beside(self, step, frames, width):
         """Numbers that are there at a time in a task, beside input and output."""
-        return 0 if self.fused else len(self.bias) * step * frames * width
+        if self.fused:
+            return 0
+        if not self.on_cpu:
+            return len(self.bias) * step * frames * width
+        padded = self.channels * (step + 2 * self.reach) * frames * (width + 2 * self.padding[1])
+        return padded + self.matrix.shape[1] * max(SEEN_AT_ONCE, width)
 
     def __call__(self, stored, piece, out, scratch):
         """Makes a piece of the output, `out`, from stored rows of input."""
-        self.convolve(stored[piece.start : piece.stop + 2 * self.reach], out, self.bias)
+        self.convolve(stored[piece.start : piece.stop + 2 * self.reach], out, self.bias, scratch)
 
-    def convolve(self, rows, out, bias):
+    def convolve(self, rows, out, bias, scratch):
         """The layer with a bias (C_out,), or (T', 1, C_out) one for each frame."""
-        image, geometry = rows.permute(3, 0, 1, 2)[None], ((0, *self.padding), self.dilation)
+        padding = 0, *self.padding
         if self.fused:
             out.copy_(bias)
-            y = out.permute(3, 0, 1, 2)[None]
-            onednn.convolve_onto(y, image, self.kernel, None, *geometry)
+            volumes = onednn.as_volume(out), onednn.as_volume(rows)
+            onednn.convolve_onto(*volumes, self.kernel, None, padding, self.dilation)
+        elif self.on_cpu:
+            self._multiply(rows, out, scratch)
+            out.add_(bias).clamp_min_(0)
         else:
-            y = onednn.convolve(image, self.kernel, None, *geometry)[0].permute(1, 2, 3, 0)
-            torch.add(y, bias, out=out).clamp_min_(0)
+            y = functional.conv3d(
+                onednn.as_volume(rows), self.kernel, padding=padding, dilation=self.dilation
+            )
+            torch.add(y[0].permute(1, 2, 3, 0), bias, out=out).clamp_min_(0)
+
+    def _multiply(self, rows, out, scratch):
+        """The convolution as products of matrices, of a few frames of a row each.
+
+        One is the kernel; a column of the other is what a pixel sees. As torch's own without
+        oneDNN, but that this writes out, for many rows at a time, many times their memory.
+        """
+        frames, width, channels = rows.shape[1:]
+        time, beside = self.padding
+        size = len(rows), frames + 2 * time, width + 2 * beside, channels
+        padded = scratch.take("padded", *size, dtype=rows.dtype).zero_()
+        padded[:, time : time + frames, beside : beside + width] = rows
+        strides = padded.stride()[:3]
+        steps = (stride * apart for stride, apart in zip(strides, self.dilation, strict=True))
+        sizes = *out.shape[:3], *self.kernel.shape[2:], channels
+        seen = padded.as_strided(sizes, (*strides, *steps, 1))
+        at_once = max(1, SEEN_AT_ONCE // out.shape[2])
+        numbers = at_once * out.shape[2] * self.matrix.shape[1]
+        memory = scratch.take("columns", numbers, dtype=rows.dtype)
+        for row, of_row in zip(out, seen, strict=True):
+            for y, inputs in zip(row.split(at_once), of_row.split(at_once), strict=True):
+                columns = shaped(memory, *inputs.shape).copy_(inputs).view(len(y) * y.shape[1], -1)
+                torch.mm(self.matrix, columns.T, out=y.flatten(0, 1).T)
 
 
 class StemConv(RowConv):
@@ -124,7 +151,8 @@ class WinogradConv(RowConv):
             conv.in_channels >= 16
             and conv.kernel_size[1] == 3
             and arithmetic.dtype == torch.float32
-            and works_by_rows(arithmetic)
+            and arithmetic.device.type == "cpu"
+            and onednn.has_fused_convolution(arithmetic.dtype)
         )
 
     def __init__(self, conv, arithmetic, kernel=None):

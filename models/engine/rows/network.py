@@ -4,7 +4,6 @@ import copy
 
 from models.engine.base import Engine, ends_in_blocks
 from models.engine.rows.blocks import FirstHalf, LastHalf, SecondHalf
-from models.engine.rows.convolutions import works_by_rows
 from models.engine.rows.segments import PoolSegment, RowQueue, Segment, StemSegment
 from models.stages import is_pool
 
@@ -20,7 +19,6 @@ class RowNetwork(Engine):
     def __init__(self, stages, seqlen, arithmetic):
         self.seqlen = seqlen
         self.arithmetic = self.map_arithmetic = arithmetic
-        self.works_in_tasks = works_by_rows(arithmetic)
         stem, *rest = stages.trunk
         self.stem = trunk = StemSegment(stem, arithmetic)
         self.segments = [self.stem]  # each after those whose rows it gets

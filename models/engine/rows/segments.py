@@ -14,7 +14,7 @@ import torch
 
 from models.engine.centring import centring
 from models.engine.precision import Arithmetic
-from models.engine.rows.convolutions import StemConv, works_by_rows
+from models.engine.rows.convolutions import StemConv
 
 PIECE_PIXELS = 512  # that a thread takes from cut to cut
 
@@ -84,7 +84,6 @@ class Segment:
         self.arithmetic = arithmetic  # of its output
         self.input_type = input_type or arithmetic
         self.queue = RowQueue(self.input_type, waiting)
-        self.by_rows = works_by_rows(arithmetic)
         self.after = []
 
     def start(self, rows, frames, width):
@@ -124,11 +123,7 @@ class Segment:
         while rows := min(self.ready, self.most):
             self.make_room(rows)
             step = self.rows_of_a_task(rows, self.width, workers.threads)
-            pieces = self.pieces(rows, step)
-            if self.by_rows:
-                workers.run(self.run_piece, pieces)
-            else:  # one, in which torch's own threads take part
-                self.run_piece(*pieces, workers.scratch)
+            workers.run(self.run_piece, self.pieces(rows, step))
             self.drop(rows)
             for segment in self.after:
                 segment.run(workers)
@@ -155,7 +150,7 @@ class Segment:
 
     def rows_of_a_task(self, rows, width, threads):
         """How many of its `rows` rows of output a thread makes at a time."""
-        if not self.by_rows:
+        if self.arithmetic.device.type != "cpu":
             return rows
         return max(1, min(PIECE_PIXELS // max(1, width), -(-rows // threads)))
 
@@ -258,7 +253,7 @@ class StemSegment(ConvSegment):
     def run_piece(self, piece, scratch):
         out = self.take(piece, scratch)
         rows = self.queue.rows[piece.start : piece.stop + 2 * self.conv.reach]
-        self.conv.convolve(rows, out, self.biases)
+        self.conv.convolve(rows, out, self.biases, scratch)
         self.hand_on(piece.start, out, scratch)
 
 
