@@ -6,6 +6,11 @@ from models.engine.interpolation import Interpolation
 
 TASK_PIXELS = 4096  # that a thread of a CPU merges at a time: stays in a core's cache
 COLUMNS_AT_ONCE = 128  # that one product upsamples: few enough that its matrix is nearly full
+# The most numbers for a pixel and frame of a band: 8 channels of the levels' maps, of which full,
+# half and quarter size are 11, new, joined or copied, and waiting (3 x 11); their rows joined (4)
+# and upsampled along rows (8), the sum (8), and what becomes of that (3).
+MERGED_VALUES = 56
+MERGED_ROWS = 8  # that wait for rows of other levels, beside a band's
 
 
 def column_products(inside, outside, arithmetic):

@@ -1,6 +1,7 @@
 """The engines' parts against what they are parts of; threads; what stands in for operators."""
 
 import copy
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional
 from models.engine import onednn
 from models.engine.interpolation import Interpolation
 from models.engine.precision import Arithmetic
+from models.engine.rows.blocks import FirstHalf
 from models.engine.rows.convolutions import (
     POINTS,
     RowConv,
@@ -174,6 +176,29 @@ def test_numbers_whose_sum_is_too_large_for_float32_are_still_numbers(name):
     torch.testing.assert_close(
         fuse(PERTURBED[name])(clip) / 1e30, expected / 1e30, rtol=1e-4, atol=1
     )
+
+
+@pytest.mark.parametrize("with_onednn", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["DeepPro-Plus", "DeepPro-Plus_forMovingScenes"])
+def test_all_that_is_kept_for_rows_is_counted(monkeypatch, name, precision, with_onednn):
+    if not with_onednn:
+        without_onednn(monkeypatch)
+    fast = fuse(perturbed(name, 40), precision, force_precision=True)
+    with torch_threads(3):
+        rows, tile = fast.plan(50, 20)
+        fast(torch.randn(1, 1, 40, 50, 20))
+    engine, workers = fast.runs.idle[0]
+    kept, buffers = engine.memory_parts(rows, 20, tile, workers.threads)
+    queues = [segment.queue for segment in engine.segments]
+    queues += [half.inputs for half in engine.segments if isinstance(half, FirstHalf)]
+    assert 0.85 * kept < sum(queue.data.nbytes for queue in queues) <= kept
+    taken = Counter()
+    for scratch in workers.scratches:
+        taken.update({key: buffer.nbytes for key, buffer in scratch.buffers.items()})
+    of_merge = {key for key in taken if key[0] in ("total", "wide")}
+    assert taken.keys() - of_merge <= buffers.keys()
+    assert all(taken[key] <= counted for key, counted in buffers.items())
 
 
 def logits_of_calls(pool, pairs):

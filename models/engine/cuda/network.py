@@ -9,6 +9,7 @@ import torch
 from models.engine.base import Engine, blocks_without_pools, ends_in_blocks
 from models.engine.centring import centring
 from models.engine.heads import channel_matrix
+from models.engine.merge import MERGED_VALUES
 from models.engine.precision import Arithmetic
 from models.stages import is_pool, run_layers
 
@@ -291,6 +292,7 @@ class CudaNetwork(Engine):
         return maps
 
     def memory_needed(self, rows, width, tile, threads):
-        # Maps of a block or a head; the levels' maps, and their sum.
-        values = 3 * MOST_CHANNELS * self.dtype.itemsize + 44 * torch.float32.itemsize
-        return self.seqlen * (rows + 2 * self.halo) * width * values
+        # Three maps of a block or a head, and what is merged.
+        maps = 3 * MOST_CHANNELS * self.dtype.itemsize
+        merged = MERGED_VALUES * torch.float32.itemsize
+        return self.seqlen * (rows + 2 * self.halo) * width * (maps + merged)

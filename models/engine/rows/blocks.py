@@ -58,8 +58,12 @@ class FirstHalf(ConvSegment):
         out = self.second.new[piece.start : piece.stop : piece.step]
         self.conv(self.queue.rows, piece, out, scratch)
 
-    def kept_values(self, rows):
-        return super().kept_values(rows) + self.channels * (rows + self.inputs.waiting)
+    def kept_bytes(self, rows, frames, width):
+        inputs = self.inputs.bytes_for(rows, frames, width, self.channels)
+        return super().kept_bytes(rows, frames, width) + inputs
+
+    def buffers(self, rows, frames, width, tile):
+        return self.conv.buffers(rows, frames, width)
 
 
 class SecondHalf(ConvSegment):
@@ -125,6 +129,10 @@ class LastHalf(SecondHalf):
         out = self.maps[-1][:, :, top : top + len(rows)]
         for part in zip(rows.split(step), x.split(step), out.split(step, 2), strict=True):
             self._run_head(*part, scratch)
+
+    def buffers(self, rows, frames, width, tile):
+        head = 2 * self.out_channels * frames * max(tile, width)  # as `LevelHead.record` says
+        return super().buffers(rows, frames, width, tile) | {("head", self.bias.dtype): head}
 
     def _run_head(self, y, x, out, scratch):
         """Rows (R, T, W, C) to the map's, (8, T, R, W)."""

@@ -1,5 +1,7 @@
 """Convolutions with spatial kernels over rows (R, T, W, C): see `models.engine.rows.segments`."""
 
+import math
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -49,18 +51,16 @@ class RowConv:
     def frames_made(self, frames):
         return frames + 2 * self.padding[0] - self.seen[1]
 
-    def rows_of_piece(self, step):
-        """The most rows of a piece."""
-        return step
-
-    def values_beside(self, step, frames, width):
-        """Numbers that are there at a time in a task, beside input and output."""
+    def buffers(self, rows, frames, width):
+        """{(name, type): how many numbers} of what making so many rows needs beside them."""
         if self.fused:
-            return 0
+            return {}
+        dtype = self.bias.dtype
         if not self.on_cpu:
-            return len(self.bias) * step * frames * width
-        padded = self.channels * (step + 2 * self.reach) * frames * (width + 2 * self.padding[1])
-        return padded + self.matrix.shape[1] * max(SEEN_AT_ONCE, width)
+            return {("volume", dtype): len(self.bias) * rows * frames * width}
+        size = rows + 2 * self.reach, frames, width + self.seen[2], self.channels
+        columns = self.matrix.shape[1] * max(SEEN_AT_ONCE, width)
+        return {("padded", dtype): math.prod(size), ("columns", dtype): columns}
 
     def __call__(self, stored, piece, out, scratch):
         """Makes a piece of the output, `out`, from stored rows of input."""
@@ -178,13 +178,10 @@ class WinogradConv(RowConv):
     def frames_at_once(self, frames, width):
         return max(1, min(frames, PIXELS_AT_ONCE // width))
 
-    def rows_of_piece(self, step):
-        return 4
-
-    def values_beside(self, step, frames, width):
+    def buffers(self, rows, frames, width):
         at_once = self.frames_at_once(frames, width)
         values = self.channels * (at_once + self.seen[1]) + len(self.bias) * at_once
-        return 6 * values * width
+        return {("products", self.bias.dtype): 6 * values * width}
 
     def __call__(self, stored, piece, out, scratch):
         if len(piece) != 4:
@@ -192,7 +189,8 @@ class WinogradConv(RowConv):
             return
         d = stored[piece.start :: self.dilation[0]][:6]
         frames, width = out.shape[1:3]
-        memory = scratch.take("products", self.values_beside(4, frames, width))
+        (numbers,) = self.buffers(4, frames, width).values()
+        memory = scratch.take("products", numbers)
         step = self.frames_at_once(frames, width)
         for first in range(0, frames, step):
             self._make(out[:, first : first + step], d, first - self.padding[0], memory)

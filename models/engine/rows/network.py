@@ -1,8 +1,10 @@
 """A detector with spatial kernels, cut into the segments of `models.engine.rows.segments`."""
 
 import copy
+from collections import defaultdict
 
 from models.engine.base import Engine, ends_in_blocks
+from models.engine.merge import MERGED_ROWS, MERGED_VALUES
 from models.engine.rows.blocks import FirstHalf, LastHalf, SecondHalf
 from models.engine.rows.segments import PoolSegment, RowQueue, Segment, StemSegment
 from models.stages import is_pool
@@ -83,21 +85,33 @@ class RowNetwork(Engine):
         return [level.take_map() for level in self.levels]
 
     def memory_needed(self, rows, width, tile, threads):
-        frames = self.seqlen + 4
-        kept, made, beside = [], [], []  # by segment, numbers
+        maps = MERGED_VALUES * (rows + MERGED_ROWS) * width * self.seqlen
+        kept, buffers = self.memory_parts(rows, width, tile, threads)
+        return kept + sum(buffers.values()) + maps * self.map_arithmetic.dtype.itemsize
+
+    def memory_parts(self, rows, width, tile, threads):
+        """(bytes of the rows that wait, {(name, type): bytes} of what tasks work in)."""
+        frames = self.seqlen + 4  # with those beyond the clip
+        kept, tasks = 0, defaultdict(list)
 
         def add(segment, rows, width):
-            kept.append(segment.kept_values(rows) * width * frames)
+            nonlocal kept
+            kept += segment.kept_bytes(rows, frames, width)
             rows, width = segment.rows_out(rows), max(1, width // segment.shrinks)
-            step = segment.rows_of_a_task(rows, width, threads)
-            tasks = min(threads, len(segment.pieces(rows, step)))
-            made.append(tasks * segment.values_made(step, frames, width))
-            beside.append(tasks * segment.values_beside(step, frames, width))
+            pieces = segment.pieces(rows, segment.rows_of_a_task(rows, width, threads))
+            buffers = segment.buffers(max(map(len, pieces)), frames, width, tile)
+            for key, numbers in buffers.items():
+                tasks[key].append((rows, numbers))
             for after in segment.after:
                 add(after, rows, width)
 
         add(self.stem, rows, width)
-        heads = 80 * (threads * max(tile, width) + width)
-        maps = 56 * (rows + 8) * width
-        values = sum(kept) + max(made) + max(beside) + frames * (heads + maps)
-        return int(self.arithmetic.dtype.itemsize * values)
+        return kept, {
+            (name, dtype): dtype.itemsize * numbers_at_a_time(found, threads)
+            for (name, dtype), found in tasks.items()
+        }
+
+
+def numbers_at_a_time(tasks, threads):
+    """In as many buffers as there are threads, used again for (how many tasks, numbers of each)."""
+    return sum(max((n for count, n in tasks if count > i), default=0) for i in range(threads))

@@ -9,6 +9,7 @@ channels-last (1, C, R, T, W) image for kernels whose axes are (row, time, colum
 """
 
 import copy
+import math
 
 import torch
 
@@ -44,6 +45,10 @@ class RowQueue:
             self.data = self.data.new_empty(0)  # gone before there is other memory
             self.data = self.data.new_empty(rows + self.waiting, *shape)
 
+    def bytes_for(self, rows, *shape):
+        """What `clear` takes."""
+        return (rows + self.waiting) * math.prod(shape) * self.data.element_size()
+
     def __len__(self):
         return self.count
 
@@ -57,11 +62,10 @@ class RowQueue:
         return self.data[self.count - rows : self.count]
 
     def drop(self, rows):
-        kept = self.count - rows
-        if rows and kept:
-            kept_rows = self.data[rows : self.count]
-            self.data[:kept] = kept_rows.clone() if kept > rows else kept_rows
-        self.count = kept
+        self.count -= rows
+        for top in range(0, self.count, rows):  # no part overlaps its new place
+            stop = min(top + rows, self.count)
+            self.data[top:stop] = self.data[top + rows : stop + rows]
 
 
 class Segment:
@@ -132,13 +136,17 @@ class Segment:
         """Ranges of rows of output, one for a task, of about `step` rows each."""
         return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
 
-    def values_made(self, step, frames, width):
-        """Numbers that are there at a time in a task, of output."""
-        return self.out_channels * step * frames * width
+    def kept_bytes(self, rows, frames, width):
+        """Of the input that waits, where `rows` rows of it come at once."""
+        return self.queue.bytes_for(rows, frames, width, self.channels)
 
-    def values_beside(self, step, frames, width):
-        """The same, beside it."""
-        return 0
+    def buffers(self, rows, frames, width, tile):
+        """{(name, type): how many numbers} of what a task of so many rows of output works in.
+
+        Args:
+            tile: pixels that the head of a level takes at a time.
+        """
+        return {}
 
     def make_room(self, rows):
         for segment in self.after:
@@ -157,11 +165,6 @@ class Segment:
     def drop(self, rows):
         """Drops the input that only these rows of output needed."""
         self.queue.drop(self.shrinks * rows)
-
-    def kept_values(self, rows):
-        """Numbers per frame and column of input that wait, with `rows` more rows of it."""
-        size = self.input_type.dtype.itemsize / self.arithmetic.dtype.itemsize
-        return size * self.channels * (rows + self.queue.waiting)
 
 
 class ConvSegment(Segment):
@@ -202,11 +205,9 @@ class ConvSegment(Segment):
     def pieces(self, rows, step):
         return self.conv.pieces(rows, step)
 
-    def values_made(self, step, frames, width):
-        return super().values_made(self.conv.rows_of_piece(step), frames, width)
-
-    def values_beside(self, step, frames, width):
-        return self.conv.values_beside(step, frames, width)
+    def buffers(self, rows, frames, width, tile):
+        made = self.out_channels * rows * frames * width
+        return self.conv.buffers(rows, frames, width) | {("made", self.conv.bias.dtype): made}
 
     def run_piece(self, piece, scratch):
         out = self.take(piece, scratch)
@@ -245,6 +246,9 @@ class StemSegment(ConvSegment):
         super().start(rows, frames, width + 2 * beside)
         self.width, self.image = width, slice(beside, beside + width)
 
+    def kept_bytes(self, rows, frames, width):
+        return super().kept_bytes(rows, frames, width + 2 * self.layer.padding[2])
+
     def write(self, top, rows):
         new = self.room(top, len(rows))
         new[:] = self.beyond
@@ -278,5 +282,6 @@ class PoolSegment(Segment):
             piece.start, torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2]), scratch
         )
 
-    def values_beside(self, step, frames, width):
-        return 2 * self.values_made(step, frames, width)
+    def buffers(self, rows, frames, width, tile):
+        # Of two rows the larger, then of two columns.
+        return {("pooled", self.arithmetic.dtype): 3 * self.channels * rows * frames * width}

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from models.engine import onednn
+from models.engine.merge import MERGED_VALUES
 from models.engine.precision import Arithmetic
 from models.engine.tiles.network import TiledLevel, TiledNetwork
 
@@ -195,5 +196,6 @@ class PackedTemporalNetwork(TiledNetwork):
     def memory_needed(self, rows, width, tile_pixels, threads):
         tile = max(tile_pixels, 2 * self.band_multiple**2)
         # Maps of a tile are half as large, but the C library keeps some that were given back.
-        frame = 56 * rows * width + 2 * threads * (3 * self.channels + 4) * tile
-        return torch.float32.itemsize * (self.seqlen + 4) * frame
+        of_tile = 2 * (3 * self.channels + self.stem.channels // 2)
+        values = MERGED_VALUES * rows * width + threads * of_tile * tile
+        return torch.float32.itemsize * (self.seqlen + 4) * values

@@ -16,6 +16,7 @@ ReLU.
 import torch
 
 from models.engine.heads import LevelHead, channel_matrix
+from models.engine.merge import MERGED_VALUES
 from models.engine.tape import Tape, shaped
 from models.engine.tiles.network import TiledLevel, TiledNetwork
 
@@ -265,6 +266,7 @@ class TemporalNetwork(TiledNetwork):
         return tape, x.storage.unflatten(2, (rows, width)), small
 
     def memory_needed(self, rows, width, tile_pixels, threads):
-        item = self.arithmetic.dtype.itemsize * (self.seqlen + 4)
         tile = max(tile_pixels, 2 * self.band_multiple**2)
-        return item * (56 * rows * width + threads * (3 * self.channels + 4) * tile)
+        of_tile = 3 * self.channels + self.stem.channels // 2  # three buffers; the stem, pooled
+        values = MERGED_VALUES * rows * width + threads * of_tile * tile
+        return self.arithmetic.dtype.itemsize * (self.seqlen + 4) * values
