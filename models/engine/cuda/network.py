@@ -1,5 +1,6 @@
 """Detectors of residual blocks on a GPU, as the few kernels of `models.engine.cuda.kernels`."""
 
+import copy
 import functools
 import importlib
 import warnings
@@ -55,9 +56,8 @@ class CudaStem:
         single = Arithmetic(torch.float32, arithmetic.device)
         self.weight = single.cast(conv.weight.flatten(1).T)
 
-    def __call__(self, clip, top, bottom):
+    def __call__(self, clip, means, biases, top, bottom):
         frames, height, width = clip.shape
-        means, biases = centring(self.conv, clip)
         pixels = (bottom - top) * width
         out = clip.new_empty(frames, bottom - top, width, self.channels, dtype=self.dtype)
         kernels().stem_kernel[programs(pixels, frames, STEM)](
@@ -263,8 +263,12 @@ class CudaNetwork(Engine):
         rows = LARGEST_INDEX // (MOST_CHANNELS * self.seqlen * width) - 2 * self.halo
         return max(rows, self.band_multiple)
 
+    def twin(self):
+        return copy.copy(self)  # with means of its own
+
     def start(self, clip, rows):
         height, width = clip.shape[1:]
+        self.means, self.biases = centring(self.stem.conv, clip)
         return [(height // scale, width // scale) for scale in self.scales]
 
     def push(self, clip, rows, tile, workers):
@@ -283,7 +287,8 @@ class CudaNetwork(Engine):
             )
         maps = []
         with torch.cuda.device_of(clip):  # where kernels are started
-            x = run_layers(self.trunk, self.stem(clip.float().contiguous(), top, bottom))
+            clip = clip.float().contiguous()
+            x = run_layers(self.trunk, self.stem(clip, self.means, self.biases, top, bottom))
             for level, scale in zip(self.levels, self.scales, strict=True):
                 out = level.head(run_layers(level.layers, x))
                 first = rows.start // scale
