@@ -169,6 +169,18 @@ def test_marks_end_where_they_may_reach_in_all_that_is_written(detect, tmp_path,
         assert box == ["5", "5"]
 
 
+def test_it_is_told_at_which_thresholds_marks_end(detect, tmp_path, frames, capsys):
+    write_folder(tmp_path / "clip" / "images", frames)
+    write_folder(tmp_path / "clip" / "masks", (frames == 250).astype(np.uint8) * 255)
+    words = "marked up to 1 px from their centroids (--mark_reach)"
+    for threshold, whole in ((0.5, ""), (0.9, "; at 0.5 all is marked")):
+        detect(tmp_path / "clip", f"--mark_reach 1 --threshold_eval {threshold}")
+        lines = capsys.readouterr().out.splitlines()
+        assert lines.count(f"  detections at threshold {threshold} {words}{whole}") == 1
+    detect(tmp_path / "clip", "")
+    assert "--mark_reach" not in capsys.readouterr().out
+
+
 def test_overlays_can_be_left_out(detect, tmp_path, frames):
     write_folder(tmp_path / "clip", frames)
     detect(tmp_path / "clip", "--no-overlay")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from utils.command_line import one_line
 from utils.files import hold, renewed, write_text
-from utils.protocols import MAIN, PROTOCOLS
+from utils.protocols import MAIN, OPERATING_POINT, PROTOCOLS
 from utils.report.metrics_file import STEPS, SUBSETS, column_texts, shown_at, write_metrics
 from utils.report.page import write_report
 from utils.report.published import (
@@ -301,6 +301,11 @@ def summary_lines(metrics):
         f"{model_title(metrics['model'])} on {metrics['dataset']}, IoU at "
         f"{metrics['threshold_eval']}: {metrics['iou']:.4f}   ({shown_at(columns)})"
     ]
+    reach, threshold = metrics.get("mark_reach"), metrics["threshold_eval"]
+    if reach is not None:
+        words = f"marked up to {reach:g} px from their centroids (--mark_reach)"
+        whole = "" if threshold <= OPERATING_POINT else f"; at {OPERATING_POINT} all is marked"
+        lines.append(f"  detections at threshold {threshold} {words}{whole}")
     comparison, beside = compare_targets(metrics), False
     width = max(len(PROTOCOLS[name].title) for name in metrics["protocols"])
     for name, counted in metrics["protocols"].items():
