@@ -177,7 +177,7 @@ def test_it_is_told_at_which_thresholds_marks_end(detect, tmp_path, frames, caps
         detect(tmp_path / "clip", f"--mark_reach 1 --threshold_eval {threshold}")
         lines = capsys.readouterr().out.splitlines()
         assert lines.count(f"  detections at threshold {threshold} {words}{whole}") == 1
-    detect(tmp_path / "clip", "")
+    detect(tmp_path / "clip")
     assert "--mark_reach" not in capsys.readouterr().out
 
 
