@@ -13,10 +13,11 @@ class Engine:
     Subclasses give the following, beside what is here.
 
         __init__(stages, seqlen, arithmetic): lays out the weights.
-        start(clip, rows): this clip (T, H, W) follows, in bands of at most `rows` rows; returns
-            (height, width) of each level's map.
-        push(clip, band, tile, workers): the next rows, a slice of the clip (T, H, W), to those of
-            the levels' maps that are ready, each (8 or 1, T, r, w), or None without a row.
+        start(clip, rows): this clip (T, H, W) follows, in bands of `rows` rows, the last of which
+            may have fewer; returns (height, width) of each level's map.
+        push(clip, band, tile, workers): takes the clip's next rows, `band` a slice of them; gives
+            the next rows of each level's map, as many as it then can, (8 or 1, T, r, w), or None;
+            all after the last band. They are in memory that the next band may overwrite.
         memory_needed(rows, width, tile, threads): an upper bound of the working memory for bands of
             `rows` rows, in bytes.
 
@@ -24,7 +25,7 @@ class Engine:
         seqlen: T.
         levels: each with the `offset`, (8 or 1, T) float64, that is still to be added to its map.
         map_arithmetic: of the levels' maps.
-        band_multiple: bands have a multiple of this many rows, but for the last.
+        band_multiple: of which `rows` is a multiple.
         tile_pixels: on a CPU, that stay in a core's cache.
         band_pixels: on a CPU, those of a band, for one or two threads.
     """

@@ -56,7 +56,7 @@ class FirstHalf(ConvSegment):
 
     def run_piece(self, piece, scratch):
         out = self.second.new[piece.start : piece.stop : piece.step]
-        self.conv(self.queue.rows, piece, out, scratch)
+        self.conv(self.queue.rows, piece, out, self.biases, scratch)
 
     def kept_bytes(self, rows, frames, width):
         inputs = self.inputs.bytes_for(rows, frames, width, self.channels)

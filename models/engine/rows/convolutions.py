@@ -9,8 +9,15 @@ from torch.nn import functional
 from models.engine import onednn
 from models.engine.tape import shaped
 
-PIXELS_AT_ONCE = 10240  # over all frames: more leave the cache that cores share
-SEEN_AT_ONCE = 512  # pixels, over all frames, for which all that they see is written out
+# Frames times columns of what is made at a time: four rows in six products, of which more would
+# leave the cache that cores share; and of a row, where all that it sees is written out.
+PIXELS_AT_ONCE = 10240
+SEEN_AT_ONCE = 512
+
+
+def cut_rows(rows, step):
+    """Ranges of `rows` rows, of `step` each."""
+    return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
 
 
 class RowConv:
@@ -26,9 +33,12 @@ class RowConv:
 
     Attributes:
         rows_at_once: fewer are only made at the end.
+        pieces(rows, step): ranges of `rows` rows of output, one for a task; of `step` each, if any
+            may be made together.
     """
 
     rows_at_once = 1
+    pieces = staticmethod(cut_rows)
 
     def __init__(self, conv, arithmetic, kernel=None):
         time, self.reach, beside = conv.padding
@@ -44,10 +54,6 @@ class RowConv:
         self.on_cpu = arithmetic.device.type == "cpu"
         self.fused = self.on_cpu and onednn.has_fused_convolution(arithmetic.dtype)
 
-    def pieces(self, rows, step):
-        """Ranges of `rows` rows of output, one for a task, of about `step` rows each."""
-        return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
-
     def frames_made(self, frames):
         return frames + 2 * self.padding[0] - self.seen[1]
 
@@ -62,25 +68,26 @@ class RowConv:
         columns = self.matrix.shape[1] * max(SEEN_AT_ONCE, width)
         return {("padded", dtype): math.prod(size), ("columns", dtype): columns}
 
-    def __call__(self, stored, piece, out, scratch):
-        """Makes a piece of the output, `out`, from stored rows of input."""
-        self.convolve(stored[piece.start : piece.stop + 2 * self.reach], out, self.bias, scratch)
+    def __call__(self, stored, piece, out, biases, scratch):
+        """Makes a piece of the output, `out`, from stored rows of input.
 
-    def convolve(self, rows, out, bias, scratch):
-        """The layer with a bias (C_out,), or (T', 1, C_out) one for each frame."""
+        Args:
+            biases: (C_out,), or for each frame (T', 1, C_out).
+        """
+        rows = stored[piece.start : piece.stop + 2 * self.reach]
         padding = 0, *self.padding
         if self.fused:
-            out.copy_(bias)
+            out.copy_(biases)
             volumes = onednn.as_volume(out), onednn.as_volume(rows)
             onednn.convolve_onto(*volumes, self.kernel, None, padding, self.dilation)
         elif self.on_cpu:
             self._multiply(rows, out, scratch)
-            out.add_(bias).clamp_min_(0)
+            out.add_(biases).clamp_min_(0)
         else:
             y = functional.conv3d(
                 onednn.as_volume(rows), self.kernel, padding=padding, dilation=self.dilation
             )
-            torch.add(y[0].permute(1, 2, 3, 0), bias, out=out).clamp_min_(0)
+            torch.add(y[0].permute(1, 2, 3, 0), biases, out=out).clamp_min_(0)
 
     def _multiply(self, rows, out, scratch):
         """The convolution as products of matrices, of a few frames of a row each.
@@ -168,7 +175,7 @@ class WinogradConv(RowConv):
         self.to_products, self.of_products = arithmetic.cast(b), arithmetic.cast(a)
 
     def pieces(self, rows, step):
-        """Four rows each, and at the end those that are too few, as they come."""
+        """Four rows each, whatever the step; at the end those that are too few, by two."""
         apart = self.dilation[0]
         whole = rows - rows % self.rows_at_once
         tops = (range(top, top + apart) for top in range(0, whole, self.rows_at_once))
@@ -183,9 +190,9 @@ class WinogradConv(RowConv):
         values = self.channels * (at_once + self.seen[1]) + len(self.bias) * at_once
         return {("products", self.bias.dtype): 6 * values * width}
 
-    def __call__(self, stored, piece, out, scratch):
+    def __call__(self, stored, piece, out, biases, scratch):
         if len(piece) != 4:
-            super().__call__(stored, piece, out, scratch)
+            super().__call__(stored, piece, out, biases, scratch)
             return
         d = stored[piece.start :: self.dilation[0]][:6]
         frames, width = out.shape[1:3]

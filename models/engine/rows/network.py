@@ -59,17 +59,24 @@ class RowNetwork(Engine):
         twin.stem, twin.segments, twin.levels = copy.deepcopy(parts, weights)
         return twin
 
+    def sizes_of_inputs(self, rows, height, width):
+        """Yields, of every segment, (it, the most rows that come at once, height, width of all).
+
+        Of what comes to the stem these are `rows`, `height` and `width`.
+        """
+        sizes = {self.stem: (rows, height, width)}
+        for segment in self.segments:
+            rows, *size = sizes[segment]
+            yield segment, rows, *size
+            size = (side // segment.shrinks for side in size)
+            sizes |= dict.fromkeys(segment.after, (segment.rows_out(rows), *size))
+
     def start(self, clip, rows):
-        sizes = {}
-
-        def start(segment, rows, height, width):
-            segment.start(rows, self.seqlen, width)
-            sizes[segment] = height // segment.shrinks, segment.width
-            for after in segment.after:
-                start(after, segment.rows_out(rows), *sizes[segment])
-
         self.stem.centre(clip)
-        start(self.stem, rows, *clip.shape[1:])
+        sizes = {}
+        for segment, rows_at_once, height, width in self.sizes_of_inputs(rows, *clip.shape[1:]):
+            segment.start(rows_at_once, self.seqlen, width)
+            sizes[segment] = height, width
         return [sizes[level] for level in self.levels]
 
     def push(self, clip, band, tile, workers):
@@ -93,19 +100,13 @@ class RowNetwork(Engine):
         """(bytes of the rows that wait, {(name, type): bytes} of what tasks work in)."""
         frames = self.seqlen + 4  # with those beyond the clip
         kept, tasks = 0, defaultdict(list)
-
-        def add(segment, rows, width):
-            nonlocal kept
-            kept += segment.kept_bytes(rows, frames, width)
-            rows, width = segment.rows_out(rows), max(1, width // segment.shrinks)
-            pieces = segment.pieces(rows, segment.rows_of_a_task(rows, width, threads))
+        for segment, rows_in, _, width_in in self.sizes_of_inputs(rows, 0, width):
+            kept += segment.kept_bytes(rows_in, frames, width_in)
+            made, width = segment.rows_out(rows_in), width_in // segment.shrinks
+            pieces = segment.pieces(made, segment.rows_of_a_task(made, width, threads))
             buffers = segment.buffers(max(map(len, pieces)), frames, width, tile)
             for key, numbers in buffers.items():
-                tasks[key].append((rows, numbers))
-            for after in segment.after:
-                add(after, rows, width)
-
-        add(self.stem, rows, width)
+                tasks[key].append((made, numbers))
         return kept, {
             (name, dtype): dtype.itemsize * numbers_at_a_time(found, threads)
             for (name, dtype), found in tasks.items()

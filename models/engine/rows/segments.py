@@ -2,7 +2,10 @@
 
 A network is cut where a layer looks at neighbouring rows. Before a cut rows wait for those below
 them; between two cuts a thread takes a few rows through all layers while they are in its cache.
-Nothing is computed twice and no halo is cut: the result does not depend on the bands.
+Nothing is computed twice and no halo is cut. Rows depend neither on the bands nor on the threads:
+the four that a Winograd convolution makes together are the same four wherever bands end. After them
+the last bits may depend on how many pixels a head takes at a time, as libraries sum products of
+other sizes in another order.
 
 Rows are (R, T, W, C), channels last and rows outermost: a band is one piece of memory, and a
 channels-last (1, C, R, T, W) image for kernels whose axes are (row, time, column).
@@ -15,7 +18,7 @@ import torch
 
 from models.engine.centring import centring
 from models.engine.precision import Arithmetic
-from models.engine.rows.convolutions import StemConv
+from models.engine.rows.convolutions import StemConv, cut_rows
 
 PIECE_PIXELS = 512  # that a thread takes from cut to cut
 
@@ -82,12 +85,11 @@ class Segment:
     """
 
     shrinks = rows_at_once = 1
+    pieces = staticmethod(cut_rows)
 
-    def __init__(self, channels, waiting, arithmetic, input_type=None):
-        self.channels = channels  # of its input
-        self.arithmetic = arithmetic  # of its output
-        self.input_type = input_type or arithmetic
-        self.queue = RowQueue(self.input_type, waiting)
+    def __init__(self, channels, waiting, arithmetic):
+        self.channels, self.arithmetic = channels, arithmetic  # of its input
+        self.queue = RowQueue(arithmetic, waiting)
         self.after = []
 
     def start(self, rows, frames, width):
@@ -132,10 +134,6 @@ class Segment:
             for segment in self.after:
                 segment.run(workers)
 
-    def pieces(self, rows, step):
-        """Ranges of rows of output, one for a task, of about `step` rows each."""
-        return [range(top, min(rows, top + step)) for top in range(0, rows, step)]
-
     def kept_bytes(self, rows, frames, width):
         """Of the input that waits, where `rows` rows of it come at once."""
         return self.queue.bytes_for(rows, frames, width, self.channels)
@@ -172,14 +170,15 @@ class ConvSegment(Segment):
 
     Attributes:
         beyond: what is beyond the image.
+        biases: of the convolution, (C_out,) or, for each frame, (T', 1, C_out).
     """
 
     beyond = 0
 
-    def __init__(self, conv, arithmetic, input_type=None):
+    def __init__(self, conv, arithmetic):
         waiting = 3 * conv.reach + conv.rows_at_once - 1  # with those below the image
-        super().__init__(conv.channels, waiting, arithmetic, input_type)
-        self.conv, self.rows_at_once = conv, conv.rows_at_once
+        super().__init__(conv.channels, waiting, arithmetic)
+        self.conv, self.rows_at_once, self.biases = conv, conv.rows_at_once, conv.bias
         self.out_channels = len(conv.bias)
 
     def start(self, rows, frames, width):
@@ -210,18 +209,14 @@ class ConvSegment(Segment):
         return self.conv.buffers(rows, frames, width) | {("made", self.conv.bias.dtype): made}
 
     def run_piece(self, piece, scratch):
-        out = self.take(piece, scratch)
-        self.conv(self.queue.rows, piece, out, scratch)
+        size = len(piece), self.frames, self.width, self.out_channels
+        out = scratch.take("made", *size, dtype=self.conv.bias.dtype)
+        self.conv(self.queue.rows, piece, out, self.biases, scratch)
         if piece.step == 1:
             self.hand_on(piece.start, out, scratch)
         else:
             for top, row in zip(piece, out.split(1), strict=True):
                 self.hand_on(top, row, scratch)
-
-    def take(self, piece, scratch):
-        """Memory for the rows of a piece."""
-        size = len(piece), self.frames, self.width, self.out_channels
-        return scratch.take("made", *size, dtype=self.conv.bias.dtype)
 
 
 class StemSegment(ConvSegment):
@@ -234,7 +229,7 @@ class StemSegment(ConvSegment):
     def __init__(self, stem, arithmetic):
         single = Arithmetic(torch.float32, arithmetic.device)
         self.layer = stem[0]
-        super().__init__(StemConv(self.layer, single), arithmetic, single)
+        super().__init__(StemConv(self.layer, single), single)
 
     def centre(self, clip):
         """Rows of this clip (T, H, W) will follow `start`."""
@@ -254,12 +249,6 @@ class StemSegment(ConvSegment):
         new[:] = self.beyond
         new[:, :, self.image] += rows
 
-    def run_piece(self, piece, scratch):
-        out = self.take(piece, scratch)
-        rows = self.queue.rows[piece.start : piece.stop + 2 * self.conv.reach]
-        self.conv.convolve(rows, out, self.biases, scratch)
-        self.hand_on(piece.start, out, scratch)
-
 
 class PoolSegment(Segment):
     """Maximum over 2x2 pixels; an odd last row or column is left out."""
@@ -278,9 +267,8 @@ class PoolSegment(Segment):
         rows = self.queue.rows[2 * piece.start : 2 * piece.stop]
         side = 2 * self.width
         tall = torch.maximum(rows[0::2], rows[1::2])
-        self.hand_on(
-            piece.start, torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2]), scratch
-        )
+        small = torch.maximum(tall[:, :, 0:side:2], tall[:, :, 1:side:2])
+        self.hand_on(piece.start, small, scratch)
 
     def buffers(self, rows, frames, width, tile):
         # Of two rows the larger, then of two columns.
