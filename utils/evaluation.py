@@ -137,7 +137,7 @@ class Evaluator:
     Args:
         scan: from `utils.scan.open_scan`.
         protocols: the `utils.protocols.Protocol`s to count under.
-        threshold: of the IoU: a pixel is positive if its score is above it; and of detections.
+        threshold: of the IoU: a pixel is positive if its score is above it.
         writers: each gets `add(block)` with every `ScoredBlock` in order, `end(sequence)` after a
             sequence's last one, `abandon()` in place of that after an error.
         reach: pixels that the marks of a detection reach, see `utils.tracks.reach`; None: all.
@@ -223,15 +223,15 @@ class Evaluator:
                 scores = resize_scores(scores, masks.shape[1:])
             block = ScoredBlock(sequence, start, frames, scores, masks, centroids)
             if self.reach is not None:
-                block = cut_marks(block, self.threshold, self.reach)
+                cut_marks(block, self.threshold, self.reach)
             result.frames += len(scores)
             timing.frames += len(scores)
             if masks is not None:
                 for protocol in self.protocols:
-                    counts = protocol.count(block)
+                    counts = protocol.count(block.marked)
                     before = result.counts.get(protocol.name)
                     result.counts[protocol.name] = counts if before is None else before + counts
-                result.iou.update(block.scores, masks)
+                result.iou.update(block.marked.scores, masks)
             counted = time.perf_counter()
             timing.scoring += counted - began
             for writer in self.writers:

@@ -218,14 +218,9 @@ class ScoredFrames:
             where nothing is known of the targets.
         masks: (n, H, W), positive where above 0; the centroids if None.
 
-    Attributes:
-        uncut: the same frames before some scores were lowered, see `cut`; None: none were.
-
     Raises:
         ValueError: the shapes differ, or a score is NaN.
     """
-
-    uncut = None
 
     def __init__(self, scores, centroids=None, masks=None):
         self.scores = np.ascontiguousarray(scores)
@@ -240,16 +235,21 @@ class ScoredFrames:
             )
         if np.isnan(self.scores.min(initial=0)):
             raise ValueError("a score is NaN: the network's weights or input are not finite")
-        self._found = {}
+        self._found, self._marked = {}, None
 
     def __len__(self):
         return len(self.scores)
 
-    def cut(self, scores):
-        """The same frames with these scores, of which some are lower; `uncut` are those before."""
-        frames = copy(self)
-        frames.scores, frames.uncut, frames._found = scores, self, {}
-        return frames
+    @property
+    def marked(self):
+        """The same frames as they are counted: with the scores that `mark` had, or these."""
+        return self if self._marked is None else self._marked
+
+    def mark(self, scores):
+        """Lets the frames be counted with these scores, of which some are lower than theirs."""
+        marked = copy(self)
+        marked.scores, marked._found, marked._marked = scores, {}, None
+        self._marked = marked
 
     def remember(self, key, find):
         """What `find()` gave when it was first called under this key."""

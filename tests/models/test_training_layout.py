@@ -211,6 +211,13 @@ def test_one_value_per_channel_is_refused_as_the_plain_pass_refuses_it():
                 network(clip)
 
 
+def test_a_pass_in_inference_mode_leaves_later_ones_alone():
+    model, clip = build_model("DeepPro", 5).train(), torch.randn(1, 1, 5, 8, 8)
+    with torch.inference_mode():
+        FastTraining(copy.deepcopy(model))(clip)
+    FastTraining(model)(clip).sum().backward()
+
+
 def test_second_derivatives_are_refused():
     model = build_model("DeepPro", 5).train()
     logits = FastTraining(model)(torch.randn(1, 1, 5, 8, 8)).sum()

@@ -146,7 +146,7 @@ def test_tracks_are_written_and_counted(detect, tmp_path, frames, capsys):
     assert [int(row.split(",")[0]) for row in rows] == list(range(1, FRAMES + 1))
 
 
-def test_marks_end_where_they_may_reach_in_all_that_is_written(detect, tmp_path, frames):
+def test_marks_end_where_they_may_reach_in_what_is_counted(detect, tmp_path, frames):
     for t, frame in enumerate(frames):
         frame[t + 3 : t + 8, t + 4 : t + 9] = 250
     write_folder(tmp_path / "clip" / "images", frames)
@@ -155,14 +155,16 @@ def test_marks_end_where_they_may_reach_in_all_that_is_written(detect, tmp_path,
         ([], None, None, 25),
         (["--mark_reach 1"], 1, 1, 5),
         (["--mark_reach 1.5 1"], 1.5, 1, 9),
+        (["--mark_reach 1.5 --threshold_eval 0.6"], 1.5, 1.5, 9),
+        (["--mark_reach 1.5 --threshold_eval 0.4"], 1.5, 1.5, 25),
     ):
         metrics = detect(tmp_path / "clip", "--visual --min_track 3 --min_area 10", *options)
         assert metrics["mark_reach"] == reach
         (found,) = read_detections(tmp_path / "out/detections.csv").values()
-        assert [detection.pixels for detection in found] == [area] * FRAMES
+        assert [detection.pixels for detection in found] == [25] * FRAMES
         for number in range(1, FRAMES + 1):
             levels = np.asarray(Image.open(tmp_path / f"out/visual/clip/{number:05d}.png"))
-            assert np.count_nonzero(levels >= 128) == area
+            assert np.count_nonzero(levels >= 128) == 25
         assert metrics["iou"] == pytest.approx(area / 25)
         assert metrics["tracks"]["mark_reach"] == of_tracks
         box = (tmp_path / "out/tracks/clip.txt").read_text().split(",")[4:6]
@@ -173,10 +175,10 @@ def test_it_is_told_at_which_thresholds_marks_end(detect, tmp_path, frames, caps
     write_folder(tmp_path / "clip" / "images", frames)
     write_folder(tmp_path / "clip" / "masks", (frames == 250).astype(np.uint8) * 255)
     words = "marked up to 1 px from their centroids (--mark_reach)"
-    for threshold, whole in ((0.5, ""), (0.9, "; at 0.5 all is marked")):
+    for threshold, at, whole in ((0.5, 0.5, ""), (0.9, 0.9, ""), (0.4, 0.5, ", at 0.4 as a whole")):
         detect(tmp_path / "clip", f"--mark_reach 1 --threshold_eval {threshold}")
         lines = capsys.readouterr().out.splitlines()
-        assert lines.count(f"  detections at threshold {threshold} {words}{whole}") == 1
+        assert lines.count(f"  detections at threshold {at} {words}{whole}") == 1
     detect(tmp_path / "clip")
     assert "--mark_reach" not in capsys.readouterr().out
 

@@ -32,6 +32,12 @@ def blobs(rng, frames=6, size=(24, 31)):
     return np.clip(0.75 * scores, 0, 1)
 
 
+def cut(block, threshold, reach):
+    """A block as it is counted."""
+    cut_marks(block, threshold, reach)
+    return block.marked
+
+
 def marked_by_hand(frame, threshold, reach):
     """Which pixels of a frame are marked: each detection from the pixel in its middle on."""
     marks = np.zeros(frame.shape, bool)
@@ -57,29 +63,43 @@ def marked_by_hand(frame, threshold, reach):
 
 
 @pytest.mark.parametrize("reach", [0, 0.5, 1, 1.75, 3, 100])
-@pytest.mark.parametrize("threshold", [0.5, 0.7])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
 def test_marks_are_those_of_the_definition(rng, reach, threshold):
     scores = blobs(rng)
-    block = ScoredFrames(scores)
-    cut = cut_marks(block, threshold, reach)
-    positive = cut.scores >= np.float32(threshold)
-    for frame, marks in zip(scores, positive, strict=True):
-        assert np.array_equal(marks, marked_by_hand(frame, threshold, reach))
-    assert cut.components(threshold).count == block.components(threshold).count
-    assert np.array_equal(cut.scores[positive], scores[positive])
-    assert (cut is block) == (reach == 100) and (cut.uncut is block) == (cut is not block)
+    block = ScoredFrames(scores.copy())
+    counted = cut(block, threshold, reach)
+    for limit in (0.5, max(threshold, 0.5)):
+        positive = counted.scores >= np.float32(limit)
+        for frame, marks in zip(scores, positive, strict=True):
+            expected = marked_by_hand(frame, 0.5, reach) & (frame >= np.float32(limit))
+            if limit == threshold:
+                expected &= marked_by_hand(frame, limit, reach)
+            assert np.array_equal(marks, expected)
+    assert np.array_equal(counted.scores[positive], scores[positive])
+    lower = scores < np.float32(0.5)
+    assert np.array_equal(counted.scores[lower], scores[lower])
+    assert np.array_equal(block.scores, scores)
+    assert counted.components(0.5).count == block.components(0.5).count
+    assert np.array_equal(counted.scores, scores) == (reach == 100)
+
+
+def test_figures_at_half_do_not_depend_on_another_threshold(rng):
+    scores = blobs(rng)
+    blocks = [ScoredFrames(scores, (rng.random(scores.shape) > 0.995)) for _ in range(5)]
+    thresholds = 0, 0.2, 0.5, 0.9, 1
+    at_half = [cut(block, t, 2).scores >= 0.5 for block, t in zip(blocks, thresholds, strict=True)]
+    assert all(np.array_equal(at_half[0], other) for other in at_half)
 
 
 def test_at_lower_thresholds_all_is_counted_as_before(rng):
     scores = blobs(rng)
     centroids = (rng.random(scores.shape) > 0.995).astype(np.uint8)
-    block = ScoredFrames(scores, centroids)
-    cut = cut_marks(block, 0.5, 1.5)
-    assert 0 < np.count_nonzero(cut.scores != scores) < np.count_nonzero(scores >= 0.5)
+    block, counted = ScoredFrames(scores, centroids), cut(ScoredFrames(scores, centroids), 0.5, 1.5)
+    assert 0 < np.count_nonzero(counted.scores != scores) < np.count_nonzero(scores >= 0.5)
     for name, protocol in PROTOCOLS.items():
         if not protocol.counted:
             continue
-        before, after = (protocol.count(each).as_dict() for each in (block, cut))
+        before, after = (protocol.count(each).as_dict() for each in (block, counted))
         below = np.array(protocol.thresholds) < 0.5
         for key, counts in before.items():
             if isinstance(counts, list):
@@ -87,7 +107,7 @@ def test_at_lower_thresholds_all_is_counted_as_before(rng):
     place = PROTOCOLS["hit1_guard4"].thresholds.index(0.5)
     before, after = (
         PROTOCOLS["hit1_guard4"].count(each).as_dict()["false_alarm_pixels"][place]
-        for each in (block, cut)
+        for each in (block, counted)
     )
     assert after < before
 
@@ -98,9 +118,9 @@ def test_a_ring_is_marked_at_one_place(rng):
     rows, columns = (15 + (8 * turn(angle)).round() for turn in (np.sin, np.cos))
     scores[0, rows.astype(int), columns.astype(int)] = 0.9
     for reach in (2, 8):
-        cut = cut_marks(ScoredFrames(scores), 0.5, reach)
-        assert find_targets(cut.scores >= 0.5).count == 1
-    assert np.count_nonzero(cut_marks(ScoredFrames(scores), 0.5, 2).scores >= 0.5) == 1
+        counted = cut(ScoredFrames(scores), 0.5, reach)
+        assert find_targets(counted.scores >= 0.5).count == 1
+    assert np.count_nonzero(cut(ScoredFrames(scores), 0.5, 2).scores >= 0.5) == 1
 
 
 class Grey(Detector):
@@ -123,7 +143,7 @@ class Blocks(Writer):
         self.blocks.append(block)
 
 
-def test_a_test_counts_and_writes_what_is_marked(rng):
+def test_a_test_counts_what_is_marked_and_shows_all_scores(rng):
     images, masks = random_sequence(rng, 23, 24, 28)
     images[:, 5:14, 8:20] = 200
     sequence = ArraySequence("one", images, (masks > 0).astype(np.uint8))
@@ -136,18 +156,19 @@ def test_a_test_counts_and_writes_what_is_marked(rng):
     whole = evaluations[None][1]
     (evaluation, blocks), iou = evaluations[2], PixelIoU(0.6)
     for name, protocol in PROTOCOLS.items():
-        counts = [protocol.count(cut_marks(block, 0.6, 2)) for block in whole]
+        counts = [protocol.count(cut(block, 0.6, 2)) for block in whole]
         assert evaluation.counts(name).as_dict() == sum(counts[1:], counts[0]).as_dict()
         for other in (None, 1000):
             expected = [protocol.count(block) for block in whole]
             found = evaluations[other][0].counts(name).as_dict()
             assert found == sum(expected[1:], expected[0]).as_dict()
     for before, after in zip(whole, blocks, strict=True):
-        assert np.array_equal(after.scores, cut_marks(before, 0.6, 2).scores)
-        assert isinstance(after, ScoredBlock) and after.start == before.start
-        assert max(found.pixels for found in find_detections(after, 0.6)) <= 14
-        assert max(found.pixels for found in find_detections(before, 0.6)) >= 80
-        iou.update(after.scores, before.masks)
+        assert np.array_equal(after.scores, before.scores)
+        assert np.array_equal(after.marked.scores, cut(before, 0.6, 2).scores)
+        assert isinstance(after.marked, ScoredBlock) and after.marked.start == before.start
+        assert find_detections(after, 0.6) == find_detections(before, 0.6)
+        assert max(found.pixels for found in find_detections(after.marked, 0.6)) <= 14
+        iou.update(after.marked.scores, before.masks)
     assert evaluation.iou() == iou.iou() != evaluations[None][0].iou()
 
 
@@ -156,11 +177,9 @@ def test_tracks_are_of_whole_detections_however_far_marks_reach(rng, options):
     scores = blobs(rng)
     sequence = SimpleNamespace(numbers=range(len(scores)))
     block = ScoredBlock(sequence, 0, scores, scores)
-    linkers = Linker(5, 5), Linker(5, 5)
-    frames = [
-        list(linked_frames(each, 0.5, options, linker))
-        for each, linker in zip((block, cut_marks(block, 0.5, 0.5)), linkers, strict=True)
-    ]
+    frames = [list(linked_frames(block, 0.5, options, Linker(5, 5)))]
+    cut_marks(block, 0.5, 0.5)
+    frames.append(list(linked_frames(block, 0.5, options, Linker(5, 5))))
     for one, other in zip(*frames, strict=True):
         for name in ("pixels", "owner", "boxes", "scores"):
             assert np.array_equal(getattr(one, name), getattr(other, name))

@@ -80,7 +80,7 @@ def find_candidates(block, what, threshold, protocol=None):
         found = components_of(block.components(threshold), "false alarm", block.scores)
         if block.centroids is None:
             return found
-        alarms = protocol.alarms(block, threshold)
+        alarms = protocol.alarms(block.marked, threshold)
         return [t for t in found if alarms[t.frame, t.pixels[:, 0], t.pixels[:, 1]].all()]
     number, row, column = what
     if number not in block.numbers:

@@ -68,7 +68,7 @@ def mark_frames(block, threshold, protocol):
         `MarkedFrames`.
     """
     key = "marks", threshold, protocol.name
-    return block.remember(key, lambda: _mark_frames(block, threshold, protocol))
+    return block.remember(key, lambda: _mark_frames(block.marked, threshold, protocol))
 
 
 def _mark_frames(block, threshold, protocol):

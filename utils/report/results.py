@@ -304,8 +304,9 @@ def summary_lines(metrics):
     reach, threshold = metrics.get("mark_reach"), metrics["threshold_eval"]
     if reach is not None:
         words = f"marked up to {reach:g} px from their centroids (--mark_reach)"
-        whole = "" if threshold <= OPERATING_POINT else f"; at {OPERATING_POINT} all is marked"
-        lines.append(f"  detections at threshold {threshold} {words}{whole}")
+        below = threshold < OPERATING_POINT
+        whole = f", at {threshold} as a whole" if below else ""
+        lines.append(f"  detections at threshold {max(threshold, OPERATING_POINT)} {words}{whole}")
     comparison, beside = compare_targets(metrics), False
     width = max(len(PROTOCOLS[name].title) for name in metrics["protocols"])
     for name, counted in metrics["protocols"].items():

@@ -95,8 +95,8 @@ def add_track_options(add):
     words = "keep a track only if its highest score reaches this; what is seen of it more than "
     words += f"{WAIT} frames before that is left out, and told"
     add("--min_score", type=fraction, help=words + own)
-    words = "pixels from the centroid of a detection that its marks reach at most; a second number "
-    words += "is for those of tracks"
+    words = "pixels from the centroid of a detection that its marks reach at most, where they are "
+    words += "counted and drawn; a second number is for those of tracks"
     number = not_negative(float)
     add("--mark_reach", type=number, nargs="+", metavar="PIXELS", help=words + own)
     words = "of tracks: pixels of a detection, at least (default: 1)"

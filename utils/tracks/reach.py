@@ -9,6 +9,7 @@ detections as before. A large target is then marked where a small one would be.
 import numpy as np
 
 from utils.metrics import find_targets
+from utils.protocols import OPERATING_POINT
 
 
 def score_centroids(found, scores):
@@ -50,27 +51,25 @@ def near_pixels(found, centroids, reach, shape):
 
 
 def cut_marks(block, threshold, reach):
-    """A block of frames with detections marked up to `reach` pixels from their centroids.
+    """Lets a block of frames be counted with detections marked up to `reach` pixels.
 
-    Scores of pixels that are not marked become the largest below the threshold: what is counted at
-    lower thresholds stays, at this one and above they are not positive.
+    Detections are those at the threshold of published figures, so that these do not depend on
+    another, and at `threshold` where it is higher. Pixels that are not marked count with the
+    largest score below the threshold: at lower ones all is as it was. The block's own scores stay.
 
     Args:
-        block: `utils.metrics.ScoredFrames`.
-        threshold: of detections.
+        block: `utils.metrics.ScoredFrames`, of which `marked` is set.
+        threshold: of the IoU and of pictures.
         reach: in pixels.
-
-    Returns:
-        The block itself where all is marked already, else a new one, see `ScoredFrames.cut`.
     """
-    found = block.components(threshold)
-    scores = block.scores[tuple(found.pixels.T)].astype(np.float64)
-    near = near_pixels(found, score_centroids(found, scores), reach, block.scores.shape)
-    if near.all():
-        return block
-    scores, limit = block.scores.copy(), block.scores.dtype.type(threshold)
-    scores[tuple(found.pixels[~near].T)] = np.nextafter(limit, limit - 1)
-    return block.cut(scores)
+    scores = block.scores.copy()
+    for each in {OPERATING_POINT, max(threshold, OPERATING_POINT)}:
+        found = block.components(each)
+        weights = block.scores[tuple(found.pixels.T)].astype(np.float64)
+        near = near_pixels(found, score_centroids(found, weights), reach, scores.shape)
+        limit, far = scores.dtype.type(each), tuple(found.pixels[~near].T)
+        scores[far] = np.minimum(scores[far], np.nextafter(limit, limit - 1))
+    block.mark(scores)
 
 
 def reach_of(given):

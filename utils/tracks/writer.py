@@ -311,15 +311,14 @@ def linked_frames(block, threshold, options, linker):
     """Yields the frames of a block as `_Frame`s, with their detections linked.
 
     Args:
-        block: `utils.evaluation.ScoredBlock`; detections are those before they were cut.
+        block: `utils.evaluation.ScoredBlock`.
         threshold: a pixel is positive if its score is at least this.
         options: `TrackOptions`.
         linker: `Linker`, which has seen the frames before.
     """
-    whole = block if block.uncut is None else block.uncut
-    found, size = whole.components(threshold), whole.scores.shape
+    found, size = block.components(threshold), block.scores.shape
     frames, rows, columns = found.pixels.T
-    scores = whole.scores[frames, rows, columns].astype(np.float64)
+    scores = block.scores[frames, rows, columns].astype(np.float64)
     middles = score_centroids(found, scores)
     near = np.ones(len(frames), bool)
     if options.mark_reach is not None:

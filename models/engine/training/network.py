@@ -49,6 +49,7 @@ class FastTraining(nn.Module):
             or clip.numel() == 0
             or clip.requires_grad
             or torch.is_autocast_enabled("cpu")
+            or torch.is_inference_mode_enabled()  # of which memory for later calls must not be
         ):
             return False
         stages = self.network.stages()
