@@ -27,8 +27,8 @@ def fuse(model, precision="fp32", memory=None, *, force_precision=False):
     """An evaluation copy of a detector: many times faster, in a fraction of the memory.
 
     Same call: clip (B, 1, T, H, W) on the model's device to logits (B, n, H, W) float32, for any
-    size that the model takes. Equal to `model.eval()` up to rounding; how the image is cut into
-    bands changes nothing. The model is left as it was; the copy makes the same promises.
+    size that the model takes. Equal to `model.eval()` up to rounding; a budget changes no more than
+    last bits. The model is left as it was; the copy makes the same promises.
 
     A detector without `stages`, or with stages that no engine knows, is copied as it is: the copy
     computes in float32, without a budget, and takes what the model takes, a recurrent one (frame,
@@ -131,7 +131,7 @@ class UnfusedDetector(EvaluationCopy):
 class FusedDetector(EvaluationCopy):
     """A detector run by an engine. Holds no parameters: weights are cast and laid out for use.
 
-    Several threads may call it at once; each such call needs the memory of one.
+    Several threads may call it at once: each call gives what it would alone, in as much memory.
 
     Args:
         folded: the folded detector, in float64.

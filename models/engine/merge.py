@@ -52,7 +52,7 @@ class LevelMerge:
         for waiting, new in zip(self.waiting, maps, strict=True):
             if new is not None:
                 waiting.append(new)
-        end = min(map(self._rows_possible, range(len(maps))))
+        end = min(rows.outputs_from(self._have(k)) for k, rows in enumerate(self.rows))
         step = max(1, TASK_PIXELS // self.logits.shape[2])
         if self.logits.device.type != "cpu":
             step = max(1, end - self.done)
@@ -62,17 +62,15 @@ class LevelMerge:
         for k in range(len(maps)):
             self._drop_used(k)
 
-    def _rows_possible(self, k):
-        """How many output rows the rows of level k suffice for."""
-        have = self.tops[k] + sum(band.shape[2] for band in self.waiting[k])
-        return self.rows[k].outputs_from(have)
+    def _have(self, k):
+        """How many rows of level k have come."""
+        return self.tops[k] + sum(band.shape[2] for band in self.waiting[k])
 
     def _drop_used(self, k):
-        before = self.rows[k].before
+        before, have = self.rows[k].before, self._have(k)
         keep = int(before[self.done]) if self.done < len(before) else self.sizes[k][0]
-        bands = [band.clone() for _, band in self._between(k, keep, self.sizes[k][0])]
-        have = self.tops[k] + sum(band.shape[2] for band in self.waiting[k])
-        self.waiting[k], self.tops[k] = bands, min(keep, have)
+        self.waiting[k] = [band.clone() for _, band in self._between(k, keep, have)]
+        self.tops[k] = min(keep, have)
 
     def _between(self, k, first, stop):
         """Yields what waits of rows [first, stop) of level k as (number of its first, rows)."""

@@ -53,12 +53,12 @@ class Scratch:
         Args:
             dtype: that of the arithmetic by default.
         """
-        size, dtype = math.prod(shape), dtype or self.arithmetic.dtype
-        buffer = self.buffers.get((name, dtype))
-        if buffer is None or buffer.numel() < size:
-            self.tapes.clear()  # they may hold the buffer that goes
-            buffer = self.buffers[name, dtype] = self._zeros(size, dtype)
-        return shaped(buffer, *shape)
+        size, key = math.prod(shape), (name, dtype or self.arithmetic.dtype)
+        if key not in self.buffers or self.buffers[key].numel() < size:
+            self.tapes.clear()  # they may hold the buffer, which goes before there is another
+            self.buffers.pop(key, None)
+            self.buffers[key] = self._zeros(size, key[1])
+        return shaped(self.buffers[key], *shape)
 
     def like(self, x, name):
         """`take` in the shape of x."""

@@ -6,6 +6,7 @@ import importlib
 import warnings
 
 import torch
+from torch.nn import functional
 
 from models.engine.base import Engine, blocks_without_pools, ends_in_blocks
 from models.engine.centring import centring
@@ -78,8 +79,7 @@ class CudaConv:
         }
         self.channels, self.outputs = channels, outputs
         taps = conv.weight.flatten(2).permute(2, 1, 0)  # (taps, C_in, C_out)
-        weight = taps.new_zeros(len(taps), padded(channels), outputs)
-        weight[:, :channels] = taps
+        weight = functional.pad(taps, (0, 0, 0, padded(channels) - channels))
         self.weight, self.bias = arithmetic.cast(weight), arithmetic.cast(conv.bias)
 
 
@@ -92,10 +92,9 @@ class CudaBlock:
         )
         self.channels_first = channels_first
         self.mix = arithmetic.cast(channel_matrix(block.conv3).T)
-        shortcut = channel_matrix(block.shortcut[0]).T
-        wide = shortcut.new_zeros(padded(len(shortcut)), shortcut.shape[1])
-        wide[: len(shortcut)] = shortcut
-        self.shortcut = arithmetic.cast(wide)
+        shortcut, channels = channel_matrix(block.shortcut[0]).T, self.first.channels
+        shortcut = functional.pad(shortcut, (0, 0, 0, padded(channels) - channels))
+        self.shortcut = arithmetic.cast(shortcut)
         self.bias = arithmetic.cast(block.conv3.bias)
 
     def __call__(self, x):
@@ -128,20 +127,12 @@ class CudaHead:
         self.probe_bias = arithmetic.cast(heads.bias)
         mix = level.probe.conv[0]
         outputs, projected = merge_matrix.shape
-        side = LEAST
-        wide = merge_matrix.new_zeros(side, mix.out_channels)
-        wide[:projected] = channel_matrix(projection)
-        bias = merge_matrix.new_zeros(side)
-        bias[:projected] = projection.bias
-        merge = merge_matrix.new_zeros(side, side)
-        merge[:outputs, :projected] = merge_matrix
-        self.numbers = [
-            arithmetic.cast(channel_matrix(mix)),
-            arithmetic.cast(mix.bias),
-            arithmetic.cast(wide),
-            arithmetic.cast(bias),
-            arithmetic.cast(merge),
-        ]
+        more = LEAST - projected
+        matrix = functional.pad(channel_matrix(projection), (0, 0, 0, more))
+        bias = functional.pad(projection.bias, (0, more))
+        merge = functional.pad(merge_matrix, (0, more, 0, LEAST - outputs))
+        numbers = channel_matrix(mix), mix.bias, matrix, bias, merge
+        self.numbers = [arithmetic.cast(tensor) for tensor in numbers]
         self.outputs = outputs
         # Nothing is left to add.
         self.offset = merge_matrix.new_zeros(outputs, self.correlation.shape[-1])
