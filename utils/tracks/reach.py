@@ -69,7 +69,8 @@ def cut_marks(block, threshold, reach):
         near = near_pixels(found, score_centroids(found, weights), reach, scores.shape)
         limit, far = scores.dtype.type(each), tuple(found.pixels[~near].T)
         scores[far] = np.minimum(scores[far], np.nextafter(limit, limit - 1))
-    block.mark(scores)
+    if (scores != block.scores).any():  # else what was found in the block is found for all
+        block.mark(scores)
 
 
 def reach_of(given):
