@@ -26,6 +26,7 @@ def largest_error(name, frames, height, width, rows, tile, dtype):
     from models.engine.cuda import network
 
     torch.set_num_threads(1)  # more would take larger bands
+    assert network.kernels_run(torch.device("cpu"))  # what tries them calls them as they are
     for launch in (network.STEM, *network.CONVOLUTION.values(), network.HEAD):
         launch["TILE"] = tile
     model = perturbed(name, frames)

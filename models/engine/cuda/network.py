@@ -6,6 +6,7 @@ import importlib
 import warnings
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from models.engine.base import Engine, blocks_without_pools, ends_in_blocks
@@ -189,15 +190,15 @@ def reach(layers, scale=1):
 
 
 @functools.cache
+@torch.no_grad()
 def kernels_run(device):
     """Whether Triton builds and starts a kernel on a device; it wants a C compiler, for example."""
-    numbers = torch.zeros(64, device=device)
+    arithmetic = Arithmetic(torch.float32, device)
+    clip = torch.zeros(1, 1, 1, device=device)
     try:
-        with torch.cuda.device_of(numbers):
-            kernels().stem_kernel[(1, 1)](
-                numbers, numbers, numbers, numbers.clone(), 1, 1, 1, 0, 1,
-                KT=1, KS=1, CHANNELS=8, **STEM,
-            )  # fmt: skip
+        with torch.cuda.device_of(clip):
+            stem = nn.Conv3d(1, 8, 1, device=device)
+            CudaStem([stem], arithmetic)(clip, *centring(stem, clip), 0, 1)
     except Exception as error:  # of many kinds, by what is missing
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(f"Triton runs no kernel on {device} ({reason[0]}): slower ones", stacklevel=2)
