@@ -48,7 +48,7 @@ from utils.process import (
     ready_device,
     seed_everything,
 )
-from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name
+from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name, starting_weights
 from utils.several import OneOrMore, as_list, one_for_each
 from utils.training.compiled import compiled
 from utils.training.epochs import Epochs
@@ -76,7 +76,8 @@ def parse_args(argv=None):
     add("--log_dir", help="continue this run, a folder's name under SAVEPATH/sem_seg")
     parser = CommandParser(description=__doc__, parents=[first])
     add = parser.add_argument
-    add("--weights", type=Path, help="start from those of this checkpoint, such as to fine-tune")
+    words = "start from those of this checkpoint; included: of the network for real footage"
+    add("--weights", type=starting_weights, metavar="FILE", help=words)
     several = {"nargs": "+", "action": OneOrMore}
     words = "name of the data set; several are mixed, and the first one is tested at the end"
     add("--dataset", **several, default="NUDT-MIRSDT", help=words)

@@ -241,6 +241,11 @@ def included_run(dataset):
     return find_run(Path(__file__).resolve().parent.parent / "log", INCLUDED[dataset].name)
 
 
+def starting_weights(text):
+    """The file of weights that a training names: a path, or "included": those for real footage."""
+    return included_run("Converted").checkpoint("best") if text == "included" else Path(text)
+
+
 def find_runs(logpath, names, dataset, output):
     """The runs that a test names; where it names none, that which comes with this code.
 

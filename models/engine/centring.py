@@ -18,8 +18,9 @@ def centring(conv, clip):
         (T,) float32 the means, for what is beyond the image also; (T, C) float32 what to add to
         the convolution of the difference, the bias included.
     """
-    # In float64 a sum of large numbers stays one; frame by frame, for what is copied for that.
-    means = torch.stack([frame.mean(dtype=torch.float64) for frame in clip])
+    # In float64 a sum of large numbers stays one. On a CPU frames are copied for that: one by one.
+    parts = [clip] if clip.is_cuda else clip.split(1)
+    means = torch.cat([part.mean((1, 2), dtype=torch.float64) for part in parts])
     means = means.float()  # what is subtracted
     sums = conv.weight.double().sum((3, 4)).to(means.device)  # (C, 1, K): of a frame's taps
     of_means = functional.conv1d(means.double()[None], sums, padding=conv.padding[0])

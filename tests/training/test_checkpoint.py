@@ -5,6 +5,7 @@ import pickle
 import warnings
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.builders import call
 from tests.training.runs import TRAINING, history, proceed, refused, run_folder, train
 from utils.checkpoint import load, load_weights, main, save
 from utils.command_line import run_command
-from utils.run_dir import RunDir
+from utils.run_dir import INCLUDED, RunDir, starting_weights
 
 
 def state_of(name, seqlen=6, **extra):
@@ -291,12 +292,20 @@ def test_a_training_starts_from_weights_and_goes_on_without_their_file(dataset, 
     assert len(history(folder)) == 2
 
 
+def test_the_included_weights_for_footage_have_a_name():
+    detector = build_model("DeepPro-Plus")
+    load_weights(detector, load(starting_weights("included")), "DeepPro-Plus", "included")
+    assert starting_weights("./included") == Path("included")
+
+
 def test_weights_that_do_not_fit_are_refused_before_a_run_folder_is_made(
     dataset, tmp_path, run, capsys
 ):
     file = RunDir(run).checkpoint("best")
     given = f"--datapath {dataset} --savepath {tmp_path} --gpu cpu {TRAINING} --weights"
     refused(capsys, call(train_script, given, file), "weights of another network", "best_model")
+    included = f"--model DeepPro {given} included"
+    refused(capsys, call(train_script, included), INCLUDED["Frames"].name, "another network")
     refused(capsys, call(train_script, given, tmp_path / "none.pth"), "none.pth: no such")
     status = proceed(run, f"--epoch 9 --weights {file}")
     refused(capsys, status, "a run goes on from its own weights")
