@@ -3,6 +3,7 @@
 import copy
 import warnings
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from models.engine.precision import PRECISIONS, Arithmetic, usable_dtype
 from models.engine.rows.network import RowNetwork
 from models.engine.tiles.packed import PackedTemporalNetwork
 from models.engine.tiles.temporal import TemporalNetwork
-from models.engine.workers import Runs, thread_count
+from models.engine.workers import Pool, Workers, thread_count
 from models.folding import fold
 
 # The first that can is taken.
@@ -148,18 +149,22 @@ class FusedDetector(EvaluationCopy):
         self.budget = default_memory(arithmetic.device) if memory is None else memory
         stages = folded.stages()
         self.engine = engine(stages, self.seqlen, arithmetic)
-        self.runs = Runs(self.engine)
+        self.runs = Pool(partial(_new_run, self.engine))
         offset = sum(level.offset for level in self.engine.levels)
         self.final = FinalHead(stages.merge, stages.final, offset, self.engine.map_arithmetic)
 
     def forward(self, clip):
         self.check_clip(clip)
         self.refuse_non_numbers(clip)
-        # Scratch lives on between calls, so it must not be made of inference tensors.
-        with torch.inference_mode(False), self.evaluation(clip.device), self.runs.taken() as run:
+        with (
+            torch.inference_mode(False),  # scratch lives on between calls
+            self.evaluation(clip.device),
+            self.runs.taken() as (engine, workers),
+            workers,
+        ):
             plan = self.plan(*clip.shape[3:])
             # torch's own threads would wait for more, spinning, on the cores of those with tasks.
-            return run[1].lead(self._detect, clip, plan, *run)
+            return workers.lead(self._detect, clip, plan, engine, workers)
 
     def _detect(self, clip, plan, engine, workers):
         batch, _, frames, height, width = clip.shape
@@ -205,6 +210,11 @@ class FusedDetector(EvaluationCopy):
         """Upper bound of the working memory, in bytes, for a plan and frames of this width."""
         threads = thread_count(self.arithmetic.device)
         return self.engine.memory_needed(rows, width, tile, threads)
+
+
+def _new_run(engine):
+    """What a call works with: a twin of the engine, which is not run itself, and workers."""
+    return engine.twin(), Workers(engine.map_arithmetic)
 
 
 @contextmanager

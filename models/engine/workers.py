@@ -48,34 +48,33 @@ def start_threads(count):
     return executor
 
 
-class Runs:
-    """What a call works with: an engine and workers, no other call's at the same time.
+class Pool:
+    """What calls work with: each has one that no other call has at the same time.
 
     They are used again by later calls. A copy starts without: recorded calls belong to the memory
     they were recorded on.
 
     Args:
-        engine: which is not run itself; its twins are.
+        make: callable() -> one more.
     """
 
-    def __init__(self, engine):
-        self.engine, self.idle = engine, []
+    def __init__(self, make):
+        self.make, self.idle = make, []
 
     def __reduce__(self):
-        return Runs, (self.engine,)
+        return Pool, (self.make,)
 
     @contextmanager
     def taken(self):
-        """(engine, workers), those until the end of the context."""
+        """One of them, until the end of the context."""
         try:
-            run = self.idle.pop()  # as `append`, atomic
+            one = self.idle.pop()  # as `append`, atomic
         except IndexError:
-            run = self.engine.twin(), Workers(self.engine.map_arithmetic)
+            one = self.make()
         try:
-            with run[1]:
-                yield run
+            yield one
         finally:
-            self.idle.append(run)
+            self.idle.append(one)
 
 
 class Workers:
@@ -86,7 +85,7 @@ class Workers:
     Elsewhere tasks run one after the other.
 
     Use as a context manager; tasks run only inside. Of the calls of a detector at a time each has
-    workers of its own, see `Runs`.
+    workers of its own, from a `Pool`.
     """
 
     def __init__(self, arithmetic):

@@ -263,7 +263,7 @@ def test_calls_leave_torchs_number_of_threads_to_every_thread():
         return threads_of_torch()
 
     with torch_threads(3):
-        with fast.runs.taken() as (_, workers):  # as a call does
+        with fast.runs.taken() as (_, workers), workers:  # as a call does
             assert workers.threads == 3
             assert in_a_new_thread(threads_of_torch) == threads_of_torch() == 3
             in_a_new_thread(lambda: fast(clip))

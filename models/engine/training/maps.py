@@ -10,10 +10,10 @@ import torch
 
 from models.engine.precision import Arithmetic
 from models.engine.training.moments import new_rows
-from models.engine.workers import Workers
+from models.engine.workers import Pool, Workers
 
 FLOAT32 = Arithmetic(torch.float32, torch.device("cpu"))
-_idle = []  # workers, with the memory that their threads compute in
+_workers = Pool(lambda: Workers(FLOAT32))  # with the memory that their threads compute in
 PIXELS = 256  # wanted of a piece of `PixelTiles`
 POSITIONS = 8192  # wanted of a piece of `Volumes`
 
@@ -24,15 +24,8 @@ def run_tasks(task, count):
     Without gradients. Threads that meet in every product wait for each other; where other programs
     want the cores too, most of the time. `room` is the thread's `Scratch`.
     """
-    try:
-        workers = _idle.pop()  # as `append`, atomic
-    except IndexError:
-        workers = Workers(FLOAT32)
-    try:
-        with workers, torch.no_grad():
-            workers.run(task, range(count))
-    finally:
-        _idle.append(workers)
+    with _workers.taken() as workers, workers, torch.no_grad():
+        workers.run(task, range(count))
 
 
 @functools.cache
