@@ -12,9 +12,10 @@ import torch
 from torch.nn import functional
 
 from utils.metrics import PixelIoU, ScoredFrames
+from utils.protocols import count_marked
 from utils.scan import MOST_NARROW, normalised, run_clip, window_starts
 from utils.scan.queue import Truth
-from utils.tracks.reach import cut_marks
+from utils.tracks.reach import marks_up_to
 
 READ = MOST_NARROW  # frames that are read at a time
 
@@ -223,15 +224,14 @@ class Evaluator:
                 scores = resize_scores(scores, masks.shape[1:])
             block = ScoredBlock(sequence, start, frames, scores, masks, centroids)
             if self.reach is not None:
-                cut_marks(block, self.threshold, self.reach)
+                block.mark_by(marks_up_to(self.reach))
             result.frames += len(scores)
             timing.frames += len(scores)
             if masks is not None:
-                for protocol in self.protocols:
-                    counts = protocol.count(block.marked)
-                    before = result.counts.get(protocol.name)
-                    result.counts[protocol.name] = counts if before is None else before + counts
-                result.iou.update(block.marked.scores, masks)
+                for name, counts in count_marked(self.protocols, block).items():
+                    before = result.counts.get(name)
+                    result.counts[name] = counts if before is None else before + counts
+                result.iou.update(block.marked_at(self.threshold).scores, masks)
             counted = time.perf_counter()
             timing.scoring += counted - began
             for writer in self.writers:

@@ -21,6 +21,7 @@ EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
 BLOCK = 1 << 17  # scores compared at once: they stay in the cache over the thresholds
 FEW = 0.04  # share of a block below which extracting the scores left is cheaper than rereading
 PART = 1 << 21  # scores that `PdFaCurve.update` counts at once
+OF_TRUTH = "targets", "guarded"  # of what `ScoredFrames` keeps, what does not depend on scores
 
 
 class PixelIoU:
@@ -235,21 +236,29 @@ class ScoredFrames:
             )
         if np.isnan(self.scores.min(initial=0)):
             raise ValueError("a score is NaN: the network's weights or input are not finite")
-        self._found, self._marked = {}, None
+        self._found, self._mark = {}, None
 
     def __len__(self):
         return len(self.scores)
 
-    @property
-    def marked(self):
-        """The same frames as they are counted: with the scores that `mark` had, or these."""
-        return self if self._marked is None else self._marked
+    def mark_by(self, mark):
+        """Lets less than all of a detection count, see `marked_at`.
 
-    def mark(self, scores):
-        """Lets the frames be counted with these scores, of which some are lower than theirs."""
+        Args:
+            mark: callable(these frames, threshold) -> scores, some of them lower; None: all count.
+        """
+        self._mark = mark
+
+    def marked_at(self, threshold):
+        """The same frames as they are counted at a threshold, these themselves if all counts."""
+        scores = None if self._mark is None else self._mark(self, threshold)
+        if scores is None:
+            return self
         marked = copy(self)
-        marked.scores, marked._found, marked._marked = scores, {}, None
-        self._marked = marked
+        marked.scores, marked._mark = scores, None
+        truth = {key: found for key, found in self._found.items() if key[0] in OF_TRUTH}
+        marked._found = truth
+        return marked
 
     def remember(self, key, find):
         """What `find()` gave when it was first called under this key."""
@@ -259,7 +268,7 @@ class ScoredFrames:
 
     def targets(self):
         """`Targets` of the centroid masks."""
-        return self.remember("targets", lambda: find_targets(self.centroids))
+        return self.remember(("targets",), lambda: find_targets(self.centroids))
 
     def components(self, threshold):
         """The detections: 8-connected components of the pixels with score >= threshold, as

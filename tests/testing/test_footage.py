@@ -174,11 +174,9 @@ def test_marks_end_where_they_may_reach_in_what_is_counted(detect, tmp_path, fra
 def test_it_is_told_at_which_thresholds_marks_end(detect, tmp_path, frames, capsys):
     write_folder(tmp_path / "clip" / "images", frames)
     write_folder(tmp_path / "clip" / "masks", (frames == 250).astype(np.uint8) * 255)
-    words = "marked up to 1 px from their centroids (--mark_reach)"
-    for threshold, at, whole in ((0.5, 0.5, ""), (0.9, 0.9, ""), (0.4, 0.5, ", at 0.4 as a whole")):
-        detect(tmp_path / "clip", f"--mark_reach 1 --threshold_eval {threshold}")
-        lines = capsys.readouterr().out.splitlines()
-        assert lines.count(f"  detections at threshold {at} {words}{whole}") == 1
+    words = "marked up to 1 px from their centroids (--mark_reach), at thresholds below 0.5 as a"
+    detect(tmp_path / "clip", "--mark_reach 1")
+    assert f"  detections {words} whole" in capsys.readouterr().out.splitlines()
     detect(tmp_path / "clip")
     assert "--mark_reach" not in capsys.readouterr().out
 

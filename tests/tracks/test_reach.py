@@ -10,13 +10,13 @@ from models.detector import Detector
 from tests.builders import ArraySequence, random_sequence
 from utils.evaluation import Evaluator, ScoredBlock
 from utils.metrics import PixelIoU, ScoredFrames, find_targets
-from utils.protocols import PROTOCOLS
+from utils.protocols import PROTOCOLS, count_marked
 from utils.report.detections import find_detections
 from utils.report.writers import Writer
 from utils.scan import open_scan
 from utils.tracks.linking import Linker
 from utils.tracks.options import TrackOptions
-from utils.tracks.reach import cut_marks, reach_of
+from utils.tracks.reach import marks_up_to, reach_of
 from utils.tracks.writer import linked_frames
 
 
@@ -33,9 +33,9 @@ def blobs(rng, frames=6, size=(24, 31)):
 
 
 def cut(block, threshold, reach):
-    """A block as it is counted."""
-    cut_marks(block, threshold, reach)
-    return block.marked
+    """A block as it is counted at a threshold."""
+    block.mark_by(marks_up_to(reach))
+    return block.marked_at(threshold)
 
 
 def marked_by_hand(frame, threshold, reach):
@@ -68,48 +68,37 @@ def test_marks_are_those_of_the_definition(rng, reach, threshold):
     scores = blobs(rng)
     block = ScoredFrames(scores.copy())
     counted = cut(block, threshold, reach)
-    for limit in (0.5, max(threshold, 0.5)):
-        positive = counted.scores >= np.float32(limit)
-        for frame, marks in zip(scores, positive, strict=True):
-            expected = marked_by_hand(frame, 0.5, reach) & (frame >= np.float32(limit))
-            if limit == threshold:
-                expected &= marked_by_hand(frame, limit, reach)
-            assert np.array_equal(marks, expected)
+    positive = counted.scores >= np.float32(threshold)
+    for frame, marks in zip(scores, positive, strict=True):
+        all_of_it = frame >= np.float32(threshold)
+        expected = all_of_it if threshold < 0.5 else marked_by_hand(frame, threshold, reach)
+        assert np.array_equal(marks, expected)
     assert np.array_equal(counted.scores[positive], scores[positive])
-    lower = scores < np.float32(0.5)
+    lower = scores < np.float32(threshold)
     assert np.array_equal(counted.scores[lower], scores[lower])
     assert np.array_equal(block.scores, scores)
-    assert counted.components(0.5).count == block.components(0.5).count
-    assert np.array_equal(counted.scores, scores) == (reach == 100)
+    assert counted.components(threshold).count == block.components(threshold).count
+    assert (counted is block) == np.array_equal(counted.scores, scores)
+    assert (counted is block) == (reach == 100) or threshold in (0, 0.3, 1)
 
 
-def test_figures_at_half_do_not_depend_on_another_threshold(rng):
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_at_each_threshold_its_own_detections_are_cut(rng, protocol):
     scores = blobs(rng)
-    blocks = [ScoredFrames(scores, (rng.random(scores.shape) > 0.995)) for _ in range(5)]
-    thresholds = 0, 0.2, 0.5, 0.9, 1
-    at_half = [cut(block, t, 2).scores >= 0.5 for block, t in zip(blocks, thresholds, strict=True)]
-    assert all(np.array_equal(at_half[0], other) for other in at_half)
-
-
-def test_at_lower_thresholds_all_is_counted_as_before(rng):
-    scores = blobs(rng)
-    centroids = (rng.random(scores.shape) > 0.995).astype(np.uint8)
-    block, counted = ScoredFrames(scores, centroids), cut(ScoredFrames(scores, centroids), 0.5, 1.5)
-    assert 0 < np.count_nonzero(counted.scores != scores) < np.count_nonzero(scores >= 0.5)
-    for name, protocol in PROTOCOLS.items():
-        if not protocol.counted:
-            continue
-        before, after = (protocol.count(each).as_dict() for each in (block, counted))
-        below = np.array(protocol.thresholds) < 0.5
-        for key, counts in before.items():
-            if isinstance(counts, list):
-                assert np.array_equal(np.array(counts)[below], np.array(after[key])[below]), name
-    place = PROTOCOLS["hit1_guard4"].thresholds.index(0.5)
-    before, after = (
-        PROTOCOLS["hit1_guard4"].count(each).as_dict()["false_alarm_pixels"][place]
-        for each in (block, counted)
-    )
-    assert after < before
+    truth = (rng.random(scores.shape) > 0.995).astype(np.uint8)
+    block, whole = ScoredFrames(scores, truth), ScoredFrames(scores, truth)
+    block.mark_by(marks_up_to(1.5))
+    found = count_marked([protocol, PROTOCOLS["hit1_guard4"]], block)[protocol.name].as_dict()
+    names = [name for name, count in found.items() if isinstance(count, list)]
+    before, differs = protocol.count(whole).as_dict(), 0
+    for place, threshold in enumerate(protocol.thresholds):
+        marks = np.stack([marked_by_hand(frame, threshold, 1.5) for frame in scores])
+        marked = ScoredFrames(np.where(marks, scores, np.minimum(scores, 0.49)), truth)
+        expected = protocol.count(marked if threshold >= 0.5 else whole).as_dict()
+        assert [found[name][place] for name in names] == [expected[name][place] for name in names]
+        differs += any(found[name][place] != before[name][place] for name in names)
+    assert differs
+    assert {name: before[name] for name in before if name not in names}.items() <= found.items()
 
 
 def test_a_ring_is_marked_at_one_place(rng):
@@ -156,7 +145,9 @@ def test_a_test_counts_what_is_marked_and_shows_all_scores(rng):
     whole = evaluations[None][1]
     (evaluation, blocks), iou = evaluations[2], PixelIoU(0.6)
     for name, protocol in PROTOCOLS.items():
-        counts = [protocol.count(cut(block, 0.6, 2)) for block in whole]
+        for block in whole:
+            block.mark_by(marks_up_to(2))
+        counts = [count_marked([protocol], block)[name] for block in whole]
         assert evaluation.counts(name).as_dict() == sum(counts[1:], counts[0]).as_dict()
         for other in (None, 1000):
             expected = [protocol.count(block) for block in whole]
@@ -164,11 +155,12 @@ def test_a_test_counts_what_is_marked_and_shows_all_scores(rng):
             assert found == sum(expected[1:], expected[0]).as_dict()
     for before, after in zip(whole, blocks, strict=True):
         assert np.array_equal(after.scores, before.scores)
-        assert np.array_equal(after.marked.scores, cut(before, 0.6, 2).scores)
-        assert isinstance(after.marked, ScoredBlock) and after.marked.start == before.start
+        marked = after.marked_at(0.6)
+        assert np.array_equal(marked.scores, cut(before, 0.6, 2).scores)
+        assert isinstance(marked, ScoredBlock) and marked.start == before.start
         assert find_detections(after, 0.6) == find_detections(before, 0.6)
-        assert max(found.pixels for found in find_detections(after.marked, 0.6)) <= 14
-        iou.update(after.marked.scores, before.masks)
+        assert max(found.pixels for found in find_detections(marked, 0.6)) <= 14
+        iou.update(marked.scores, before.masks)
     assert evaluation.iou() == iou.iou() != evaluations[None][0].iou()
 
 
@@ -178,7 +170,7 @@ def test_tracks_are_of_whole_detections_however_far_marks_reach(rng, options):
     sequence = SimpleNamespace(numbers=range(len(scores)))
     block = ScoredBlock(sequence, 0, scores, scores)
     frames = [list(linked_frames(block, 0.5, options, Linker(5, 5)))]
-    cut_marks(block, 0.5, 0.5)
+    block.mark_by(marks_up_to(0.5))
     frames.append(list(linked_frames(block, 0.5, options, Linker(5, 5))))
     for one, other in zip(*frames, strict=True):
         for name in ("pixels", "owner", "boxes", "scores"):

@@ -77,10 +77,11 @@ def find_candidates(block, what, threshold, protocol=None):
     if what == "targets":
         return components_of(block.components(threshold), "detection", block.scores)
     if what == "alarms":
-        found = components_of(block.components(threshold), "false alarm", block.scores)
+        marked = block.marked_at(threshold)
+        found = components_of(marked.components(threshold), "false alarm", block.scores)
         if block.centroids is None:
             return found
-        alarms = protocol.alarms(block.marked, threshold)
+        alarms = protocol.alarms(marked, threshold)
         return [t for t in found if alarms[t.frame, t.pixels[:, 0], t.pixels[:, 1]].all()]
     number, row, column = what
     if number not in block.numbers:

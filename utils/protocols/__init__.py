@@ -5,7 +5,7 @@ This package is the one place that knows radii, distances, threshold grids and r
 
 import math
 
-from utils.protocols.base import OPERATING_POINT, Protocol, operating_point
+from utils.protocols.base import OPERATING_POINT, Protocol, count_marked, operating_point
 from utils.protocols.components import CentroidProtocol, F1Protocol
 from utils.protocols.pixels import OverlapProtocol
 from utils.protocols.radius import RadiusProtocol
@@ -18,6 +18,7 @@ __all__ = [
     "PROTOCOLS",
     "Protocol",
     "choose",
+    "count_marked",
     "find_by_guard",
     "find_guarding_alike",
     "operating_point",

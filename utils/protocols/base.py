@@ -1,5 +1,7 @@
 """What every protocol is: a rule for counting, and the counts that it adds up."""
 
+from copy import copy
+
 import numpy as np
 
 from utils.metrics import THRESHOLDS
@@ -33,6 +35,12 @@ class Protocol:
     def count(self, block):
         """The counts of a block of frames with truth, a `utils.metrics.ScoredFrames`."""
         raise NotImplementedError
+
+    def at(self, threshold):
+        """This protocol, of one threshold alone."""
+        one = copy(self)
+        object.__setattr__(one, "thresholds", (threshold,))  # also of a frozen dataclass
+        return one
 
     def restore(self, thresholds, counts):
         """The counts, as `count` gives them, of integers that were written.
@@ -68,6 +76,30 @@ class Protocol:
     def alarms(self, block, threshold):
         """Which pixels of a block are false alarms: (n, H, W) bool."""
         raise NotImplementedError
+
+
+def count_marked(protocols, block):
+    """The counts of a block by each protocol, at each threshold of what is marked there.
+
+    See `ScoredFrames.marked_at`. {name: counts}.
+    """
+    counts, changed = {protocol.name: protocol.count(block) for protocol in protocols}, {}
+    for threshold in sorted({t for protocol in protocols for t in protocol.thresholds}):
+        marked = block.marked_at(threshold)
+        if marked is block:
+            continue
+        for protocol in protocols:
+            if threshold not in protocol.thresholds:
+                continue
+            if protocol not in changed:
+                changed[protocol] = counts[protocol.name].as_dict()
+            place = protocol.thresholds.index(threshold)
+            for name, count in protocol.at(threshold).count(marked).as_dict().items():
+                if isinstance(count, list):
+                    changed[protocol][name][place] = count[0]
+    for protocol, found in changed.items():
+        counts[protocol.name] = protocol.restore(protocol.thresholds, found)
+    return counts
 
 
 class Counts:

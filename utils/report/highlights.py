@@ -199,7 +199,7 @@ class Passing:
         targets = block.targets()
         if targets.count == 0:
             return
-        found = self.protocol.found(block.marked, self.threshold)
+        found = self.protocol.found(block.marked_at(self.threshold), self.threshold)
         best = np.full(targets.count, -np.inf)
         np.maximum.at(best, targets.owner, block.scores[tuple(targets.pixels.T)])
         keys = list(zip(found.tolist(), best.tolist(), strict=True))

@@ -68,7 +68,8 @@ def mark_frames(block, threshold, protocol):
         `MarkedFrames`.
     """
     key = "marks", threshold, protocol.name
-    return block.remember(key, lambda: _mark_frames(block.marked, threshold, protocol))
+    marked = block.marked_at(threshold)
+    return block.remember(key, lambda: _mark_frames(marked, threshold, protocol))
 
 
 def _mark_frames(block, threshold, protocol):

@@ -301,12 +301,12 @@ def summary_lines(metrics):
         f"{model_title(metrics['model'])} on {metrics['dataset']}, IoU at "
         f"{metrics['threshold_eval']}: {metrics['iou']:.4f}   ({shown_at(columns)})"
     ]
-    reach, threshold = metrics.get("mark_reach"), metrics["threshold_eval"]
+    reach = metrics.get("mark_reach")
     if reach is not None:
-        words = f"marked up to {reach:g} px from their centroids (--mark_reach)"
-        below = threshold < OPERATING_POINT
-        whole = f", at {threshold} as a whole" if below else ""
-        lines.append(f"  detections at threshold {max(threshold, OPERATING_POINT)} {words}{whole}")
+        lines.append(
+            f"  detections marked up to {reach:g} px from their centroids (--mark_reach), at "
+            f"thresholds below {OPERATING_POINT} as a whole"
+        )
     comparison, beside = compare_targets(metrics), False
     width = max(len(PROTOCOLS[name].title) for name in metrics["protocols"])
     for name, counted in metrics["protocols"].items():

@@ -50,27 +50,28 @@ def near_pixels(found, centroids, reach, shape):
     return near & (parts == parts[nearest][found.owner])
 
 
-def cut_marks(block, threshold, reach):
-    """Lets a block of frames be counted with detections marked up to `reach` pixels.
+def marks_up_to(reach):
+    """How frames are marked whose detections are marked up to `reach` pixels.
 
-    Detections are those at the threshold of published figures, so that these do not depend on
-    another, and at `threshold` where it is higher. Pixels that are not marked count with the
-    largest score below the threshold: at lower ones all is as it was. The block's own scores stay.
-
-    Args:
-        block: `utils.metrics.ScoredFrames`, of which `marked` is set.
-        threshold: of the IoU and of pictures.
-        reach: in pixels.
+    Returns:
+        For `utils.metrics.ScoredFrames.mark_by`: at each threshold its own detections are cut, but
+        below that of published figures none. Pixels that are not marked get the largest score
+        below the threshold.
     """
-    scores = block.scores.copy()
-    for each in {OPERATING_POINT, max(threshold, OPERATING_POINT)}:
-        found = block.components(each)
+
+    def mark(block, threshold):
+        if threshold < OPERATING_POINT:
+            return None
+        found = block.components(threshold)
         weights = block.scores[tuple(found.pixels.T)].astype(np.float64)
-        near = near_pixels(found, score_centroids(found, weights), reach, scores.shape)
-        limit, far = scores.dtype.type(each), tuple(found.pixels[~near].T)
-        scores[far] = np.minimum(scores[far], np.nextafter(limit, limit - 1))
-    if (scores != block.scores).any():  # else what was found in the block is found for all
-        block.mark(scores)
+        near = near_pixels(found, score_centroids(found, weights), reach, block.scores.shape)
+        if near.all():
+            return None
+        scores, limit = block.scores.copy(), block.scores.dtype.type(threshold)
+        scores[tuple(found.pixels[~near].T)] = np.nextafter(limit, limit - 1)
+        return scores
+
+    return mark
 
 
 def reach_of(given):
