@@ -10,6 +10,7 @@ from data.formats.encoder import VideoFile, check_encoder
 from data.lists import read_snr
 from data.live.sequence import open_live
 from data.live.streams import LEVELS, is_live
+from data.record import recorded_levels
 from data.specs import FOOTAGE, choose_normalisation, get_spec
 from models import MODELS, build_model
 from models.engine.precision import PRECISIONS
@@ -59,12 +60,11 @@ from utils.report.writers import (
 )
 from utils.run_dir import check_apart, find_included, find_model_name, find_runs, make_folder
 from utils.scan import Stabiliser, open_scan
-from utils.several import as_list
 from utils.tracks.options import USUAL_RATE, add_track_options, check_track_options, track_options
 from utils.tracks.reach import reach_of
 from utils.tracks.video import OverlayVideos
 from utils.tracks.writer import Tracks
-from utils.training_state import describe
+from utils.training.description import describe
 
 
 def parse_args(argv=None):
@@ -247,11 +247,10 @@ def open_tested(args, quiet=False):
         if not quiet:
             print(included.line(args))
     for run in runs:
-        output = args.output
-        if output is not None and len(runs) > 1:
-            output = output / run.name
+        folder = args.output or results
+        if args.output is not None and len(runs) > 1:
+            folder = args.output / run.name
         path = run.checkpoint("best" if args.epoch is None else args.epoch)
-        folder = output or results
         yield open_checkpoint(args, path, run.name, args.model, folder, run=run, quiet=quiet)
 
 
@@ -264,18 +263,19 @@ def without_run(args):
 
 def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     """The `Tested` of a checkpoint; `name` and `folder` may be left to the run to tell."""
-    state = load_averaged(path)
+    state, spec = load_averaged(path), get_spec(args.dataset)
     found = describe(state)
     if name is None:
         name = find_model_name(run, found.args, MODELS)
     seqlen = args.seqlen or MODELS[name].clip_length(found.weights)
     model = build_model(name, seqlen)
     load_weights(model, state, name, path)
-    if found.selected is not None and not quiet:
-        print(f"{path}: {found.selected}")
-    trained_on = as_list(found.args.get("dataset"))[0]  # of several, the first is the run's own
-    normalisation = found.normalisation(path) if trained_on == args.dataset else None
-    folder = folder or run.results(args.dataset, trained_on)
+    own = found.is_own(path, args.dataset, args.datapath, recorded_levels(spec, args.datapath))
+    folder = folder or run.results(*found.results(args.dataset, args.datapath, own))
+    lines = [found.selected, None if own else found.other_data(args.dataset, folder)]
+    if any(lines) and not quiet:
+        print("\n".join(f"{path}: {line}" for line in lines if line is not None))
+    normalisation = found.normalisation(path) if own else None
     return Tested(title, name, model.eval(), folder, normalisation, bool(args.stabilise))
 
 

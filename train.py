@@ -51,12 +51,13 @@ from utils.process import (
 from utils.run_dir import RunLog, find_model_name, find_run, new_run, run_name, starting_weights
 from utils.several import OneOrMore, as_list, one_for_each
 from utils.training.compiled import compiled
+from utils.training.description import SELECTIONS, describe
 from utils.training.epochs import Epochs
 from utils.training.history import Recorder
 from utils.training.memory import memory_line, step_bytes
 from utils.training.recipes import RECIPES, choose_recipe, recipe_line
 from utils.training.trainer import OPTIMIZERS, STEP_PRECISIONS, Schedule, Trainer, TrainerOptions
-from utils.training_state import SELECTIONS, TrainingState, describe, plain
+from utils.training_state import TrainingState, plain
 
 PLACE_OPTIONS = ("log_dir", "savepath", "gpu", "gpu_num", "cache", "cache_dir", "workers")
 LEVELS = ("mean", "std", "normalise_as")  # options that say how grey levels are normalised

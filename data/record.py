@@ -51,6 +51,16 @@ def read_normalisation(spec, root):
     return mean, std
 
 
+def recorded_levels(spec, root):
+    """What `read_normalisation` reads in a data set's folder; None if its row has them or none is.
+
+    Raises:
+        ValueError: as there.
+    """
+    there = spec.mean is None and (Path(root) / RECORD_FILE).is_file()
+    return read_normalisation(spec, root) if there else None
+
+
 def read_rates(root):
     """{sequence: (frames a second or None, every how manyth frame of the footage it has)}.
 

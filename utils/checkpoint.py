@@ -15,8 +15,9 @@ import torch
 
 from utils.command_line import CommandParser, run_command
 from utils.files import write_whole
+from utils.training.description import WEIGHTS
 from utils.training.schema import check, is_state_dict, shown
-from utils.training_state import SHARED_KEYS, WEIGHTS
+from utils.training_state import SHARED_KEYS
 
 # Where other tools keep the weights; else the file is the state dict itself.
 WEIGHTS_KEYS = (WEIGHTS, "state_dict", "model", "net")

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -243,7 +244,11 @@ def included_run(dataset):
 
 def starting_weights(text):
     """The file of weights that a training names: a path, or "included": those for real footage."""
-    return included_run("Converted").checkpoint("best") if text == "included" else Path(text)
+    if text != "included":
+        return Path(text).absolute()  # so that no file is recorded by that word
+    if Path(text).exists():
+        warnings.warn("--weights included: those of this code; ./included: the file", stacklevel=2)
+    return included_run("Converted").checkpoint("best")
 
 
 def find_runs(logpath, names, dataset, output):

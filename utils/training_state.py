@@ -5,15 +5,14 @@ The keys of a checkpoint are known here; what each may hold, to `utils.training.
 
 import math
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from utils.several import as_list
+from utils.training.description import WEIGHTS, describe, resolved
 
-WEIGHTS = "model_state_dict"
 # What the published checkpoints hold, with `class_avg_iou` in the best.
 PUBLISHED_KEYS = ("epoch", WEIGHTS, "optimizer_state_dict")
 SHARED_KEYS = ("epoch", "class_avg_iou", WEIGHTS, "args")  # what a test needs
@@ -25,8 +24,6 @@ OPTIMIZER_VALUES = {
     torch.optim.SGD: {"momentum_buffer"},
 }
 FIXED_OPTIONS = ("select", "optimizer", "recipe")  # of a run that is continued
-# What the best checkpoint is selected on.
-SELECTIONS = {"test": "test list, as published", "heldout": "held-out training sequences"}
 # Of validations whose IoUs can be compared.
 SELECTION_OPTIONS = ("dataset", "datapath", "select", "threshold_eval")
 NORMALISATION_OPTIONS = ("mean", "std")  # likewise; None where they are the data set's
@@ -38,60 +35,6 @@ EPOCH_OPTIONS = (
 )
 # Options that older checkpoints do not record.
 ONCE_WITHOUT = {"hard_crops": 1, "empty_clips": 0, "exclude_padding": False}
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a checkpoint says of itself; None for what it does not say.
-
-    Attributes:
-        weights: the state dict of its network.
-        args: the options of its training, by their command-line names; empty if not recorded.
-            Before there were recipes, all detectors were trained by DeepPro's.
-        epochs: number of epochs trained.
-    """
-
-    weights: dict
-    args: dict
-    epochs: int | None
-
-    @property
-    def selected(self):
-        """Which epoch it is of and what it was selected on, in words."""
-        select = self.args.get("select")
-        if select is None:
-            return None
-        epoch = "" if self.epochs is None else f"epoch {self.epochs}, "
-        return f"{epoch}selected on the {SELECTIONS.get(select, select)}"
-
-    def normalisation(self, path):
-        """(mean, std) that the training was given in place of the data set's, or None.
-
-        Args:
-            path: of the checkpoint, for messages.
-
-        Raises:
-            ValueError: they are no such numbers.
-        """
-        mean, std = (self.args.get(name) for name in ("mean", "std"))
-        if mean is None and std is None:
-            return None
-        numbers = all(isinstance(value, int | float) for value in (mean, std))
-        if not (numbers and math.isfinite(mean) and math.isfinite(std) and std > 0):
-            raise ValueError(
-                f"{path}: its `args` name mean {mean}, std {std}; expected finite numbers, std "
-                "above 0"
-            )
-        return float(mean), float(std)
-
-
-def describe(checkpoint):
-    """The `Description` of a checkpoint from `utils.checkpoint.load`."""
-    epoch = checkpoint.get("epoch")
-    epochs = None if epoch is None else epoch + 1
-    recorded = checkpoint.get("args") or {}
-    args = {"recipe": "deeppro", **recorded} if recorded else {}
-    return Description(checkpoint[WEIGHTS], args, epochs)
 
 
 class TrainingState:
@@ -148,7 +91,7 @@ class TrainingState:
         levels = [
             [options.get(name) for name in ("mean", "std")] for options in (before, self.options)
         ]
-        places = [_resolved(options.get("datapath")) for options in (before, self.options)]
+        places = [resolved(options.get("datapath")) for options in (before, self.options)]
         if None not in levels[0] and levels[0] == levels[1] and places[0] != places[1]:
             mean, std = levels[0]
             yield (
@@ -246,7 +189,7 @@ class TrainingState:
             if before is None:
                 return f"the checkpoint does not record its --{name}"
             if name == "datapath":
-                before, now = map(_resolved, (before, now))
+                before, now = map(resolved, (before, now))
             if before != now:
                 return f"--{name} was {_told(before)}"
         for name in NORMALISATION_OPTIONS:
@@ -298,11 +241,6 @@ def _told(value):
     if value is None:
         return "none given"
     return " ".join(" ".join(map(str, as_list(value))).split())
-
-
-def _resolved(places):
-    """One path or several, as a list without links."""
-    return [Path(str(place)).resolve() for place in as_list(places)]
 
 
 def plain(options):

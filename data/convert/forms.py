@@ -86,7 +86,7 @@ def read_mot(path, shape, options):
                 words[1] = "-1"  # no id
             values = as_numbers(words)
             if values is None or not 6 <= len(values) <= 10 or values[0] != int(values[0]):
-                expected = "frame,id,left,top,width,height"
+                expected = "numbers: frame,id,left,top,width,height"
                 options.problems.report(where, f"{line[:60]!r}; expected {expected}")
                 continue
             if len(values) == 10 and -1 not in values[7:]:

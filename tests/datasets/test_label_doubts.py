@@ -118,11 +118,15 @@ def test_a_yolo_box_may_have_a_confidence_and_a_track(more, tmp_path):
 def test_an_empty_field_of_a_mot_line_moves_no_other(tmp_path):
     (box,) = read(write(tmp_path / "clip.txt", "6,,71.5,58.5,10,12,1\n"))
     assert (box.left, box.top, box.width, box.height, box.track) == (70.5, 57.5, 10, 12, None)
-    assert "expected frame,id" in complaint(write(tmp_path / "clip.txt", "6,1,71.5,,10,12,1\n"))
+    assert "expected numbers: frame,id" in complaint(
+        write(tmp_path / "clip.txt", "6,1,71.5,,10,12,1\n")
+    )
 
 
 def test_frames_are_whole_numbers(tmp_path):
-    assert "expected frame,id" in complaint(write(tmp_path / "clip.txt", "1.6,1,7,5,10,12,1\n"))
+    assert "expected numbers: frame,id" in complaint(
+        write(tmp_path / "clip.txt", "1.6,1,7,5,10,12,1\n")
+    )
     path = write(tmp_path / "a.csv", "frame,row,column\n1.9,5,6\n")
     assert "a whole one for the frame" in complaint(path)
 
@@ -231,7 +235,9 @@ def test_decimals_with_commas_in_a_mot_file_are_doubted(tmp_path):
     problems = Problems()
     read(write(tmp_path / "clip.txt", "1,1,44,5,43,5,15,5,11,5\n"), problems=problems)
     assert "if their decimals have commas" in problems.doubts[0]
-    assert "expected frame,id" in complaint(write(tmp_path / "b.txt", "1,1,4,5,3,5,5,5,1,5,1\n"))
+    assert "expected numbers: frame,id" in complaint(
+        write(tmp_path / "b.txt", "1,1,4,5,3,5,5,5,1,5,1\n")
+    )
 
 
 def test_a_point_outside_the_frame_is_no_target(tmp_path):

@@ -148,7 +148,7 @@ def test_boxes_are_cut_at_the_border_of_the_frame(tmp_path):
         ),
         ("31,1,20,20,5,5,1", "frame 31, but clip has 30 frames, 1 to 30;"),
         ("95,1,20,20,5,5,1", "frame 95, but clip has 30 frames, 1 to 30"),
-        ("2,1,20", "line 2: '2,1,20'; expected frame,id,left,top,width,height"),
+        ("2,1,20", "line 2: '2,1,20'; expected numbers: frame,id,left,top,width,height"),
         ("2,1,nan,20,5,5,1", "line 2: '2,1,nan,20,5,5,1'; expected"),
         ("x,1,20,20,5,5,1", "line 2: 'x,1,20,20,5,5,1'; expected"),
     ],

@@ -5,7 +5,6 @@ import pickle
 import warnings
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,10 +291,16 @@ def test_a_training_starts_from_weights_and_goes_on_without_their_file(dataset, 
     assert len(history(folder)) == 2
 
 
-def test_the_included_weights_for_footage_have_a_name():
+def test_the_included_weights_for_footage_have_a_name(tmp_path, monkeypatch):
     detector = build_model("DeepPro-Plus")
     load_weights(detector, load(starting_weights("included")), "DeepPro-Plus", "included")
-    assert starting_weights("./included") == Path("included")
+    (tmp_path / "included").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="./included: the file"):
+        assert starting_weights("included").is_file()
+    with warnings.catch_warnings(action="error"):
+        assert starting_weights("./included") == tmp_path / "included"
+        assert starting_weights(str(starting_weights("./included"))) == tmp_path / "included"
 
 
 def test_weights_that_do_not_fit_are_refused_before_a_run_folder_is_made(

@@ -12,9 +12,10 @@ from torch import nn
 import train as train_script
 from models.detector import Detector
 from utils.checkpoint import load, load_weights, save
+from utils.training.description import describe
 from utils.training.schema import check
 from utils.training.trainer import MovingAverage
-from utils.training_state import TrainingState, describe, random_states
+from utils.training_state import TrainingState, random_states
 
 OPTIONS = {"select": "test", "optimizer": "Adam", "batch_size": 2, "seed": 46}
 OPTIONS |= {"sample_rate": 0.1, "seqlen": 3, "model": "DeepPro", "dataset": "Synthetic"}

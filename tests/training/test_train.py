@@ -1,5 +1,6 @@
 """train.py as a user calls it, on small data."""
 
+import json
 import shlex
 import shutil
 from dataclasses import replace
@@ -142,6 +143,25 @@ def test_a_training_is_normalised_as_the_data_set_records(dataset, tmp_path, unt
         assert sequence.normalisation == (90, 20)
     kept = load(RunDir(folder).checkpoint("best"))["args"]
     assert (kept["mean"], kept["std"]) == (90, 20)
+
+
+def test_other_data_of_the_runs_kind_has_levels_and_results_of_its_own(dataset, tmp_path, capsys):
+    levels = {"mine": (90.0, 20.0), "moved": (90.0, 20.0), "other": (100.0, 30.0)}
+    for name, numbers in levels.items():
+        shutil.copytree(dataset, tmp_path / name)
+        write_record(tmp_path / name, *numbers, {})
+    folder = train(tmp_path / "mine", tmp_path, "DeepPro", "--epoch 1 --dataset Converted")
+    own = json.loads((folder / "metrics.json").read_text())
+    place = f"--log_dir {folder.name} --logpath {tmp_path} --gpu cpu --dataset Converted"
+    for name, (mean, std) in levels.items():
+        capsys.readouterr()
+        assert call(test_script, place, f"--datapath {tmp_path / name}") == 0
+        told = "trained on other data of this name: grey levels by what the tested folder records"
+        assert (told in capsys.readouterr().out) == (name == "other")
+        results = folder / "Converted_other" if name == "other" else folder
+        found = json.loads((results / "metrics.json").read_text())
+        assert found["normalisation"] == {"mean": mean, "std": std}
+    assert json.loads((folder / "metrics.json").read_text())["protocols"] == own["protocols"]
 
 
 def test_a_normalisation_of_its_own_is_kept_by_the_run_and_its_tests(

@@ -11,9 +11,9 @@ from signal import Signals
 
 from utils.checkpoint import load, save
 from utils.files import write_text, write_whole
+from utils.training.description import describe
 from utils.training.schema import is_history
 from utils.training.trainer import speed_line
-from utils.training_state import describe
 
 CHECKPOINT_EVERY = 5  # epochs between numbered checkpoints
 TENSORBOARD_KEYS = ("train_loss", "train_iou", "val_loss", "val_iou", "learning_rate")
