@@ -270,7 +270,7 @@ def open_checkpoint(args, path, title, name, folder, run=None, quiet=True):
     seqlen = args.seqlen or MODELS[name].clip_length(found.weights)
     model = build_model(name, seqlen)
     load_weights(model, state, name, path)
-    own = found.is_own(path, args.dataset, args.datapath, recorded_levels(spec, args.datapath))
+    own = found.is_own(args.dataset, args.datapath, recorded_levels(spec, args.datapath))
     folder = folder or run.results(*found.results(args.dataset, args.datapath, own))
     lines = [found.selected, None if own else found.other_data(args.dataset, folder)]
     if any(lines) and not quiet:

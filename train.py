@@ -16,7 +16,7 @@ from data.cache.build import MODES, open_frames
 from data.cache.validation import keep_decoded
 from data.clips import CROPS, ClipOptions
 from data.lists import prepare
-from data.record import read_normalisation
+from data.record import read_normalisation, recorded_levels
 from data.sequences import measure_normalisation
 from data.specs import choose_normalisation, get_spec
 from data.training.augmentation import CHANGES_HELP, parse_augmentation
@@ -77,8 +77,7 @@ def parse_args(argv=None):
     add("--log_dir", help="continue this run, a folder's name under SAVEPATH/sem_seg")
     parser = CommandParser(description=__doc__, parents=[first])
     add = parser.add_argument
-    words = "start from those of this checkpoint; included: of the network for real footage"
-    add("--weights", type=starting_weights, metavar="FILE", help=words)
+    add("--weights", type=starting_weights, help="file to start from; included: for real footage")
     several = {"nargs": "+", "action": OneOrMore}
     words = "name of the data set; several are mixed, and the first one is tested at the end"
     add("--dataset", **several, default="NUDT-MIRSDT", help=words)
@@ -281,6 +280,7 @@ def normalise(args, group, spec, root, training):
     def measure():
         return group.share(measure_normalisation(training) if group.is_main else None)
 
+    vars(args).setdefault("folder_levels", recorded_levels(spec, root))  # of several, the first
     asked = choose_normalisation(args.mean, args.std, args.normalise_as, measure)
     if asked is None:
         asked = read_normalisation(spec, root)

@@ -52,13 +52,16 @@ def read_normalisation(spec, root):
 
 
 def recorded_levels(spec, root):
-    """What `read_normalisation` reads in a data set's folder; None if its row has them or none is.
+    """What `read_normalisation` reads in a data set's folder, as a list; [] if nothing is there.
 
-    Raises:
-        ValueError: as there.
+    None if the data set's row has them: then there is one data set of this name.
     """
-    there = spec.mean is None and (Path(root) / RECORD_FILE).is_file()
-    return read_normalisation(spec, root) if there else None
+    if spec.mean is not None:
+        return None
+    try:
+        return list(read_normalisation(spec, root))
+    except (OSError, ValueError):
+        return []
 
 
 def read_rates(root):

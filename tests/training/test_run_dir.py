@@ -1,14 +1,21 @@
 """Run folders and how a run's model is found."""
 
+import json
+import shutil
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
+import test as test_script
+from data.record import write_record
 from losses import LOSSES
 from models import MODELS
+from tests.builders import call
 from tests.conftest import REPOSITORY
+from tests.training.runs import refused, train
 from utils.run_dir import LOG_FORMAT, RunDir, RunLog, find_model_name, find_run, new_run, run_name
 
 WHEN = datetime(2024, 12, 28, 16, 21)
@@ -122,3 +129,33 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file.*cannot be made"):
         new_run(tmp_path / "file", "run")
+
+
+@pytest.mark.parametrize("given", ["", " --mean 80 --std 25"])
+def test_other_data_of_the_runs_kind_has_levels_and_results_of_its_own(
+    dataset, tmp_path, capsys, monkeypatch, given
+):
+    levels = {"mine": (90, 20), "moved/mine": (90, 20), "other/mine": (100, 30), "other": (90, 20)}
+    for name, numbers in levels.items():
+        shutil.copytree(dataset, tmp_path / name, dirs_exist_ok=True)
+        write_record(tmp_path / name, *numbers, {})
+    monkeypatch.chdir(tmp_path)
+    folder = train("mine", tmp_path, "DeepPro", f"--epoch 1 --dataset Converted{given}")
+    own = json.loads((folder / "metrics.json").read_text())["protocols"]
+    monkeypatch.chdir(tmp_path / "other")
+    place = f"--log_dir {folder.name} --logpath {tmp_path} --gpu cpu --dataset Converted"
+    for name, numbers in levels.items():
+        capsys.readouterr()
+        assert call(test_script, place, f"--datapath {tmp_path / name}") == 0
+        told = "trained on other data of this name: its grey" in capsys.readouterr().out
+        assert told == name.startswith("other")
+        if given and not told:
+            numbers = 80, 25
+        results = folder / f"Converted_{Path(name).name}" if told else folder
+        found = json.loads((results / "metrics.json").read_text())
+        assert found["normalisation"] == dict(zip(("mean", "std"), numbers, strict=True))
+    (tmp_path / "other/dataset.json").unlink()
+    refused(capsys, call(test_script, place, "--datapath ."), "dataset.json: no such record")
+    (tmp_path / "other/dataset.json").write_text("{}")
+    assert call(test_script, place, "--datapath . --mean 1 --std 2") == 0
+    assert json.loads((folder / "metrics.json").read_text())["protocols"] == own

@@ -1,6 +1,5 @@
 """train.py as a user calls it, on small data."""
 
-import json
 import shlex
 import shutil
 from dataclasses import replace
@@ -138,28 +137,11 @@ def test_a_training_is_normalised_as_the_data_set_records(dataset, tmp_path, unt
     write_record(root, 90.0, 20.0, {})
     folder = train(root, tmp_path, "DeepPro", "--epoch 1 --dataset Converted")
     assert len(history(folder)) == 1
-    for sequence in get_spec("Converted").open(get_spec("Converted"), root):
+    spec = get_spec("Converted")
+    for sequence in spec.open(spec, root):
         assert sequence.normalisation == (90, 20)
     kept = load(RunDir(folder).checkpoint("best"))["args"]
     assert (kept["mean"], kept["std"]) == (90, 20)
-
-
-def test_other_data_of_the_runs_kind_has_levels_and_results_of_its_own(dataset, tmp_path, capsys):
-    levels = {"mine": (90.0, 20.0), "moved": (90.0, 20.0), "other": (100.0, 30.0)}
-    for name, numbers in levels.items():
-        shutil.copytree(dataset, tmp_path / name)
-        write_record(tmp_path / name, *numbers, {})
-    folder = train(tmp_path / "mine", tmp_path, "DeepPro", "--epoch 1 --dataset Converted")
-    own = json.loads((folder / "metrics.json").read_text())["protocols"]
-    place = f"--log_dir {folder.name} --logpath {tmp_path} --gpu cpu --dataset Converted"
-    for name, (mean, std) in levels.items():
-        capsys.readouterr()
-        call(test_script, place, f"--datapath {tmp_path / name}")
-        told = "trained on other data of this name: grey levels" in capsys.readouterr().out
-        file = folder / ("Converted_other" if told else ".") / "metrics.json"
-        assert json.loads(file.read_text())["normalisation"] == {"mean": mean, "std": std}
-        assert told == (name == "other")
-    assert json.loads((folder / "metrics.json").read_text())["protocols"] == own
 
 
 def test_a_normalisation_of_its_own_is_kept_by_the_run_and_its_tests(

@@ -67,9 +67,11 @@ def mark_frames(block, threshold, protocol):
     Returns:
         `MarkedFrames`.
     """
-    key = "marks", threshold, protocol.name
-    marked = block.marked_at(threshold)
-    return block.remember(key, lambda: _mark_frames(marked, threshold, protocol))
+
+    def mark():
+        return _mark_frames(block.marked_at(threshold), threshold, protocol)
+
+    return block.remember(("marks", threshold, protocol.name), mark)
 
 
 def _mark_frames(block, threshold, protocol):

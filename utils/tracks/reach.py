@@ -62,7 +62,7 @@ def marks_up_to(reach):
     def mark(block, threshold):
         if threshold < OPERATING_POINT:
             return None
-        found = block.components(threshold)
+        found = find_targets(block.scores >= block.scores.dtype.type(threshold))  # not kept
         weights = block.scores[tuple(found.pixels.T)].astype(np.float64)
         near = near_pixels(found, score_centroids(found, weights), reach, block.scores.shape)
         if near.all():

@@ -40,21 +40,25 @@ class Description:
         """The name of the data set; of several the first, which is the run's own."""
         return as_list(self.args.get("dataset"))[0]
 
-    def is_own(self, path, dataset, datapath, recorded):
+    def is_own(self, dataset, datapath, recorded):
         """Whether a test is on the data that the run was trained on, with its levels.
 
-        Of a kind of data set that anyone may have several of, the name does not tell: the folder
-        is the same one, or records the levels that the run had.
+        Of a kind of data set that anyone may have several of, the name does not tell: it is a
+        folder of the same name that records the same levels.
 
         Args:
-            path: of the checkpoint, for messages.
             dataset, datapath: what is tested on.
-            recorded: (mean, std) that the folder records, or None: there is one such data set.
+            recorded: [mean, std] that the folder records, or []. None: there is one such data set.
         """
         if recorded is None or self.trained_on != dataset:
             return self.trained_on == dataset
-        place = resolved(self.args.get("datapath"))[0]
-        return place == resolved(datapath)[0] or recorded == self.normalisation(path)
+        mine, tested = resolved(self.args.get("datapath"))[0], resolved(datapath)[0]
+        levels = as_list(self.args.get("folder_levels"))
+        if levels != [None]:
+            return mine.name == tested.name and levels == recorded
+        # Older runs have the levels they used only, and may be asked from another folder.
+        levels = [self.args.get(name) for name in ("mean", "std")]
+        return mine == tested or (mine.name == tested.name and levels == recorded)
 
     def results(self, dataset, datapath, own):
         """For `RunDir.results`: the names of what is tested on and of what was trained on."""
@@ -63,18 +67,16 @@ class Description:
         return dataset, self.trained_on
 
     def other_data(self, dataset, folder):
-        """Says that a data set has the name of the run's own but not its levels, or None.
+        """Says that a data set has the name of the run's own but is another; None if it has not.
 
         Args:
             dataset: its name.
             folder: where results go.
         """
-        if self.trained_on != dataset or self.args.get("mean") is None:
+        if self.trained_on != dataset:
             return None
-        return (
-            "trained on other data of this name: grey levels by what the tested folder records "
-            f"(--mean, --std: others), results in {folder}"
-        )
+        levels = "" if self.args.get("mean") is None else "its grey levels are not taken, "
+        return f"trained on other data of this name: {levels}results in {folder}"
 
     def normalisation(self, path):
         """(mean, std) that the training was given in place of the data set's, or None.

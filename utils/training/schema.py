@@ -9,7 +9,8 @@ import torch
 from utils.several import as_list
 from utils.training_state import OPTIMIZER_SETTINGS
 
-LISTED = ("dataset", "datapath", "sample_rate")  # options of which there may be several
+# Of which there may be several values.
+LISTED = ("dataset", "datapath", "sample_rate", "folder_levels")
 HISTORY_KEYS = ("epoch", "learning_rate", "train_loss", "train_iou", "val_loss", "val_iou")
 LONGEST_SHOWN = 60  # characters of a wrong value in a message
 LARGEST = 2**53  # number that is believed
