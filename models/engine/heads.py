@@ -83,14 +83,14 @@ class FinalHead:
         bias = final.bias.double()[:, None] + offset
         if merge is not None:
             offset = offset + merge[0].bias.double()[:, None]
-            self.floor = arithmetic.cast(-offset[..., None])
+            self.floor = arithmetic.cast(-offset[..., None])  # (8, T, 1)
             self.weight = arithmetic.cast(channel_matrix(final))
             bias = final.bias.double()[:, None] + channel_matrix(final) @ offset
         self.bias = bias.T.to(arithmetic.device, torch.float32)  # (T, 1)
 
     def __call__(self, x):
-        """(8 or 1, T, P), overwritten, to logits (T, P) float32."""
+        """Rows (R, 8 or 1, T, W), overwritten, to rows of logits (R, T, W) float32."""
         if self.floor is not None:
             torch.maximum(x, self.floor, out=x)
-            x = torch.mm(self.weight, x.flatten(1))
-        return x.view(len(self.bias), -1).float() + self.bias
+            x = torch.matmul(self.weight, x.flatten(2)).view(len(x), 1, *x.shape[2:])
+        return x[:, 0].float() + self.bias

@@ -5,7 +5,7 @@ import torch
 from models.engine.interpolation import Interpolation
 
 TASK_PIXELS = 4096  # that a thread of a CPU merges at a time: stays in a core's cache
-COLUMNS_AT_ONCE = 128  # that one product upsamples: few enough that its matrix is nearly full
+COLUMNS_AT_ONCE = 64  # that one product upsamples: few enough that its matrix is nearly full
 # The most numbers for a pixel and frame of a band: 8 channels of the levels' maps, of which full,
 # half and quarter size are 11, new, joined or copied, and waiting (3 x 11); their rows joined (4)
 # and upsampled along rows (8), the sum (8), and what becomes of that (3).
@@ -28,7 +28,8 @@ class LevelMerge:
     """Collects the levels' maps and writes the logits of one clip as far down as these suffice for.
 
     Bilinear upsampling, corners aligned over the whole image, is a matrix over rows and one over
-    columns; as products they run many times faster than as interpolation, and add up in place.
+    columns; as products they run many times faster than as interpolation. Maps are widened first;
+    then one product makes rows of the sum from those of all levels, (rows, 8, T, W) numbers.
 
     Args:
         final: a `FinalHead`.
@@ -46,6 +47,9 @@ class LevelMerge:
         self.rows = [Interpolation(height, logits.shape[1]) for height, _ in sizes]
         width = logits.shape[2]
         self.columns = [column_products(inside, width, self.arithmetic) for _, inside in sizes]
+        self.full, self.smaller = [], []  # the levels of the logits' size, and the others
+        for k, size in enumerate(sizes):
+            (self.full if size == tuple(logits.shape[1:]) else self.smaller).append(k)
 
     def push(self, maps):
         """Takes the next rows, (8, T, r, w) or None, of every level; keeps no hold of them."""
@@ -84,26 +88,25 @@ class LevelMerge:
     def _merge(self, top, end, scratch):
         """Writes rows [top, end) of the logits."""
         channels, frames = self.waiting[0][0].shape[:2]
-        total = scratch.take("total", channels * frames, end - top, self.logits.shape[2])
-        for k in range(len(self.sizes)):
-            self._add(k, top, end, total, scratch)
-        logits = self.final(total.view(channels, frames, -1))
-        self.logits[:, top:end] = logits.view(frames, end - top, -1)
-
-    def _add(self, k, top, end, total, scratch):
-        """Adds rows [top, end) of level k, upsampled, to total (8 T, rows, W); level 0 sets it."""
-        if self.sizes[k] == tuple(self.logits.shape[1:]):
+        images = channels, frames, self.logits.shape[2]  # rows come before these
+        products = [self.rows[k].as_product(top, end) for k in self.smaller]
+        weights = torch.cat([torch.empty(end - top, 0), *(weights for _, weights in products)], 1)
+        wide = scratch.take("wide", weights.shape[1], *images)
+        parts = wide.split([weights.shape[1] for _, weights in products])
+        for k, (first, _), part in zip(self.smaller, products, parts, strict=True):
+            self._widen(k, first, part.flatten(0, 2))
+        total = scratch.take("total", end - top, *images)
+        torch.mm(self.arithmetic.cast(weights), wide.flatten(1), out=total.flatten(1))
+        for k in self.full:
             for row, band in self._between(k, top, end):
-                target = total[:, row - top : row - top + band.shape[2]]
-                target.copy_(band.flatten(0, 1)) if k == 0 else target.add_(band.flatten(0, 1))
-            return
-        first, weights = self.rows[k].as_product(top, end)
-        bands = [band for _, band in self._between(k, first, first + weights.shape[1])]
-        flat = torch.cat(bands, dim=2).flatten(0, 2)
-        wide = scratch.take("wide", len(flat), total.shape[2])
+                total[row - top :][: band.shape[2]] += band.permute(2, 0, 1, 3)
+        self.logits[:, top:end] = self.final(total).transpose(0, 1)
+
+    def _widen(self, k, first, out):
+        """Rows of level k from `first` on as wide as the logits: (rows 8 T, W)."""
+        stop = first + len(out) // self.waiting[k][0].shape[:2].numel()
+        bands = [band.permute(2, 0, 1, 3) for _, band in self._between(k, first, stop)]
+        flat = torch.cat(bands).flatten(0, 2)
         for columns, left, of_columns in self.columns[k]:
             inputs = flat[:, left : left + len(of_columns)]
-            torch.mm(inputs, of_columns, out=wide[:, columns])
-        weights = self.arithmetic.cast(weights).expand(len(total), *weights.shape)
-        wide = wide.view(len(total), -1, total.shape[2])
-        torch.baddbmm(total, weights, wide, beta=0 if k == 0 else 1, out=total)
+            torch.mm(inputs, of_columns, out=out[:, columns])

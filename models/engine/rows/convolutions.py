@@ -10,8 +10,10 @@ from models.engine import onednn
 from models.engine.tape import shaped
 
 # Frames times columns of what is made at a time: four rows in six products, of which more would
-# leave the cache that cores share; and of a row, where all that it sees is written out.
+# leave the cache that cores share; and of a row, where all that it sees is written out. Numbers of
+# each of the four rows that are summed while they are in a core's own cache.
 PIXELS_AT_ONCE = 10240
+SUMMED_AT_ONCE = 32768
 SEEN_AT_ONCE = 512
 
 
@@ -121,7 +123,7 @@ class StemConv(RowConv):
         self.padding = self.padding[0], 0
 
 
-POINTS = 0, 0.75, -0.75, 1.5, -1.5  # with 1, 2 and 3 instead errors are half as large again
+POINTS = 0.75, -0.75, 1.5, -1.5, 0  # with 1, 2 and 3 instead errors are half as large again
 
 
 def winograd_matrices(points):
@@ -148,7 +150,8 @@ class WinogradConv(RowConv):
         y = A m,    m_i = (B d)_i (G g)_i,    i = 0 ... 5
 
     which is F(4, 3) of Lavin and Gray (CVPR 2016): six products instead of twelve. A product here
-    is a convolution over time and columns.
+    is a convolution over time and columns. The last two, at 0 and at infinity, are in the first and
+    the last row only, and are added there.
     """
 
     @staticmethod
@@ -169,8 +172,8 @@ class WinogradConv(RowConv):
         a, b, g = winograd_matrices(POINTS)
         kernels = torch.einsum("ir,octrx->ioctx", g, kernel.double())
         self.kernels = [onednn.channels_last(arithmetic.cast(kernel)) for kernel in kernels]
-        # To be in each row of y once.
-        biases = torch.linalg.pinv(a).sum(1, keepdim=True) * conv.bias.double()
+        a = a[:, :4]  # of the products that are in every row
+        biases = torch.linalg.inv(a).sum(1, keepdim=True) * conv.bias.double()  # once in each
         self.biases = arithmetic.cast(biases)
         self.to_products, self.of_products = arithmetic.cast(b), arithmetic.cast(a)
 
@@ -187,8 +190,8 @@ class WinogradConv(RowConv):
 
     def buffers(self, rows, frames, width):
         at_once = self.frames_at_once(frames, width)
-        values = self.channels * (at_once + self.seen[1]) + len(self.bias) * at_once
-        return {("products", self.bias.dtype): 6 * values * width}
+        values = max(self.channels * (at_once + self.seen[1]), len(self.bias) * at_once)
+        return {("products", self.bias.dtype): 7 * values * width}
 
     def __call__(self, stored, piece, out, biases, scratch):
         if len(piece) != 4:
@@ -203,22 +206,38 @@ class WinogradConv(RowConv):
             self._make(out[:, first : first + step], d, first - self.padding[0], memory)
 
     def _make(self, y, d, start, memory):
-        """Frames of the rows y (4, t, W, C_out), from rows d (6, T, W, C), frame `start` on."""
-        frames, width, _ = y.shape[1:]
+        """Frames of the rows y (4, t, W, C_out), from rows d (6, T, W, C), frame `start` on.
+
+        Each product takes the place of the input of the one before, which is still in cache.
+        """
+        frames, width, channels = y.shape[1:]
         stop = start + frames + self.seen[1]
-        inputs = shaped(memory, 6, stop - start, width, self.channels)
-        products = shaped(memory[inputs.numel() :], 6, *y.shape[1:]).zero_()
+        frame, made = width * self.channels, frames * width * channels
+        places = shaped(memory, 7, max(made, (stop - start) * frame))
+        inputs = places[1:, : (stop - start) * frame]
         low, high = max(start, 0), min(stop, d.shape[1])
-        inputs[:, : low - start] = 0
-        inputs[:, high - start :] = 0
-        there = inputs[:, low - start : high - start].flatten(1)
-        torch.mm(self.to_products, d[:, low:high].flatten(1), out=there)
+        there = slice((low - start) * frame, (high - start) * frame)
+        inputs[:, : there.start] = 0
+        inputs[:, there.stop :] = 0
+        torch.mm(self.to_products, d[:, low:high].flatten(1), out=inputs[:, there])
+        products = places[:4, :made]
+        for i, bias in enumerate(self.biases):
+            self._convolve(products[i].zero_().view_as(y[0]), inputs, i, bias, None)
+        parts = (numbers.split(SUMMED_AT_ONCE, 1) for numbers in (products, y.flatten(1)))
+        for product, out in zip(*parts, strict=True):
+            torch.mm(self.of_products, product, out=out)
+            out[1:3].clamp_min_(0)
+        self._convolve(y[0], inputs, 4, None, "relu")
+        self._convolve(y[3], inputs, 5, None, "relu")
+
+    def _convolve(self, out, inputs, i, bias, activation):
+        """Adds a product's convolution to `out`, (t, W, C_out)."""
+        images = (
+            onednn.as_image(out),
+            onednn.as_image(inputs[i].view(-1, out.shape[1], self.channels)),
+        )
         geometry = (0, self.padding[1]), self.dilation[1:]
-        for i, kernel in enumerate(self.kernels):
-            images = onednn.as_image(products[i]), onednn.as_image(inputs[i])
-            onednn.convolve_onto(*images, kernel, self.biases[i], *geometry, None)
-        torch.mm(self.of_products, products.flatten(1), out=y.flatten(1))
-        y.clamp_min_(0)
+        onednn.convolve_onto(*images, self.kernels[i], bias, *geometry, activation)
 
 
 def best_conv(conv, arithmetic, kernel=None):

@@ -76,8 +76,8 @@ class ParityBuffer:
     def record_relu(self, tape, floor):
         """Shifted ReLU in place; pads become `floor`, which stands for zero."""
         tape.add(torch.maximum, self.inner, floor, out=self.inner)
-        for pad in (0, 1 + self.evens, -1):
-            tape.add(self.storage[pad].copy_, floor)
+        for pads in (self.storage[:: 1 + self.evens], self.storage[-1]):
+            tape.add(pads.copy_, floor)
 
 
 class TemporalStem:
@@ -135,8 +135,7 @@ class TemporalBlock:
         natural = shaped(buffers[other], frames + 2, self.channels, pixels)
         for parity, half in enumerate(halves):
             tape.add(torch.maximum, half, self.floors[0], out=natural[1 + parity : -1 : 2])
-        tape.add(natural[0].copy_, self.floors[0])
-        tape.add(natural[-1].copy_, self.floors[0])
+        tape.add(natural[:: frames + 1].copy_, self.floors[0])
         for parity, half in enumerate(halves):
             tape.add_product(second, taps(natural, parity, len(half), 2, 3), half)
         tape.add(torch.maximum, y, self.floors[1], out=y)
