@@ -95,14 +95,15 @@ class Volumes(Pieces):
 
     Args:
         batch, frames, size: B, T and (H, W) of the map.
+        positions: of a piece, if they matter.
     """
 
     act_along_time = False
 
-    def __init__(self, batch, frames, size):
+    def __init__(self, batch, frames, size, positions=None):
         self.shape = batch, size[0], frames, size[1]
         count = math.prod(self.shape)
-        positions = divisor_near(POSITIONS, count)
+        positions = positions or divisor_near(POSITIONS, count)
         super().__init__(count // positions, positions)
 
     def cut(self, x):
@@ -112,6 +113,16 @@ class Volumes(Pieces):
     def join(self, rows):
         """The way back, a view."""
         return rows.view(*self.shape, -1).permute(0, 4, 2, 1, 3)
+
+
+class ImageRows(Volumes):
+    """The same memory with a row of the images a piece, which is one as of `PixelTiles`."""
+
+    act_along_time = True
+
+    def __init__(self, batch, frames, size):
+        self.frames, self.pixels = frames, size[1]
+        super().__init__(batch, frames, size, frames * size[1])
 
 
 def shifted_slices(positions, shift):

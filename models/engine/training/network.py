@@ -14,7 +14,7 @@ from models.blocks import ConvBNReLU, ResBlock
 from models.difference_conv import DifferenceConv3d
 from models.engine.training.block import run_block
 from models.engine.training.ends import run_merge, run_stem
-from models.engine.training.maps import PixelTiles, Volumes
+from models.engine.training.maps import ImageRows, PixelTiles, Volumes
 from models.engine.training.probe import run_probe
 from models.stages import acts_as, is_pool
 from models.tpro import ProbeHeads, TPro
@@ -131,7 +131,7 @@ def run_level(level, x, cut):
     """A `models.stages.Level` of a map (B, C, T, H, W)."""
     rows, pieces = run_layers_cut(level.layers, x, cut)
     if cut is not PixelTiles:
-        rows, pieces = divide(pieces.join(rows), PixelTiles)
+        rows, pieces = divide(pieces.join(rows), ImageRows)
     return pieces.join(run_probe(level.probe, level.projection, rows, pieces))
 
 

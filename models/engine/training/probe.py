@@ -23,7 +23,11 @@ from models.engine.training.moments import (
 
 
 def run_probe(probe, projection, rows, tiles):
-    """A `TPro` and the projection after it, in training, of rows as `PixelTiles.cut` makes them."""
+    """A `TPro` and the projection after it, in training.
+
+    Args:
+        rows, tiles: as `PixelTiles` or `ImageRows` cut them.
+    """
     weight = torch.stack([head.weight for head in probe.QK_heads]) / math.sqrt(tiles.frames)
     bias = torch.stack([head.bias for head in probe.QK_heads])
     layers = (None, probe.norm1), (probe.conv[0], probe.conv[1])
@@ -123,7 +127,7 @@ class Heads:
     Args:
         weight, bias: (m, T, T) and (m, T).
         channels: C.
-        tiles: `PixelTiles`.
+        tiles: `PixelTiles` or `ImageRows`.
     """
 
     def __init__(self, weight, bias, channels, tiles):

@@ -7,7 +7,8 @@ one dilation apart, come from the six rows of input d that they see,
 
 where * is a convolution over time and columns, and w the kernel's rows. The gradient for the input
 is such a convolution with the kernel turned round; that for u_i comes from v_i and (A^T g)_i, with
-g that for y.
+g that for y. A kernel of temporal differences has two taps on differences of frames, see
+`models.engine.rows.blocks`; backward, the differences come last.
 """
 
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class RowsConvolution(Function):
 
     Args:
         x: the map, dense.
-        kernel: (C_out, C, 3, 3, 3), over T, H and W.
+        kernel: (C_out, C, 3, 3, 3), over T, H and W; or, for differences, its last tap and the
+            first one's negative, (C_out, C, 2, 3, 3) in the order of time.
         dilation: (t, h, w), the padding as well.
     """
 
@@ -46,15 +48,29 @@ class RowsConvolution(Function):
     def forward(ctx, x, kernel, dilation):
         ctx.save_for_backward(x, kernel)
         ctx.dilation = dilation
-        return convolve_rows(x, kernel, dilation)
+        return convolve_rows(x, kernel, dilation, before=apart(kernel, dilation))
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad):
         (x, kernel), grad = ctx.saved_tensors, grad.contiguous()
-        turned = kernel.flip(2, 3, 4).transpose(0, 1)
-        of_x = convolve_rows(grad, turned, ctx.dilation)
-        return of_x, kernel_gradient(grad, x, ctx.dilation), None
+        turned, after = kernel.flip(2, 3, 4).transpose(0, 1), apart(kernel, ctx.dilation)
+        of_x = convolve_rows(grad, turned, ctx.dilation, after=after)
+        return of_x, kernel_gradient(grad, x, kernel, ctx.dilation), None
+
+
+def apart(kernel, dilation):
+    """How many frames are between those of a difference; 0 if none are taken."""
+    return dilation[0] if kernel.shape[2] == 2 else 0
+
+
+def differences(x, by, out):
+    """Writes x(t) - x(t - by), of frames (n, T, W, C), to `out` (n, T + by, W, C)."""
+    frames = x.shape[1]
+    out[:, frames:] = 0
+    out[:, :frames] = x
+    out[:, by:] -= x
+    return out
 
 
 @dataclass
@@ -92,61 +108,87 @@ def combine(matrix, rows, out):
     return out
 
 
-def convolve_rows(x, kernel, dilation):
-    """What `RowsConvolution` computes; no gradients."""
+def convolve_rows(x, kernel, dilation, before=0, after=0):
+    """What `RowsConvolution` computes; no gradients.
+
+    Args:
+        before, after: how many frames apart differences are taken, of the input x(t) - x(t - n),
+            or of the output y(t) - y(t + n). 0 for none.
+    """
     clips, rows, frames, width, channels = x.shape
-    out = x.new_empty(*x.shape[:4], len(kernel))
+    out, outputs = x.new_empty(*x.shape[:4], len(kernel)), len(kernel)
     kernels = torch.einsum("ir,octrx->ioctx", G, kernel.double()).float()
     kernels = [onednn.channels_last(kernel) for kernel in kernels]
-    beside = dilation[0], dilation[2]
+    padding = (0 if before else dilation[0]), dilation[2]
+    seen, made = frames + before, frames + after
     tasks = list(fours(clips, rows, dilation[1]))
-    together = max(1, NUMBERS // (frames * width * max(channels, len(kernel))))
+    together = max(1, NUMBERS // (frames * width * max(channels, outputs)))
     tasks = [tasks[i : i + together] for i in range(0, len(tasks), together)]
 
     def make(i, room):
-        v = room.take("v", 6, len(tasks[i]), frames, width, channels)
-        products = room.take("m", 6, len(tasks[i]), frames, width, len(kernel))
+        count = len(tasks[i]) * width
+        # A product takes the place of the input of the one before, which is still in cache.
+        places = room.take("v and m", 7, count * max(seen * channels, made * outputs))
+        v = places[1:, : count * seen * channels].view(6, -1, seen, width, channels)
+        products = places[:6, : count * made * outputs].view(6, -1, made, width, outputs)
         for j, four in enumerate(tasks[i]):
-            combine(four.of_seen, x[four.clip, four.seen], v[:, j])
+            d = x[four.clip, four.seen]
+            if before:
+                d = differences(d, before, room.take("d", len(d), seen, width, channels))
+            combine(four.of_seen, d, v[:, j])
         for each in zip(products, v, kernels, strict=True):
-            convolve_images(*each, beside)
+            convolve_images(*each, padding, (dilation[0], dilation[2]))
         for j, four in enumerate(tasks[i]):
-            combine(four.of_made, products[:, j], out[four.clip, four.made])
+            y = out[four.clip, four.made]
+            if after:
+                sums = room.take("d", len(y), made, width, outputs)
+                combine(four.of_made, products[:, j], sums)
+                torch.sub(sums[:, :frames], sums[:, after:], out=y)
+            else:
+                combine(four.of_made, products[:, j], y)
 
     run_tasks(make, len(tasks))
     return out
 
 
-def convolve_images(out, x, kernel, dilation):
-    """Writes a convolution of x (N, T, W, C), its size kept, to `out` (N, T, W, C_out)."""
+def convolve_images(out, x, kernel, padding, dilation):
+    """Writes a convolution of x (N, T, W, C) to `out` (N, T', W, C_out)."""
     images, x = (rows.permute(0, 3, 1, 2) for rows in (out, x))
     if onednn.has_fused_convolution(torch.float32):
-        onednn.convolve_onto(images.zero_(), x, kernel, None, dilation, dilation, None)
+        onednn.convolve_onto(images.zero_(), x, kernel, None, padding, dilation, None)
     else:
-        images.copy_(functional.conv2d(x, kernel, padding=dilation, dilation=dilation))
+        images.copy_(functional.conv2d(x, kernel, padding=padding, dilation=dilation))
 
 
-def kernel_gradient(grad, x, dilation):
+def kernel_gradient(grad, x, kernel, dilation):
     """The gradient for the kernel, from that for the output."""
     clips, rows, frames, width, channels = x.shape
+    before, taps = apart(kernel, dilation), kernel.shape[2]
+    seen = frames + before
     tasks, outputs = list(fours(clips, rows, dilation[1])), grad.shape[4]
     together = -(-len(tasks) // PARTS)
     tasks = [tasks[i : i + together] for i in range(0, len(tasks), together)]
-    found = x.new_zeros(len(tasks), 6, 3, outputs, 3 * channels)
+    found = x.new_zeros(len(tasks), 6, taps, outputs, 3 * channels)
 
     def note(i, room):
-        v = room.take("v", 6, frames, width, channels)
+        v = room.take("v", 6, seen, width, channels)
         products = room.take("m", 6, frames, width, outputs)
-        columns = room.take("columns", frames, width, 3, channels)
+        columns = room.take("columns", seen, width, 3, channels)
         for four in tasks[i]:
-            combine(four.of_seen, x[four.clip, four.seen], v)
+            d = x[four.clip, four.seen]
+            if before:
+                d = differences(d, before, room.take("d", len(d), seen, width, channels))
+            combine(four.of_seen, d, v)
             combine(four.of_made.T, grad[four.clip, four.made], products)
             for j in range(6):
                 moved = columns_moved(v[j], dilation[2], columns)
-                for tap in range(3):
-                    to, of = shifted_slices(frames, (tap - 1) * dilation[0])
-                    g, seen = products[j, to].flatten(0, 1), moved[of].flatten(0, 1)
-                    found[i, j, tap].addmm_(g.T, seen.flatten(1))
+                for tap in range(taps):
+                    if before:
+                        to, of = slice(frames), slice(tap * before, tap * before + frames)
+                    else:
+                        to, of = shifted_slices(frames, (tap - 1) * dilation[0])
+                    g, inputs = products[j, to].flatten(0, 1), moved[of].flatten(0, 1)
+                    found[i, j, tap].addmm_(g.T, inputs.flatten(1))
 
     run_tasks(note, len(tasks))
     found = found.sum(0, dtype=torch.float64).unflatten(3, (3, channels))
