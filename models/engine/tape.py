@@ -79,9 +79,8 @@ class Scratch:
         size_bytes = size * dtype.itemsize
         if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size_bytes < 2**21:
             return torch.zeros(size, dtype=dtype, device=device)
-        # Strided access to many megabytes misses the TLB less with pages of 2 MiB, which private
-        # memory can have.
-        pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Strided access to many megabytes misses the TLB less with pages of 2 MiB.
+        pages = mmap.mmap(-1, size_bytes)
         with contextlib.suppress(OSError):  # a kernel built without them
             pages.madvise(mmap.MADV_HUGEPAGE)
         return torch.frombuffer(pages, dtype=dtype, count=size)
