@@ -8,6 +8,7 @@ To read it, evaluation first:
     base            what an engine is, and which networks it takes
     tape, workers   what a thread works with: recorded calls, memory used again, tasks
     centring        the first convolution, with little rounding
+    differences     temporal-difference kernels with fewer products
     heads           the end of a level and of a detector
     merge           the levels upsampled and added, by `interpolation`
     tiles/          levels that look at no neighbour: tiles of pixels, each through a whole level

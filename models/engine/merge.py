@@ -4,7 +4,7 @@ import torch
 
 from models.engine.interpolation import Interpolation
 
-TASK_PIXELS = 4096  # that a thread of a CPU merges at a time: stays in a core's cache
+TASK_PIXELS = 2048  # that a thread of a CPU merges at a time: stays in a core's cache
 COLUMNS_AT_ONCE = 64  # that one product upsamples: few enough that its matrix is nearly full
 # The most numbers for a pixel and frame of a band: 8 channels of the levels' maps, of which full,
 # half and quarter size are 11, new, joined or copied, and waiting (3 x 11); their rows joined (4)
@@ -94,7 +94,7 @@ class LevelMerge:
         wide = scratch.take("wide", weights.shape[1], *images)
         parts = wide.split([weights.shape[1] for _, weights in products])
         for k, (first, _), part in zip(self.smaller, products, parts, strict=True):
-            self._widen(k, first, part.flatten(0, 2))
+            self._widen(k, first, part)
         total = scratch.take("total", end - top, *images)
         torch.mm(self.arithmetic.cast(weights), wide.flatten(1), out=total.flatten(1))
         for k in self.full:
@@ -103,10 +103,10 @@ class LevelMerge:
         self.logits[:, top:end] = self.final(total).transpose(0, 1)
 
     def _widen(self, k, first, out):
-        """Rows of level k from `first` on as wide as the logits: (rows 8 T, W)."""
-        stop = first + len(out) // self.waiting[k][0].shape[:2].numel()
-        bands = [band.permute(2, 0, 1, 3) for _, band in self._between(k, first, stop)]
-        flat = torch.cat(bands).flatten(0, 2)
+        """Writes rows of level k from `first` on, as wide as the logits, to `out` (R, 8, T, W)."""
+        between = self._between(k, first, first + len(out))
+        flat = torch.cat([band.permute(2, 0, 1, 3) for _, band in between]).flatten(0, 2)
+        out = out.flatten(0, 2)
         for columns, left, of_columns in self.columns[k]:
             inputs = flat[:, left : left + len(of_columns)]
             torch.mm(inputs, of_columns, out=out[:, columns])

@@ -16,7 +16,7 @@ from models.engine import onednn
 from models.engine.tape import Scratch
 from models.engine.training import winograd
 from models.engine.training.few_channels import Product, write_products
-from models.engine.training.maps import FLOAT32, Pieces, PixelTiles, Volumes
+from models.engine.training.maps import FLOAT32, ImageRows, Pieces, PixelTiles, Volumes
 from models.engine.training.moments import ChannelMoments
 from models.engine.training.network import FastTraining
 from models.tpro import ProbeHeads
@@ -111,7 +111,7 @@ def test_products_of_few_channels_are_those_of_the_formula(count, columns):
 @pytest.mark.parametrize("size", [(1, 1), (5, 6), (13, 9), (127, 127), (128, 128), (1, 2053)])
 def test_pieces_take_maps_of_every_size_there_and_back(size):
     x = torch.randn(2, 3, 4, *size)
-    for pieces in (PixelTiles(2, 4, size), Volumes(2, 4, size)):
+    for pieces in (PixelTiles(2, 4, size), Volumes(2, 4, size), ImageRows(2, 4, size)):
         rows = pieces.cut(x)
         assert rows.shape == (pieces.pieces, pieces.positions, 3)
         assert torch.equal(pieces.join(rows), x)
@@ -120,15 +120,20 @@ def test_pieces_take_maps_of_every_size_there_and_back(size):
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("rows, width, frames", [(1, 1, 1), (3, 5, 2), (7, 3, 4), (17, 9, 6)])
 @pytest.mark.parametrize("dilation", [(2, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize("differences", [False, True])
 def test_convolutions_of_four_rows_are_those_of_the_formula(
-    fused, rows, width, frames, dilation, monkeypatch
+    fused, rows, width, frames, dilation, differences, monkeypatch
 ):
     monkeypatch.setattr(onednn, "has_fused_convolution", lambda dtype: fused)
     x = torch.randn(2, rows, frames, width, 16, requires_grad=True)
-    kernel = torch.randn(24, 16, 3, 3, 3, requires_grad=True)
+    kernel = torch.randn(24, 16, 2 if differences else 3, 3, 3, requires_grad=True)
     given = [a.detach().double().requires_grad_() for a in (x, kernel)]
+    taps = given[1]
+    if differences:  # as `difference_taps` gives them, of a kernel that sums to zero
+        earlier, later = taps.unbind(2)
+        taps = torch.stack([-earlier, earlier - later, later], 2)
     expected = functional.conv3d(
-        given[0].permute(0, 4, 2, 1, 3), given[1], padding=dilation, dilation=dilation
+        given[0].permute(0, 4, 2, 1, 3), taps, padding=dilation, dilation=dilation
     ).permute(0, 3, 2, 4, 1)
     monkeypatch.setattr(winograd, "NUMBERS", 3 * frames * width * 24)  # three fours a task
     monkeypatch.setattr(winograd, "PARTS", 3)

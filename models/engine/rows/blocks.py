@@ -1,14 +1,8 @@
-"""The segments of residual blocks: their halves, and the heads of levels.
-
-A temporal-difference kernel has taps that sum to zero, k0 + k1 + k2 = 0, hence
-
-    k0 x(t-2) + k1 x(t) + k2 x(t+2) = k2 d(t) - k0 d(t-2),    d(t) = x(t+2) - x(t),
-
-two taps on first differences instead of three, which saves a third of its products.
-"""
+"""The segments of residual blocks: their halves, and the heads of levels."""
 
 import torch
 
+from models.engine.differences import difference_taps, write_differences
 from models.engine.heads import LevelHead, channel_matrix
 from models.engine.rows.convolutions import best_conv
 from models.engine.rows.segments import ConvSegment, RowQueue
@@ -23,8 +17,7 @@ class FirstHalf(ConvSegment):
     """
 
     def __init__(self, block, second, arithmetic):
-        kernel = block.conv1.weight
-        kernel = torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2)
+        kernel = difference_taps(block.conv1.weight)
         super().__init__(best_conv(block.conv1, arithmetic, kernel), arithmetic)
         self.second = second
         self.after = [second]
@@ -43,16 +36,7 @@ class FirstHalf(ConvSegment):
         return self.new_inputs[top : top + count]
 
     def written(self, top, count):
-        x, differences = self.room(top, count), self.new[top : top + count]  # t = -2 ... T-1
-        frames = x.shape[1]
-        if frames < 2:
-            differences[:, frames:] = 0
-            differences[:, :frames] = x
-            differences[:, 2:] -= x
-        else:
-            differences[:, :2] = x[:, :2]
-            torch.sub(x[:, 2:], x[:, :-2], out=differences[:, 2:frames])
-            torch.neg(x[:, -2:], out=differences[:, frames:])
+        write_differences(self.room(top, count), 2, self.new[top : top + count])
 
     def run_piece(self, piece, scratch):
         out = self.second.new[piece.start : piece.stop : piece.step]

@@ -15,6 +15,7 @@ ReLU.
 
 import torch
 
+from models.engine.differences import difference_taps
 from models.engine.heads import LevelHead, channel_matrix
 from models.engine.merge import MERGED_VALUES
 from models.engine.tape import Tape, shaped
@@ -37,9 +38,9 @@ def taps(buffer, first, count, step, size):
     )
 
 
-def tap_matrix(conv):
-    """(C_out, K C_in) float64 matrix of a (K,1,1) convolution, taps outermost as in `taps`."""
-    return conv.weight.double().flatten(2).transpose(1, 2).flatten(1)
+def tap_matrix(kernel):
+    """(C_out, K C_in) float64 matrix of a (K,1,1) kernel, taps outermost as in `taps`."""
+    return kernel.double().flatten(2).transpose(1, 2).flatten(1)
 
 
 def constant_response(conv, offset):
@@ -85,7 +86,7 @@ class TemporalStem:
 
     def __init__(self, conv, arithmetic):
         self.size, self.reach = conv.kernel_size[0], conv.padding[0]
-        self.weight = arithmetic.cast(tap_matrix(conv))
+        self.weight = arithmetic.cast(tap_matrix(conv.weight))
         self.offset = conv.bias.double()
         self.floor = arithmetic.cast(-self.offset[:, None])
         self.channels = len(self.weight)
@@ -104,14 +105,13 @@ class TemporalStem:
 class TemporalBlock:
     """A folded TDResBlock, from parity buffer to parity buffer.
 
-    The taps of a temporal-difference kernel sum to zero, so they are two taps on the differences of
-    frames stored one after the other: see `models.engine.rows.blocks`.
+    A temporal-difference kernel has two taps on the differences of frames stored one after the
+    other: see `models.engine.differences`.
     """
 
     def __init__(self, block, offset, arithmetic):
-        kernel = block.conv1.weight.double().flatten(2)
-        differences = torch.cat([-kernel[..., 0], kernel[..., 2]], 1)
-        self.weights = [arithmetic.cast(differences), arithmetic.cast(tap_matrix(block.conv2))]
+        kernels = difference_taps(block.conv1.weight), block.conv2.weight
+        self.weights = [arithmetic.cast(tap_matrix(kernel)) for kernel in kernels]
         mix, shortcut = channel_matrix(block.conv3), channel_matrix(block.shortcut[0])
         self.mix, self.shortcut = arithmetic.cast(mix), arithmetic.cast(shortcut)
         inner = constant_response(block.conv1, offset)

@@ -1,9 +1,9 @@
 """Convolutions of pieces and of whole volumes."""
 
-import torch
 from torch.nn import functional
 
 from models.difference_conv import TemporalDifferenceConv3d, kernel_of
+from models.engine.differences import difference_taps
 from models.engine.training import winograd
 from models.engine.training.few_channels import Product, write_products
 from models.engine.training.maps import shifted_slices
@@ -16,7 +16,7 @@ def convolve_volumes(conv, rows, volumes):
     if winograd.suits(conv):
         x = rows.view(*volumes.shape, -1)
         if isinstance(conv, TemporalDifferenceConv3d):
-            kernel = torch.stack([-kernel[:, :, 0], kernel[:, :, 2]], 2)
+            kernel = difference_taps(kernel)
         y = winograd.RowsConvolution.apply(x, kernel, conv.dilation)
         return y.view(volumes.pieces, volumes.positions, -1)
     padding, dilation = ([sizes[i] for i in (1, 0, 2)] for sizes in (conv.padding, conv.dilation))

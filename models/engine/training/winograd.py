@@ -8,7 +8,7 @@ one dilation apart, come from the six rows of input d that they see,
 where * is a convolution over time and columns, and w the kernel's rows. The gradient for the input
 is such a convolution with the kernel turned round; that for u_i comes from v_i and (A^T g)_i, with
 g that for y. A kernel of temporal differences has two taps on differences of frames, see
-`models.engine.rows.blocks`; backward, the differences come last.
+`models.engine.differences`; backward, the differences come last.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from models.engine import onednn
+from models.engine.differences import write_differences
 from models.engine.rows.convolutions import POINTS, winograd_matrices
 from models.engine.training.backward import differentiable_once
 from models.engine.training.maps import run_tasks, shifted_slices
@@ -39,8 +40,8 @@ class RowsConvolution(Function):
 
     Args:
         x: the map, dense.
-        kernel: (C_out, C, 3, 3, 3), over T, H and W; or, for differences, its last tap and the
-            first one's negative, (C_out, C, 2, 3, 3) in the order of time.
+        kernel: (C_out, C, 3, 3, 3), over T, H and W; or of two taps, as `difference_taps` gives
+            them.
         dilation: (t, h, w), the padding as well.
     """
 
@@ -62,15 +63,6 @@ class RowsConvolution(Function):
 def apart(kernel, dilation):
     """How many frames are between those of a difference; 0 if none are taken."""
     return dilation[0] if kernel.shape[2] == 2 else 0
-
-
-def differences(x, by, out):
-    """Writes x(t) - x(t - by), of frames (n, T, W, C), to `out` (n, T + by, W, C)."""
-    frames = x.shape[1]
-    out[:, frames:] = 0
-    out[:, :frames] = x
-    out[:, by:] -= x
-    return out
 
 
 @dataclass
@@ -102,6 +94,15 @@ def fours(clips, rows, dilation):
         yield from (Four(clip, *slices, *matrices) for clip in range(clips))
 
 
+def rows_seen(x, four, apart, room):
+    """The rows (n, T, W, C) of input that a four sees, or their differences if frames are apart."""
+    rows = x[four.clip, four.seen]
+    if not apart:
+        return rows
+    count, frames, *size = rows.shape
+    return write_differences(rows, apart, room.take("d", count, frames + apart, *size))
+
+
 def combine(matrix, rows, out):
     """Writes sums of rows (n, T, W, C), weighed by `matrix` (m, n), to `out` (m, T, W, C)."""
     torch.mm(matrix, rows.flatten(1), out=out.flatten(1))
@@ -112,8 +113,8 @@ def convolve_rows(x, kernel, dilation, before=0, after=0):
     """What `RowsConvolution` computes; no gradients.
 
     Args:
-        before, after: how many frames apart differences are taken, of the input x(t) - x(t - n),
-            or of the output y(t) - y(t + n). 0 for none.
+        before, after: how many frames apart differences are taken, of the input or, the other way
+            round, of the output, y(t) - y(t + n); 0 for none.
     """
     clips, rows, frames, width, channels = x.shape
     out, outputs = x.new_empty(*x.shape[:4], len(kernel)), len(kernel)
@@ -132,10 +133,7 @@ def convolve_rows(x, kernel, dilation, before=0, after=0):
         v = places[1:, : count * seen * channels].view(6, -1, seen, width, channels)
         products = places[:6, : count * made * outputs].view(6, -1, made, width, outputs)
         for j, four in enumerate(tasks[i]):
-            d = x[four.clip, four.seen]
-            if before:
-                d = differences(d, before, room.take("d", len(d), seen, width, channels))
-            combine(four.of_seen, d, v[:, j])
+            combine(four.of_seen, rows_seen(x, four, before, room), v[:, j])
         for each in zip(products, v, kernels, strict=True):
             convolve_images(*each, padding, (dilation[0], dilation[2]))
         for j, four in enumerate(tasks[i]):
@@ -175,10 +173,7 @@ def kernel_gradient(grad, x, kernel, dilation):
         products = room.take("m", 6, frames, width, outputs)
         columns = room.take("columns", seen, width, 3, channels)
         for four in tasks[i]:
-            d = x[four.clip, four.seen]
-            if before:
-                d = differences(d, before, room.take("d", len(d), seen, width, channels))
-            combine(four.of_seen, d, v)
+            combine(four.of_seen, rows_seen(x, four, before, room), v)
             combine(four.of_made.T, grad[four.clip, four.made], products)
             for j in range(6):
                 moved = columns_moved(v[j], dilation[2], columns)
